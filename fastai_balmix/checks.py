@@ -19,18 +19,18 @@ __all__ = ['check', 'check_real', 'check_int']
 import math
 from numbers import Integral,Real
 
-# %% ../nbs/00_checks.ipynb #0d519854
+# %% ../nbs/00_checks.ipynb #e7458dc8
 def check(
     ok:bool, # Is the argument as it should be?
     name:str, # Name of the parameter
     owner:str, # Class or function it belongs to
     allowed:str, # What may stand there, to follow "must be"
-    got # What stood there: a string is quoted, anything else shown by its `repr`
+    got:str # What stood there, in words or as its `repr`
 ):
     "Raise a `ValueError` that names parameter, owner, what is allowed and what came, unless `ok`"
-    if not ok: raise ValueError(f"The '{name}' parameter of {owner} must be {allowed}. Got {got!r} instead.")
+    if not ok: raise ValueError(f"The '{name}' parameter of {owner} must be {allowed}. Got {got} instead.")
 
-# %% ../nbs/00_checks.ipynb #d62ead64
+# %% ../nbs/00_checks.ipynb #4340b7f3
 def check_real(
     x, # The value
     name:str, # Name of the parameter
@@ -42,9 +42,9 @@ def check_real(
     "Raise a `ValueError` unless `x` is a finite number from `low` to `high`"
     ends = ('(' if low==-math.inf else '[') + f'{low:g}, {high:g}' + (')' if high_open or high==math.inf else ']')
     ok = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and low<=x<=high and not (high_open and x==high)
-    check(ok, name, owner, f'a float in the range {ends}', x)
+    check(ok, name, owner, f'a float in the range {ends}', repr(x))
 
-# %% ../nbs/00_checks.ipynb #4a6d4aff
+# %% ../nbs/00_checks.ipynb #00f77055
 def check_int(
     x, # The value
     name:str, # Name of the parameter
@@ -53,4 +53,4 @@ def check_int(
 ):
     "Raise a `ValueError` unless `x` is a whole number, `low` or more"
     ok = isinstance(x, Integral) and not isinstance(x, bool) and x>=low
-    check(ok, name, owner, f'an int in the range [{low}, inf)', x)
+    check(ok, name, owner, f'an int in the range [{low}, inf)', repr(x))

@@ -19,7 +19,7 @@ from fastai.vision.augment import *
 from fastai.data.all import *
 from .checks import *
 
-# %% ../nbs/00_longtail.ipynb #69545a67
+# %% ../nbs/00_longtail.ipynb #136884b1
 def tail_counts(
     n_max:int, # Images of the largest class
     n_classes:int, # Number of classes K
@@ -30,12 +30,12 @@ def tail_counts(
     check_int(n_max, 'n_max', 'tail_counts', low=1)
     check_int(n_classes, 'n_classes', 'tail_counts', low=1)
     check_real(imbalance, 'imbalance', 'tail_counts', low=1)
-    check(profile in ('exp', 'step'), 'profile', 'tail_counts', "'exp' or 'step'", profile)
+    check(profile in ('exp', 'step'), 'profile', 'tail_counts', "'exp' or 'step'", repr(profile))
     k = np.arange(n_classes)
     depth = k/max(n_classes-1, 1) if profile=='exp' else (k >= (n_classes+1)//2)*1.
     return np.maximum(np.rint(n_max * float(imbalance)**-depth), 1).astype(np.int64)
 
-# %% ../nbs/00_longtail.ipynb #666685ed
+# %% ../nbs/00_longtail.ipynb #bb234dd4
 def tail_idxs(
     y, # Class of each item, (N,) ints
     counts, # Items to keep of each class, (K,) ints
@@ -45,8 +45,8 @@ def tail_idxs(
     y,counts = np.asarray(y),np.asarray(counts)
     check_int(seed, 'seed', 'tail_idxs')
     have = np.bincount(y, minlength=len(counts))
-    check(len(have)==len(counts), 'y', 'tail_idxs', f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', int(y.max()))
-    check((counts<=have).all(), 'counts', 'tail_idxs', f'no more than there are of each class, {have.tolist()}', counts.tolist())
+    check(len(have)==len(counts), 'y', 'tail_idxs', f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', f'class {y.max()}')
+    check((counts<=have).all(), 'counts', 'tail_idxs', f'no more than there are of each class, {have.tolist()}', str(counts.tolist()))
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.choice(np.flatnonzero(y==k), n, replace=False) for k,n in enumerate(counts)]))
 
@@ -57,7 +57,7 @@ def _digit_items():
     imgs = (d.images*255/16).astype(np.uint8)
     return [(np.repeat(im[...,None], 3, axis=2), int(t)) for im,t in zip(imgs, d.target)]
 
-# %% ../nbs/00_longtail.ipynb #74e2e942
+# %% ../nbs/00_longtail.ipynb #c023bb23
 def digits_lt(
     n_max:int=120, # Training images of the largest class, digit 0
     imbalance:float=20, # Largest class over smallest, digit 9
@@ -80,7 +80,7 @@ def digits_lt(
     valid = tail_idxs(y, [n_valid]*10, seed)
     rest = np.setdiff1d(np.arange(len(y)), valid)
     most = np.bincount(y[rest]).min()
-    check(n_max<=most, 'n_max', 'digits_lt', f'at most {most}, with {n_valid} images a class held out', n_max)
+    check(n_max<=most, 'n_max', 'digits_lt', f'at most {most}, with {n_valid} images a class held out', str(n_max))
     train = rest[tail_idxs(y[rest], tail_counts(n_max, 10, imbalance, profile), seed)]
     dblock = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=list(range(10)), sort=False)), getters=[ItemGetter(0),ItemGetter(1)],
         splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=batch_tfms,
