@@ -1,0 +1,57 @@
+"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, and
+hypothesis strategies under one small profile."""
+
+import random
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from fastai.data.all import DataLoader
+
+settings.register_profile('toys', max_examples=30, deadline=None, derandomize=True, database=None)
+settings.load_profile('toys')
+
+def tail_targets(*counts, seed=0):
+    "Labels with `counts[k]` items of class k, in a fixed random order, as a list of ints"
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+
+class Numbered(torch.utils.data.Dataset):
+    "Item i is `(a tensor of `shape` filled with i, its class)`, so that every batch tells which items it is made of"
+    def __init__(self, targets, shape=(1,)): self.targets,self.shape = targets,shape
+    def __len__(self): return len(self.targets)
+    def __getitem__(self, i): return torch.full(self.shape, float(i)),self.targets[i]
+
+class Counting(Numbered):
+    "Keeps the index of every item opened, in order, in `opened`"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.opened = []
+
+    def __getitem__(self, i):
+        self.opened.append(i)
+        return super().__getitem__(i)
+
+class Unopenable(Numbered):
+    "Fails when an item is opened"
+    def __getitem__(self, i): raise AssertionError(f'item {i} was opened')
+
+class Mute(torch.utils.data.Dataset):
+    "Has items, but keeps their labels to itself"
+    def __init__(self, n): self.n = n
+    def __len__(self): return self.n
+    def __getitem__(self, i): return torch.tensor([float(i)]),0
+
+def seeded_dl(ds, bs=8, seed=0, dl_type=DataLoader, shuffle=True, **kwargs):
+    "A loader of `ds` whose shuffles follow from `seed`"
+    dl = dl_type(ds, bs=bs, shuffle=shuffle, **{'num_workers':0, **kwargs})
+    dl.rng = random.Random(seed)
+    return dl
+
+def item_numbers(x):
+    "Numbers of the items in a batch of inputs from `Numbered`"
+    return x.flatten(1)[:,0].long().tolist()
+
+# Sizes of 1 to 8 classes, some of them empty, at least one not
+class_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
+exponents = st.one_of(st.floats(-2, 2), st.sampled_from(['instance','sqrt','class']))
+alphas = st.sampled_from([.05, .1, .2, .3, 1., 3.])
