@@ -1,0 +1,95 @@
+"""A child process that has fastai imported already, for tests that must not share a process.
+
+Importing fastai takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server imports
+everything once, and each call of `warm_call` runs in a fork of it."""
+import os,pickle,signal,sys,tempfile,traceback
+from functools import partial
+from multiprocessing import forkserver,get_context,set_start_method
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+context = get_context('forkserver')
+preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean', 'nbdev.processors', 'nbdev.doclinks', 'nbconvert',
+    'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'pandas', 'sklearn.datasets', 'sklearn.metrics', 'scipy.stats', 'timm',
+    'pytest', 'hypothesis']
+
+# A fork cannot use a GPU that the server has seen, small nets are several times slower where two processes each want all
+# cores, and plots must not look for a screen
+server_env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MPLBACKEND='agg')
+
+
+def pytest_sessionstart(session):
+    "Start the server, which imports while tests are collected. There is one per process, so this must come before anybody else's start"
+    if session.config.option.collectonly: return
+    old = {k: os.environ.get(k) for k in server_env}
+    os.environ.update(server_env)
+    context.set_forkserver_preload(preload)
+    stderr,null = os.dup(2),os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2) # what imports warn of must not appear among, or after, what pytest prints
+    try: forkserver.ensure_running()
+    finally:
+        os.dup2(stderr, 2)
+        for fd in stderr,null: os.close(fd)
+        for k,v in old.items():
+            if v is None: del os.environ[k]
+            else: os.environ[k] = v
+
+
+def _child(conn, log, job):
+    os.setsid() # so that workers of data loaders can be ended with it
+    set_start_method(None, force=True) # else workers would start the way this process did, not the way they do for a user
+    fd = os.open(log, os.O_WRONLY|os.O_APPEND)
+    for std in 1,2: os.dup2(fd, std)
+    try: res = True, pickle.loads(job)()
+    except BaseException as e:
+        traceback.print_exc()
+        res = False, e
+    try: msg = pickle.dumps(res)
+    except Exception as e: msg = pickle.dumps((False, TypeError(f'{type(res[1]).__name__} cannot be sent: {e}')))
+    for std in sys.stdout,sys.stderr: std.flush()
+    conn.send_bytes(msg)
+
+
+def _kill_group(pid):
+    try: os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError: pass
+
+
+def warm_call(
+    func, # A function that can be pickled: the top level of a module
+    *args, # Its arguments
+    timeout:float=300, # Seconds until it is ended
+    **kwargs # Its keyword arguments
+):
+    "Result of `func(*args, **kwargs)` in a fork of a process that has fastai imported; its error, with all it printed, is raised here"
+    __tracebackhide__ = True
+    recv,send = context.Pipe(duplex=False)
+    with recv, tempfile.NamedTemporaryFile(prefix='warm-') as log:
+        p = context.Process(target=_child, args=(send, log.name, pickle.dumps(partial(func, *args, **kwargs))))
+        p.start()
+        send.close()
+        try:
+            if not wait([recv, p.sentinel], timeout):
+                os.kill(p.pid, signal.SIGINT) # prints where it hangs
+                p.join(5)
+                raise TimeoutError(f'{func.__name__} was not done in {timeout:g} s')
+            try: ok,res = pickle.loads(recv.recv_bytes())
+            except EOFError:
+                p.join(5)
+                raise ChildProcessError(f'{func.__name__} ended without a word, exit code {p.exitcode}') from None
+            p.join(10)
+            if ok: return res
+            raise res
+        except BaseException as e:
+            e.add_note(Path(log.name).read_text(encoding='utf-8', errors='replace')[-20_000:])
+            raise
+        finally: _kill_group(p.pid)
+
+
+@pytest.fixture(name='warm_call', scope='session')
+def warm_call_fixture():
+    "`warm_call`, for tests that do not import this file"
+    return warm_call
