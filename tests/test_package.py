@@ -1,0 +1,96 @@
+"""What only the whole package can show: that it is a good guest in a fastai session, and that what README says to type works."""
+import ast,os,re,sys
+from configparser import ConfigParser
+from inspect import getattr_static
+
+from conftest import root,warm_call
+from test_sync import blocks,read
+
+package = root/'fastai_balmix'
+
+
+# Names
+
+def contents(ns):
+    "What the names of a namespace stand for, and what the attributes of its classes are"
+    res = {k:v for k,v in ns.items() if k!='__builtins__'}
+    for k,v in ns.items():
+        if isinstance(v, type): res |= {f'{k}.{a}':getattr_static(v, a, None) for a in dir(v) if not a.startswith('_abc_')}
+    return res
+
+
+def imported(first, then):
+    "Names that `then` changes for whom has run `first`, and names it adds"
+    sys.path.insert(0, str(root))
+    ns = {}
+    exec(first, ns)
+    before = contents(ns)
+    exec(then, ns)
+    after = contents(ns)
+    return [k for k in before if after.get(k) is not before[k]], [k for k in after if k not in before]
+
+
+def test_nothing_is_shadowed():
+    changed,new = warm_call(imported, 'from fastai.vision.all import *', 'from fastai_balmix.all import *')
+    assert not changed, f'`from fastai_balmix.all import *` replaces {changed} of fastai'
+    assert {'BalancedMixUp', 'class_counts', 'digits_lt', 'DataLoaders.weighted'} <= {*new}
+
+
+def test_shadowing_is_seen():
+    changed,new = warm_call(imported, 'x = y = 1\nclass C: f = 1', 'x = 2; y = y; z = 3; C.f = 2; C.g = 3')
+    assert (changed,new)==(['x','C.f'],['z','C.g'])
+
+
+# Imports
+
+def imports(path):
+    "Modules that a file imports"
+    res = set()
+    for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(o, ast.Import): res |= {a.name for a in o.names}
+        if isinstance(o, ast.ImportFrom): res.add(f'fastai_balmix.{o.module}' if o.level else o.module) # nbdev makes ours relative
+    return res
+
+
+def rooms():
+    "The map in CONTRIBUTING.md: module of each notebook, in order"
+    return dict(re.findall(r'^\| `(\w+)` \| `(\w+)\.py` \|', read('CONTRIBUTING.md'), flags=re.MULTILINE))
+
+
+def test_map_shows_every_room():
+    there = {p.stem for p in package.glob('[!_]*.py')} - {'all'}
+    assert {*rooms().values()}==there, 'the map in CONTRIBUTING.md shows other modules than there are'
+    for nb in rooms(): assert (root/'nbs'/f'{nb}.ipynb').exists(), nb
+
+
+def test_rooms_import_from_above():
+    above = []
+    for mod in rooms().values():
+        used = {o.partition('.')[2] for o in imports(package/f'{mod}.py') if o.startswith('fastai_balmix.')}
+        assert used <= {*above}, f'{mod}.py imports from {sorted(used-{*above})}, which is not above it in the map'
+        above.append(mod)
+
+
+def test_imports_are_requirements():
+    cfg = ConfigParser()
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
+    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'sklearn'}
+    for p in package.glob('*.py'):
+        used = {o.split('.')[0] for o in imports(p)}
+        assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'
+
+
+# README
+
+def run_blocks(folder, sources):
+    os.chdir(folder)
+    sys.path.insert(0, str(root))
+    ns = dict(__name__='__main__')
+    for i,src in enumerate(sources): exec(compile(src, f'<python block {i+1} of README.md>', 'exec'), ns)
+
+
+def test_readme_code_runs(tmp_path):
+    sources = blocks('python')
+    assert sources, 'README.md shows no code'
+    warm_call(run_blocks, str(tmp_path), sources)
