@@ -7,11 +7,10 @@ from os import environ
 from pathlib import Path
 
 import nbformat
+from fastcore.nbio import nb2str,nb_frontmatter,read_nb,write_nb
 from fastcore.xtras import working_directory
 from nbconvert import MarkdownExporter
-from nbdev.frontmatter import nb_frontmatter
 from nbdev.processors import FilterDefaults
-from fastcore.nbio import read_nb,write_nb,nb2str
 
 root = Path(__file__).resolve().parent.parent
 figures = {'image/svg+xml':'svg', 'image/png':'png', 'image/jpeg':'jpg'}
@@ -44,10 +43,10 @@ def _fenced(text, lang=''):
 
 
 def _plain(text):
-    "What a terminal would show in the end: no colours, and of a line that is written again and again the last"
+    "What a terminal would show in the end: no colours, and of a line that was written over only the last version"
     text = re.sub(r'\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])', '', text)
-    lines = [o.rstrip('\r').rpartition('\r')[2].rstrip() for o in text.split('\n')]
-    return '\n'.join(lines).strip('\n')
+    text = re.sub(r'^.*\r(?!\n)', '', text, flags=re.MULTILINE)
+    return '\n'.join(o.rstrip() for o in text.split('\n')).strip('\n')
 
 
 def _html(text):

@@ -77,11 +77,14 @@ def blocks(lang):
     return re.findall(rf'^```{lang}\n(.*?)^```$', read('README.md'), flags=re.MULTILINE|re.DOTALL)
 
 
-def make_readme(folder):
+def readme_module():
     spec = importlib.util.spec_from_file_location('readme', root/'docs'/'readme.py')
     mod = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mod)
-    return mod.readme(images=Path(folder))
+    return mod
+
+
+def make_readme(folder): return readme_module().readme(images=Path(folder))
 
 
 def test_readme_is_made_from_index(tmp_path):
