@@ -1,0 +1,4 @@
+"`python -m fastai_balmix` is `balmix-demo`"
+from fastai_balmix.demo import demo
+
+demo()
