@@ -21,9 +21,10 @@ preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean
 server_env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MPLBACKEND='agg')
 
 
-def pytest_sessionstart(session):
-    "Start the server, which imports while tests are collected. There is one per process, so this must come before anybody else's start"
-    if session.config.option.collectonly: return
+def pytest_collection_finish(session):
+    "Start the server where tests will want it: it imports while others run, and there is one per process, so it must come first"
+    wanted = any('warm_call' in o.fixturenames or hasattr(o.module, 'warm_call') for o in session.items)
+    if not wanted or session.config.option.collectonly: return
     old = {k: os.environ.get(k) for k in server_env}
     os.environ.update(server_env)
     context.set_forkserver_preload(preload)
