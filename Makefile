@@ -1,13 +1,17 @@
 # Nothing here installs or downloads. An environment in .venv, as README makes one, is used before others.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test readme
+.PHONY: demo test notebooks readme
 
 demo:
 	balmix-demo
 
 test:
 	pytest
+
+notebooks:
+	jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/tutorials/*.ipynb
+	nbdev-clean
 
 readme:
 	python3 docs/readme.py

@@ -13,16 +13,17 @@ with what is done here."""
 # %% auto #0
 __all__ = ['BalancedMixUp']
 
-# %% ../nbs/04_callback.ipynb #87741ed4
+# %% ../nbs/04_callback.ipynb #d6b0b80d
 import numpy as np
 import torch
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 from .checks import *
 from .sampling import *
+from .loaders import *
 from .pairing import *
 
-# %% ../nbs/04_callback.ipynb #30558d03
+# %% ../nbs/04_callback.ipynb #bce623d2
 class BalancedMixUp(Callback):
     """Mix each training batch with a class-balanced one: x̂ = (1-λ)·x_I + λ·x_C, labels alike, λ ~ Beta(α, 1).
 
@@ -71,6 +72,8 @@ class BalancedMixUp(Callback):
     def after_loss(self):
         "Mix the loss for the items' labels with that for the partners'"
         if self.yb1 is None: return
+        # Callbacks that come later may have changed the type of the items' labels, as fastai's `CastToTensor` does
+        self.yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
         loss,loss1 = self.loss_grad,self.loss_func(self.pred, *self.yb1)
         if self.per_item: loss = self._weighted(1-self.lam, self.yb, loss) + self._weighted(self.lam, self.yb1, loss1)
         else: loss = torch.lerp(loss, loss1, self.lam)

@@ -8,7 +8,7 @@ long-tailed digits, a table, two pictures and `results.csv`. It needs no network
 # %% auto #0
 __all__ = ['methods', 'demo_net', 'demo_scores', 'demo_run', 'demo_table', 'demo_words', 'demo']
 
-# %% ../nbs/11_demo.ipynb #4be28e87
+# %% ../nbs/11_demo.ipynb #a51f7b17
 import shutil,textwrap,warnings
 # A first-time user should see the demonstration, not what fastai's import has to say about PyTorch's future
 with warnings.catch_warnings():
@@ -18,6 +18,7 @@ from fastcore.script import call_parse
 from sklearn.metrics import balanced_accuracy_score,matthews_corrcoef
 from .longtail import *
 from .sampling import *
+from .loaders import *
 from .callback import *
 from .report import *
 

@@ -35,7 +35,7 @@ def tail_counts(
     depth = k/max(n_classes-1, 1) if profile=='exp' else (k >= (n_classes+1)//2)*1.
     return np.maximum(np.rint(n_max * float(imbalance)**-depth), 1).astype(np.int64)
 
-# %% ../nbs/00_longtail.ipynb #bb234dd4
+# %% ../nbs/00_longtail.ipynb #8f6ae447
 def tail_idxs(
     y, # Class of each item, (N,) ints
     counts, # Items to keep of each class, (K,) ints
@@ -44,9 +44,10 @@ def tail_idxs(
     "Choose `counts[k]` items of each class k at random, without replacement"
     y,counts = np.asarray(y),np.asarray(counts)
     check_int(seed, 'seed', 'tail_idxs')
+    check(not len(y) or y.min()>=0, 'y', 'tail_idxs', 'classes, numbered from 0', f'class {y.min() if len(y) else None}')
     have = np.bincount(y, minlength=len(counts))
     check(len(have)==len(counts), 'y', 'tail_idxs', f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', f'class {y.max()}')
-    check((counts<=have).all(), 'counts', 'tail_idxs', f'no more than there are of each class, {have.tolist()}', str(counts.tolist()))
+    check(((0<=counts) & (counts<=have)).all(), 'counts', 'tail_idxs', f'no more than there are of each class, {have.tolist()}, and none negative', str(counts.tolist()))
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.choice(np.flatnonzero(y==k), n, replace=False) for k,n in enumerate(counts)]))
 
@@ -57,7 +58,7 @@ def _digit_items():
     imgs = (d.images*255/16).astype(np.uint8)
     return [(np.repeat(im[...,None], 3, axis=2), int(t)) for im,t in zip(imgs, d.target)]
 
-# %% ../nbs/00_longtail.ipynb #c023bb23
+# %% ../nbs/00_longtail.ipynb #bc858b54
 def digits_lt(
     n_max:int=120, # Training images of the largest class, digit 0
     imbalance:float=20, # Largest class over smallest, digit 9
@@ -74,9 +75,12 @@ def digits_lt(
     "Long-tailed handwritten digits as (3,`size`,`size`) images: scikit-learn's, so no network is needed"
     check_real(valid_pct, 'valid_pct', 'digits_lt', 0, 1, high_open=True)
     check_int(size, 'size', 'digits_lt', low=1)
+    check_int(n_max, 'n_max', 'digits_lt', low=1)
     items = _digit_items()
     y = np.array([t for _,t in items])
     n_valid = round(valid_pct*len(y)/10)
+    fewest = np.bincount(y).min()
+    check(n_valid<fewest, 'valid_pct', 'digits_lt', f'a share that leaves images of every class, of which one has {fewest}', f'{valid_pct}, {n_valid} images a class,')
     valid = tail_idxs(y, [n_valid]*10, seed)
     rest = np.setdiff1d(np.arange(len(y)), valid)
     most = np.bincount(y[rest]).min()
@@ -86,5 +90,5 @@ def digits_lt(
         splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=batch_tfms,
         item_tfms=[Resize(size, method='squish'), *L(item_tfms)])
     dls = dblock.dataloaders([items[i] for i in (*train,*valid)], bs=bs, num_workers=num_workers, **kwargs)
-    dls.train.rng = random.Random(seed)
+    dls.train.rng = random.Random(int(seed))
     return dls

@@ -13,12 +13,13 @@ image is loaded."""
 # %% auto #0
 __all__ = ['lam_min', 'draw_lams', 'Paired', 'pair_loader', 'split_pairs', 'mix_pairs', 'check_inputs']
 
-# %% ../nbs/03_pairing.ipynb #7dac2bed
+# %% ../nbs/03_pairing.ipynb #b686250d
+from copy import copy
 import numpy as np
 import torch
 from fastai.data.all import *
 from .checks import *
-from .sampling import *
+from .loaders import *
 
 # %% ../nbs/03_pairing.ipynb #955129b8
 lam_min = 1/255
@@ -32,13 +33,17 @@ def draw_lams(
     lam = rng.random(n)**(1/alpha)
     return np.where(lam<lam_min, 0., lam)
 
-# %% ../nbs/03_pairing.ipynb #423e8b8e
+# %% ../nbs/03_pairing.ipynb #7807385d
 class Paired(LoaderExtension):
     "Loads batches of B items in the order of the loader `source`, followed by their class-balanced partners"
     def randomize(self): self.source.randomize()
-    def wif(self): return self.maker.wif()
     def after_iter(self): self.source.after_iter()
     def __len__(self): return len(self.source)
+    after_batch = property(lambda self: self.source.after_batch)
+
+    def wif(self):
+        self.maker.num_workers,self.maker.offs = self.num_workers,self.offs
+        self.maker.wif()
 
     def before_iter(self):
         self.i = 0
@@ -91,13 +96,13 @@ def pair_loader(
     return extend_loader(source, Paired, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
                          alpha=alpha, per_item=per_item, gen=ifnone(rng, np.random.default_rng()))
 
-# %% ../nbs/03_pairing.ipynb #54220cc8
+# %% ../nbs/03_pairing.ipynb #09fbbe90
 def split_pairs(
     t, # Tensor of B items, then their partners
     lam # Weight of the partners: a float, or a (B,) tensor with 0 where there is no partner
 )->tuple: # Two tensors of B items
     "The items of a paired batch and their partners; an item without partner is its own"
-    if isinstance(lam, float): return t[:len(t)//2],t[len(t)//2:]
+    if isinstance(lam, float): return (t[:len(t)//2],t[len(t)//2:]) if lam else (t,t)
     n,idx = len(lam),torch.arange(len(lam))
     idx[lam>0] = torch.arange(n, len(t))
     return t[:n],t[idx.to(t.device)]
@@ -110,22 +115,27 @@ def mix_pairs(
     "x̂ = (1-λ)·x + λ·x1"
     return torch.lerp(x, x1, lam if isinstance(lam, float) else lam.to(x).view(-1, *[1]*(x.ndim-1)))
 
-# %% ../nbs/03_pairing.ipynb #c0ea065c
+# %% ../nbs/03_pairing.ipynb #675cfa34
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
 ):
     "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets single classes"
-    dl = item_loader(fastai_loader(dl, owner))
+    # A copy, since what a loader keeps from `before_iter` belongs to its own epochs
+    dl = copy(item_loader(fastai_loader(dl, owner)))
     n_items(dl, owner)
     with no_random():
         dl.before_iter()
-        item = dl.do_item(0)
+        try: item = dl.do_item(0)
+        except Exception as e:
+            # fastai quotes the first argument of what is raised while a callback runs
+            if not e.args: e.args = type(e).__name__,
+            raise
         if item is None: raise ValueError(f"{owner} must be given a data set that yields every item. Got a SkipItemException at item 0.")
         b = dl.do_batch([item])
         b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
     check(isinstance(b, (tuple,list)) and len(b)>1, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
-    n_inp = getattr(dl, 'n_inp', len(b)-1)
+    n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
     for x in b[:n_inp]:
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")

@@ -8,7 +8,7 @@ Pictures. `plot_class_distribution` shows what the data hold and what a network 
 # %% auto #0
 __all__ = ['class_distribution', 'plot_class_distribution']
 
-# %% ../nbs/10_report.ipynb #4c0a0baf
+# %% ../nbs/10_report.ipynb #18db5160
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from fastai.basics import *
 from fastai.torch_core import show_image
 from .checks import *
 from .sampling import *
+from .loaders import *
 from .pairing import *
 from .callback import *
 

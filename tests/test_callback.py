@@ -56,7 +56,7 @@ def make_net(n_in=6, n_out=4, drop=0.):
 def make_learner(loss_func, ds=None, cbs=None, bs=8, net=None, **kwargs):
     ds = ifnone(ds, Points())
     opt_func = kwargs.pop('opt_func', partial(OptimWrapper, opt=torch.optim.SGD, momentum=.5))
-    return Learner(DataLoaders(seeded_dl(ds, bs), seeded_dl(ds, bs, shuffle=False)), ifnone(net, make_net()), loss_func=loss_func,
+    return Learner(DataLoaders(seeded_dl(ds, bs), seeded_dl(ds, 32, shuffle=False)), ifnone(net, make_net()), loss_func=loss_func,
                    opt_func=opt_func, lr=.1, cbs=cbs, **kwargs)
 
 def quiet_fit(learn, n=1, cbs=None):

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
 from fastai.callback.channelslast import ChannelsLast
 from fastai_balmix.callback import BalancedMixUp
-from fastai_balmix.sampling import train_labels
+from fastai_balmix.loaders import train_labels
 from toys import Numbered,seeded_dl,tail_targets
 
 @pytest.fixture(scope='module', autouse=True)
@@ -154,6 +154,21 @@ def test_data_sets_and_loaders_of_pytorch(dls):
     x,y,firsts = check_fit(dls(), epochs=3)
     assert x.shape==xs.shape and y==sorted(ys.tolist())==sorted(firsts[0]) and firsts[0]!=firsts[1]
 
+class Shifted(Targets):
+    "Images that tell whether, and where, `start_worker` has run"
+    shift = 0.
+    def __getitem__(self, i): return torch.full((3,8,8), self.shift),self.targets[i]
+
+def start_worker(worker): Shifted.shift = 1.+worker
+
+def test_workers_of_a_pytorch_loader_are_started_its_way():
+    dls = fv.DataLoaders(torch_loader(Shifted(), num_workers=2, worker_init_fn=start_worker), torch_loader(Targets()))
+    # The workers take turns
+    for cbs in [],[BalancedMixUp(1)]:
+        inputs = Seen(lambda o: o.x.mean().item())
+        quiet_fit(make_learner(dls), 1, [*cbs, inputs])
+        assert inputs.seen==[1.,2.,1.,2.,1.,2.,1.]
+
 def test_weighted_loaders_give_the_first_images():
     dls = fv.DataLoaders(seeded_dl(Targets()), seeded_dl(Targets(), shuffle=False)).weighted('sqrt', seed=0)
     _,_,firsts = check_fit(dls, epochs=20)
@@ -171,6 +186,12 @@ def test_as_in_the_readme_with_a_network_of_timm(pictures, capsys):
     assert 'valid_loss' in capsys.readouterr().out
     probs,_ = learn.get_preds()
     assert probs.shape==(8,3)
+
+def test_the_class_will_do():
+    learn = make_learner(toy_dls())
+    lams = Seen(lambda o: o.balanced_mix_up.lam)
+    quiet_fit(learn, 2, [BalancedMixUp, lams])
+    assert any(lams.seen) and not hasattr(learn, 'balanced_mix_up')
 
 def toy_dls(**kwargs): return fv.DataLoaders(seeded_dl(Targets(), **kwargs), seeded_dl(Targets(), shuffle=False))
 

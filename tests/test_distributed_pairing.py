@@ -9,8 +9,8 @@ pytest.importorskip('accelerate')
 from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,Learner,PartialDL,SGD
 from fastai.distributed import DistributedDL,DistributedTrainer
 from fastai_balmix.callback import BalancedMixUp
+from fastai_balmix.loaders import loader_sampler
 from fastai_balmix.pairing import pair_loader
-from fastai_balmix.sampling import loader_sampler
 from toys import Counting,Numbered,item_numbers,seeded_dl,tail_targets
 
 TARGETS = tail_targets(60, 25, 6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils.data import IterableDataset,RandomSampler,SubsetRandomSampler,TensorDataset
 from fastai.data.load import _FakeLoader
-from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
+from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
     MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
 from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,mix_pairs,pair_loader,split_pairs
 from toys import Counting,Mute,Numbered,alphas,item_numbers,seeded_dl,tail_targets
@@ -182,6 +182,7 @@ def test_every_batch_is_laid_out_right(sizes, bs, drop_last, alpha, per_item, se
         else: assert isinstance(lam, float) and len(i)==(2*len(first) if lam else len(first))
         batches.append(i)
     assert len(batches)==len(expected)==len(p)==len(make())
+    assert len(p.lams)==(len(y) if per_item else -(-len(y)//bs))
 
 def test_the_last_lam_of_pairs_belongs_to_the_short_batch():
     p = paired(numbers(bs=40), .3, per_item=True)
@@ -275,7 +276,7 @@ def test_the_loader_is_left_as_it_was(dl_type):
     p = paired(dl, .3)
     for _ in range(2): streams(p),plain_epoch(twin)
     after = vars(dl)
-    assert set(after)-set(before)=={'rng','_labels','_sampler'} and all(after[k] is v for k,v in before.items())
+    assert set(after)-set(before)=={'rng','_labels','_samplers'} and all(after[k] is v for k,v in before.items())
     assert type(dl) is dl_type and vars(dl.fake_l)==fake and dl.fake_l.d is dl
     # The generator stands where the same number of plain epochs would have left it
     assert dl.rng.getstate()==twin.rng.getstate() and plain_epoch(dl)==plain_epoch(twin)
@@ -314,7 +315,7 @@ def test_a_paired_loader_of_a_plain_pytorch_loader():
         got = streams(p)
         first = flat(f for f,_,_ in got)
         assert len(got)==len(p)==len(dl)==11 and len(set(first))==88
-    assert set(vars(dl))-set(vars(TorchDL(ds)))=={'_labels','_sampler'}
+    assert set(vars(dl))-set(vars(TorchDL(ds)))=={'_labels','_samplers'}
     assert sorted(flat(plain_epoch(TorchDL(ds, batch_size=8))))==list(range(N))
 
 def test_a_pytorch_loader_s_collate_function_is_the_one_used():
@@ -542,6 +543,22 @@ def test_checking_leaves_every_generator_where_it_was(make):
     try: check_inputs(dl)
     except RuntimeError as e: assert 'broken transform' in str(e)
     assert state()==before and flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
+
+class Prepares(DataLoader):
+    def before_iter(self):
+        super().before_iter()
+        self.scale = .5
+    def after_item(self, o): return o[0]*self.scale,o[1]
+
+class OnlyInTraining(Transform):
+    split_idx = 0
+    def encodes(self, x:TensorImage): return x.float()
+
+def test_checking_prepares_the_loader_as_an_epoch_does():
+    check_inputs(seeded_dl([(torch.zeros(3, dtype=torch.int64),0)]*3, dl_type=Prepares))
+    ds = Datasets(range(4), [[lambda i: TensorImage(torch.zeros(3,2,2, dtype=torch.uint8))],[lambda i: i%2]], splits=[[0,1],[2,3]])
+    check_inputs(TfmdDL(ds.train, bs=2, num_workers=0, after_batch=OnlyInTraining()))
+    with pytest.raises(ValueError, match='Got torch.uint8'): check_inputs(TfmdDL(ds.valid, bs=2, num_workers=0, after_batch=OnlyInTraining()))
 
 def test_checking_opens_one_item():
     for dl_type in DataLoader,TfmdDL:

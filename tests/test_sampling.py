@@ -16,7 +16,8 @@ from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,
 from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,
     ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
-from fastai_balmix.sampling import (ClassSampler,class_counts,class_names,loader_sampler,mixed_probs,q_value,sampling_probs,train_labels)
+from fastai_balmix.loaders import class_names,loader_sampler,train_labels
+from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,q_value,sampling_probs
 from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
@@ -424,12 +425,12 @@ def test_an_epoch_of_a_partial_loader_keeps_its_length():
 
 def test_validation_and_the_loaders_it_came_from_stay():
     dls = two_dls()
-    before = {k:v for k,v in vars(dls.train).items() if k not in ('_labels','_sampler')}
+    before = {k:v for k,v in vars(dls.train).items() if k not in ('_labels','_samplers')}
     train,state = dls.train,dls.train.rng.getstate()
     wdls = dls.weighted('class')
     list(wdls.train)
     assert wdls.valid is dls.valid and dls.train is train and type(train) is DataLoader
-    assert {k:v for k,v in vars(train).items() if k not in ('_labels','_sampler')}==before and train.rng.getstate()==state
+    assert {k:v for k,v in vars(train).items() if k not in ('_labels','_samplers')}==before and train.rng.getstate()==state
     assert sorted(epochs(train, 1)[0])==list(range(sum(SIZES)))
 
 def test_draws_follow_from_the_seed():
