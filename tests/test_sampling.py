@@ -516,6 +516,15 @@ def test_only_the_items_that_a_pytorch_sampler_visits_are_drawn():
     drawn = epochs(train, 20)
     assert {len(o) for o in drawn}=={30} and not {i for o in drawn for i in o} - set(mine)
 
+def test_the_single_class_among_the_items_visited_is_named():
+    dl = TorchDL(Named([0,1,1,2]), batch_size=2, sampler=SubsetRandomSampler([1,2]))
+    with pytest.warns(UserWarning, match='all 2 training images are of one class, bee'): loader_sampler(dl)
+
+@pytest.mark.parametrize('make', [two_dls, torch_dls])
+def test_a_copy_in_plain_order_has_copies_in_plain_order(make):
+    train = make().weighted('class').train
+    for kwargs in dict(shuffle=False),dict(shuffled=False): assert train.new(**kwargs).new(bs=4).get_idxs()==list(range(sum(SIZES)))
+
 def test_a_pytorch_sampler_s_epoch_keeps_its_length():
     dls = torch_dls(lambda ds: RandomSampler(ds, num_samples=20))
     train = dls.weighted('class', seed=0).train
