@@ -39,6 +39,12 @@ class Points(Counting):
         self.opened.append(i)
         return self.x[i],self.targets[i]
 
+class Noisy(Points):
+    "Points with noise of all three generators"
+    def __getitem__(self, i):
+        x,y = super().__getitem__(i)
+        return x + torch.rand(6) + random.random() + np.random.rand(),y
+
 class Shown(Counting):
     "Item i is `pics[label]`: what a batch looks like tells which labels are in it"
     def __init__(self, targets, pics):
@@ -268,10 +274,10 @@ def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
 @pytest.mark.parametrize('per_item', [False, True])
 def test_a_batch_with_lam_0_is_a_plain_step_bit_for_bit(per_item):
     plain,mixed,opened = Probe(params),Probe(params),Opened()
-    # The check of the data before the first batch leaves the random numbers of dropout where they were
+    # The check of the data before the first batch leaves the random numbers of items and dropout where they were
     for cbs in [plain], [BalancedMixUp(per_item=per_item, seed=0), mixed, opened]:
         set_seed(7)
-        with fixed_lams(0): quiet_fit(make_learner(CrossEntropyLossFlat(weight=weight), net=make_net(drop=.3)), 3, cbs)
+        with fixed_lams(0): quiet_fit(make_learner(CrossEntropyLossFlat(weight=weight), Noisy(), net=make_net(drop=.3)), 3, cbs)
     for a,b in zip(plain.seen, mixed.seen, strict=True): equal(a, b)
     assert {len(b) for b in opened.batches}=={8,3}
 
