@@ -5,7 +5,6 @@ The notebooks train on one embedded set. Here fits start from files and from oth
 network and in the loss is looked at."""
 
 import warnings
-from functools import partial
 from unittest import mock
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
 from fastai.callback.channelslast import ChannelsLast
@@ -383,7 +381,7 @@ def test_workers_change_nothing(per_item):
 
 # With a GPU
 
-class Stays(fv.Callback):
+class Waits(fv.Callback):
     "Counts how often the host had to wait for the GPU between a batch's arrival and its backward pass"
     order,run_valid = -20,False
     def __init__(self): self.n = []
@@ -415,7 +413,7 @@ def test_half_precision_on_the_gpu(per_item):
 
 @pytest.mark.cuda
 def test_one_lam_for_a_batch_never_waits_for_the_gpu():
-    plain,mixed = Stays(),Stays()
+    plain,mixed = Waits(),Waits()
     quiet_fit(gpu_learner(), 2, plain)
     quiet_fit(gpu_learner(), 2, [BalancedMixUp(1, seed=0), mixed])
     assert len(plain.n)==len(mixed.n)==14 and sum(mixed.n)<=sum(plain.n)
