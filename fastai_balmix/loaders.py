@@ -110,7 +110,7 @@ def train_labels(
     if kept is None or kept[0] is not ds or len(kept[1])!=n: dl._labels = kept = ds,checked(_raw_labels(ds, owner)[:n])
     return kept[1]
 
-# %% ../nbs/01b_loaders.ipynb #7ca4ff88
+# %% ../nbs/01b_loaders.ipynb #8e9e74f1
 def class_names(
     dl, # A loader
     n_classes:int # Number of classes K
@@ -138,7 +138,7 @@ def loader_sampler(
     if heard: return res
     names,empty = class_names(dl, len(res.counts)),np.flatnonzero(res.counts==0)
     if len(empty): warnings.warn(f"{owner}: no training image of {', '.join(names[k] for k in empty)}; never drawn.", stacklevel=2)
-    if (res.counts>0).sum()==1: warnings.warn(f"{owner}: all {len(y)} training images are of one class, {names[y[0]]}.", stacklevel=2)
+    if (res.counts>0).sum()==1: warnings.warn(f"{owner}: all {res.counts.sum()} training images are of one class, {names[res.counts.argmax()]}.", stacklevel=2)
     return res
 
 # %% ../nbs/01b_loaders.ipynb #b75bba4e
@@ -174,7 +174,7 @@ def extend_loader(
     res.__dict__.update(attrs)
     return res
 
-# %% ../nbs/01b_loaders.ipynb #feda45d7
+# %% ../nbs/01b_loaders.ipynb #c875c654
 class SamplerDL(DataLoader):
     "Visits the items of a PyTorch loader in the order of its sampler"
     sampler,worker_init_fn = None,None
@@ -186,10 +186,10 @@ class SamplerDL(DataLoader):
     def wif(self):
         if self.worker_init_fn is not None: self.worker_init_fn(get_worker_info().id)
 
-    def new(self, dataset=None, cls=None, shuffle=True, **kwargs):
-        res = super().new(dataset, cls, shuffle=shuffle, **kwargs)
+    def new(self, dataset=None, cls=None, **kwargs):
+        res = super().new(dataset, cls, **kwargs)
         res.worker_init_fn = self.worker_init_fn
-        if shuffle and (dataset is None or dataset is self.dataset): res.sampler = self.sampler
+        if res.shuffle and (dataset is None or dataset is self.dataset): res.sampler = self.sampler
         return res
 
 # %% ../nbs/01b_loaders.ipynb #27bbe467

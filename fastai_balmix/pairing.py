@@ -115,7 +115,7 @@ def mix_pairs(
     "x̂ = (1-λ)·x + λ·x1"
     return torch.lerp(x, x1, lam if isinstance(lam, float) else lam.to(x).view(-1, *[1]*(x.ndim-1)))
 
-# %% ../nbs/03_pairing.ipynb #675cfa34
+# %% ../nbs/03_pairing.ipynb #5b791bdd
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
@@ -125,15 +125,14 @@ def check_inputs(
     dl = copy(item_loader(fastai_loader(dl, owner)))
     n_items(dl, owner)
     with no_random():
-        dl.before_iter()
-        try: item = dl.do_item(0)
-        except Exception as e:
-            # fastai quotes the first argument of what is raised while a callback runs
-            if not e.args: e.args = type(e).__name__,
-            raise
-        if item is None: raise ValueError(f"{owner} must be given a data set that yields every item. Got a SkipItemException at item 0.")
-        b = dl.do_batch([item])
-        b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+        # What cannot be opened here is left to training, which says so in its own words; or can, where workers set things up
+        try:
+            dl.before_iter()
+            item = dl.do_item(0)
+            b = None if item is None else dl.do_batch([item])
+            if b is not None: b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+        except Exception: return
+    if item is None: raise ValueError(f"{owner} must be given a data set that yields every item. Got a SkipItemException at item 0.")
     check(isinstance(b, (tuple,list)) and len(b)>1, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
     n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
     for x in b[:n_inp]:
