@@ -5,7 +5,6 @@ searched for. fastai formats the first argument of an exception that is raised d
 always carries a text.
 
 ```python
-from fastai_balmix.checks import check_real
 try: check_real(-1, 'alpha', 'BalancedMixUp', low=0, high_open=True)
 except ValueError as e: print(e)
 ```"""

@@ -19,6 +19,7 @@ preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean
 # A fork cannot use a GPU that the server has seen, small nets are several times slower where two processes each want all
 # cores, and plots must not look for a screen
 server_env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MPLBACKEND='agg')
+# Here too, before PyTorch is imported
 for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, server_env[k])
 
 

@@ -24,14 +24,6 @@ from toys import Counting,Mute,seeded_dl,tail_targets
 
 plt.switch_backend('agg')
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "Nets this small are slower on several threads"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 class Points(Counting):
     "Item i is a random point, with its label"
     def __init__(self, counts=(28,14,6,3)):

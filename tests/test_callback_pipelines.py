@@ -20,14 +20,6 @@ from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import train_labels
 from toys import Numbered,seeded_dl,tail_targets
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "Nets this small are slower on several threads"
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 
 @pytest.fixture(scope='module')
