@@ -62,7 +62,7 @@ def _digit_items():
     imgs = (d.images*255/16).astype(np.uint8)
     return [(np.repeat(im[...,None], 3, axis=2), int(t)) for im,t in zip(imgs, d.target)]
 
-# %% ../nbs/00_longtail.ipynb #bc858b54
+# %% ../nbs/00_longtail.ipynb #746de289
 def digits_lt(
     n_max:int=120, # Training images of the largest class, digit 0
     imbalance:float=20, # Largest class over smallest, digit 9
@@ -71,7 +71,7 @@ def digits_lt(
     size:int=32, # Height and width in pixels
     bs:int=32, # Batch size
     seed:int=42, # Which images are taken, and the order in which training visits them
-    item_tfms=None, # Item transforms, after the resize to `size`
+    item_tfms=None, # Item transforms beside the resize to `size`; fastai sorts them by their `order`
     batch_tfms=None, # Batch transforms
     num_workers:int=0, # Worker processes
     **kwargs # Passed to `DataBlock.dataloaders`
