@@ -13,8 +13,8 @@ tail_counts(n_max=120, n_classes=10, imbalance=20)
 # %% auto #0
 __all__ = ['tail_counts', 'tail_idxs', 'digits_lt']
 
-# %% ../nbs/00_longtail.ipynb #91630a92
-import math,random
+# %% ../nbs/00_longtail.ipynb #ea6bff5b
+import random
 import numpy as np
 from sklearn.datasets import load_digits
 from fastai.vision.core import *

@@ -26,7 +26,7 @@ from .loaders import *
 from .pairing import *
 from .callback import *
 
-# %% ../nbs/10_report.ipynb #c8732251
+# %% ../nbs/10_report.ipynb #0b51e712
 def class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
@@ -36,7 +36,7 @@ def class_distribution(
     "How many images a class has, and with how many a network sees it in an epoch of as many images as there are"
     sampler = loader_sampler(dls.train, q, labels, 'class_distribution')
     counts = sampler.counts
-    plain = sampling_probs(counts, getattr(dls.train, 'q', 'instance') if isinstance(dls.train, Weighted) else 'instance')
+    plain = sampling_probs(counts, dls.train.q if isinstance(dls.train, Weighted) else 'instance')
     shares = dict(instance=sampling_probs(counts, 'instance'), **{'class':sampling_probs(counts, 'class')}, balmix=mixed_probs(plain, sampler.probs, alpha))
     df = pd.DataFrame({'images':counts, **{k:v*counts.sum() for k,v in shares.items()}}, index=pd.Index(class_names(dls.train, len(counts)), name='class'))
     return df.sort_values('images', ascending=False, kind='stable')
@@ -68,7 +68,7 @@ def plot_class_distribution(
     ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0,1), borderaxespad=.2)
     return ax
 
-# %% ../nbs/10_report.ipynb #944dd454
+# %% ../nbs/10_report.ipynb #4f1a1233
 @patch
 def show(self:BalancedMixUp,
     dls:DataLoaders, # Loaders of images; the training loader is used
@@ -83,11 +83,10 @@ def show(self:BalancedMixUp,
     sampler = loader_sampler(dls.train, self.q, self.labels, 'BalancedMixUp.show')
     check_inputs(dls.train, 'BalancedMixUp.show')
     y,rng = train_labels(dls.train, self.labels),np.random.default_rng(self.seed)
-    first = rng.choice(len(y), min(n, len(y)), replace=False)
+    items = np.sort(sampler.by_class)
+    first = rng.choice(items, min(n, len(items)), replace=False)
     second = sampler.draw(len(first), rng)
-    dl.before_iter()
-    b = dl.do_batch([dl.do_item(i) for i in (*first,*second)])
-    b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+    b = load_items(dl, (*first,*second), 'BalancedMixUp.show')
     check(b[0].ndim==4 and b[0].shape[1] in (1,3), 'dls', 'BalancedMixUp.show', 'loaders of images with 1 or 3 channels', f'a batch of shape {tuple(b[0].shape)}')
     lams = [0.,1.,*np.asarray(quantiles)**(1/self.alpha)]
     names = class_names(dls.train, len(sampler.counts))
