@@ -17,7 +17,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
 from fastai_balmix.callback import BalancedMixUp
-from toys import Counting,seeded_dl,tail_targets
+from toys import Counting,equal,params,quiet_fit,seeded_dl,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
 
@@ -57,10 +57,6 @@ def make_learner(loss_func, ds=None, cbs=None, bs=8, net=None, **kwargs):
     return Learner(DataLoaders(seeded_dl(ds, bs), seeded_dl(ds, 32, shuffle=False)), ifnone(net, make_net()), loss_func=loss_func,
                    opt_func=opt_func, lr=.1, cbs=cbs, **kwargs)
 
-def quiet_fit(learn, n=1, cbs=None):
-    with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=cbs)
-    return learn
-
 def fixed_lams(*lams):
     "Patch the draw of λ: the values of `lams` over and over"
     return mock.patch('fastai_balmix.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
@@ -81,9 +77,7 @@ class Opened(Callback):
         self.batches.append(list(self.dls.train_ds.opened))
         self.dls.train_ds.opened.clear()
 
-def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 def grads(learn): return torch.cat([p.grad.flatten() for p in learn.model.parameters()])
-def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
 def close(a, b): torch.testing.assert_close(a.detach().double().as_subclass(torch.Tensor), b.detach().double(), rtol=0, atol=1e-5)
 
 class Gradients(Callback):

@@ -20,7 +20,7 @@ from fastai.callback.mixup import CutMix,MixUp
 from fastai.data.load import SkipItemException
 from fastai.vision import all as fv
 from fastai_balmix.callback import BalancedMixUp
-from toys import Counting,Mute,seeded_dl,tail_targets
+from toys import Counting,Mute,params,quiet_fit,seeded_dl,tail_targets
 
 plt.switch_backend('agg')
 
@@ -44,12 +44,6 @@ def make_dls(ds, valid=None, bs=8, **kwargs):
 def make_learner(cbs=None, ds=None, loss_func=None, **kwargs):
     dls = ds if isinstance(ds, fv.DataLoaders) else make_dls(fv.ifnone(ds, Points()))
     return fv.Learner(dls, kwargs.pop('net', None) or make_net(), loss_func=fv.ifnone(loss_func, nn.CrossEntropyLoss()), opt_func=fv.SGD, lr=.1, cbs=cbs, **kwargs)
-
-def quiet_fit(learn, n=1, cbs=None):
-    with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=cbs)
-    return learn
-
-def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
 class Steps(fv.Callback):
     "Keeps the parameters after every training batch, and sees that the loss function is as it was"

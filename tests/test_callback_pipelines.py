@@ -18,7 +18,7 @@ from fastai.vision import all as fv
 from fastai.callback.channelslast import ChannelsLast
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import train_labels
-from toys import Numbered,seeded_dl,tail_targets
+from toys import Numbered,equal,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 
@@ -48,13 +48,6 @@ class TwoInputs(nn.Module):
 
 def make_learner(dls, net=None, cbs=None, **kwargs):
     return fv.Learner(dls, fv.ifnone(net, make_net()), loss_func=kwargs.pop('loss_func', nn.CrossEntropyLoss()), cbs=cbs, **{'lr':.1, 'opt_func':fv.SGD, **kwargs})
-
-def quiet_fit(learn, n=1, cbs=None):
-    with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=cbs)
-    return learn
-
-def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
-def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 class Seen(fv.Callback):
     "Calls `func(learn)` as a training batch enters the network, and keeps what it returns"
@@ -312,23 +305,15 @@ class Shift(fv.RandTransform):
 
     def before_call(self, b, split_idx):
         super().before_call(b, split_idx)
-        self.by = torch.rand(len(b[0]))
+        self.by = self.draw(b)
         self.drawn.append(self.by)
 
+    def draw(self, b): return torch.rand(len(b[0]))
     def encodes(self, x:fv.TensorImage): return x + self.by[:,None,None,None]
 
-class ItemShift(fv.RandTransform):
+class ItemShift(Shift):
     "Adds to an image a number of its own, and keeps the number"
-    order,split_idx = 30,0
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.drawn = []
-
-    def before_call(self, b, split_idx):
-        super().before_call(b, split_idx)
-        self.by = torch.rand(1)
-        self.drawn.append(self.by)
-
+    def draw(self, b): return torch.rand(1)
     def encodes(self, x:fv.TensorImage): return x + self.by
 
 def black(_): return fv.TensorImage(torch.zeros(3,8,8))

@@ -1,7 +1,8 @@
 """Distributed training needs more than one process, which no notebook has. First fastai's `DistributedDL` plays each rank in
 turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
 
-import multiprocessing,os,socket,types
+import os,socket,types
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,8 @@ from fastai.distributed import DistributedDL,DistributedTrainer
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import loader_sampler
 from fastai_balmix.pairing import pair_loader
-from toys import Counting,Numbered,item_numbers,seeded_dl,tail_targets
+from conftest import warm_call
+from toys import Counting,Numbered,flat,item_numbers,n_first,seeded_dl,streams,tail_targets
 
 TARGETS = tail_targets(60, 25, 6)
 
@@ -25,19 +27,6 @@ def ranks(make=make_numbers, world_size=2): return [LocalDL(make(), rank=r, worl
 
 def paired_ranks(alpha=.3, make=make_numbers, world_size=2, **kwargs):
     return [pair_loader(dl, alpha, rng=np.random.default_rng([0,dl.rank]), **kwargs) for dl in ranks(make, world_size)]
-
-def split(p, x):
-    n = len(p.lam) if torch.is_tensor(p.lam) else len(x)//2 if p.lam else len(x)
-    return x[:n],x[n:]
-
-def streams(p):
-    res = []
-    for x,_ in p:
-        first,second = split(p, x)
-        res.append((item_numbers(first), item_numbers(second), p.lam.tolist() if torch.is_tensor(p.lam) else p.lam))
-    return res
-
-def flat(batches): return [i for b in batches for i in b]
 
 def test_fastai_takes_the_paired_loader_for_a_distributed_one_and_does_not_wrap_it_again():
     for dl,p in zip(ranks(), paired_ranks()):
@@ -111,7 +100,7 @@ def test_padding_is_trimmed_as_without_pairs(n, world_size, per_item):
     def make(): return make_numbers(tail_targets(n-2, 2))
     for _ in range(2):
         plain = gathered(ranks(make, world_size), lambda dl,x: x)
-        pairs = gathered(paired_ranks(1., make, world_size, per_item=per_item), lambda p,x: split(p, x)[0])
+        pairs = gathered(paired_ranks(1., make, world_size, per_item=per_item), lambda p,x: x[:n_first(p, x)])
         assert pairs==plain
         assert len(flat(o for o,_ in plain))==n
 
@@ -133,8 +122,8 @@ class Record(Callback):
     def before_fit(self): self.epochs = []
     def before_train(self): self.epochs.append([])
     def before_batch(self):
-        first,second = split(self.dl, self.x)
-        self.epochs[-1].append((item_numbers(first), item_numbers(second), self.dl.lam, type(self.dl).__name__, self.dl.i))
+        i,n = item_numbers(self.x),n_first(self.dl, self.x)
+        self.epochs[-1].append((i[:n], i[n:], self.dl.lam, type(self.dl).__name__, self.dl.i))
 
 class Net(torch.nn.Module):
     def __init__(self):
@@ -142,7 +131,8 @@ class Net(torch.nn.Module):
         self.lin = torch.nn.Linear(1, 3)
     def forward(self, x): return self.lin(x/100)
 
-def train_rank(rank, port, path):
+def train_rank(rank, port):
+    "Trains as one of two processes; what it was given, and where it got"
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
@@ -153,21 +143,12 @@ def train_rank(rank, port, path):
     record,mix = Record(),BalancedMixUp(alpha=1., seed=0)
     learn = Learner(dls, Net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=[record,mix,DistributedTrainer(sync_bn=False, cpu=True)])
     with learn.no_bar(),learn.no_logging(): learn.fit(2, lr=.1)
-    torch.save(dict(epochs=record.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values]),
-               f'{path}/{rank}.pt')
     torch.distributed.destroy_process_group()
+    return dict(epochs=record.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values])
 
-def test_two_processes_train_on_one_epoch_between_them(tmp_path):
-    # Forked from a server that has done nothing but import: no threads of earlier tests are carried over
-    context,port = multiprocessing.get_context('forkserver'),free_port()
-    context.set_forkserver_preload(['fastai.vision.all','fastai.distributed','fastai_balmix.callback'])
-    processes = [context.Process(target=train_rank, args=(rank,port,tmp_path)) for rank in range(2)]
-    for p in processes: p.start()
-    for p in processes: p.join(120)
-    for p in processes:
-        if p.is_alive(): p.kill()
-    assert [p.exitcode for p in processes]==[0,0]
-    first,second = (torch.load(tmp_path/f'{rank}.pt', weights_only=False) for rank in range(2))
+def test_two_processes_train_on_one_epoch_between_them():
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool: first,second = pool.map(lambda rank: warm_call(train_rank, rank, port, timeout=120), range(2))
     assert len(first['epochs'])==len(second['epochs'])==2
     for mine,other in zip(first['epochs'], second['epochs']):
         seen = flat(o[0] for o in mine) + flat(o[0] for o in other)

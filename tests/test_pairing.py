@@ -14,7 +14,7 @@ from fastai.data.load import _FakeLoader
 from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
     MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
 from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,mix_pairs,pair_loader,split_pairs
-from toys import Counting,Mute,Numbered,alphas,item_numbers,seeded_dl,tail_targets
+from toys import Counting,Mute,Numbered,alphas,flat,item_numbers,seeded_dl,streams,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
 SIZES = [60,25,5]
@@ -24,18 +24,6 @@ TARGETS = tail_targets(*SIZES)
 def numbers(seed=0, **kwargs): return seeded_dl(Numbered(TARGETS), seed=seed, **kwargs)
 
 def paired(dl, alpha=1., seed=0, **kwargs): return pair_loader(dl, alpha, rng=np.random.default_rng(seed), **kwargs)
-
-def n_first(p, x): return len(p.lam) if torch.is_tensor(p.lam) else len(x)//2 if p.lam else len(x)
-
-def streams(p):
-    "One epoch of a paired loader: the items of each batch, their partners, and λ"
-    res = []
-    for x,_ in p:
-        i,n = item_numbers(x),n_first(p, x)
-        res.append((i[:n], i[n:], p.lam.tolist() if torch.is_tensor(p.lam) else p.lam))
-    return res
-
-def flat(batches): return [i for b in batches for i in b]
 
 def plain_epoch(dl): return [item_numbers(x) for x,_ in dl]
 

@@ -51,6 +51,27 @@ def item_numbers(x):
     "Numbers of the items in a batch of inputs from `Numbered`"
     return x.flatten(1)[:,0].long().tolist()
 
+def n_first(p, x):
+    "Number of items in a batch `x` that paired loader `p` has just delivered, partners not counted"
+    return len(p.lam) if torch.is_tensor(p.lam) else len(x)//2 if p.lam else len(x)
+
+def streams(p):
+    "One epoch of a paired loader: the items of each batch, their partners, and λ"
+    res = []
+    for x,_ in p:
+        i,n = item_numbers(x),n_first(p, x)
+        res.append((i[:n], i[n:], p.lam.tolist() if torch.is_tensor(p.lam) else p.lam))
+    return res
+
+def flat(batches): return [i for b in batches for i in b]
+
+def quiet_fit(learn, n=1, cbs=None):
+    with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=cbs)
+    return learn
+
+def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
+
 # Sizes of 1 to 8 classes, some of them empty, at least one not
 class_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
 exponents = st.one_of(st.floats(-2, 2), st.sampled_from(['instance','sqrt','class']))
