@@ -99,6 +99,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_balmix.sampling.ClassSampler.draw': ( 'sampling.html#classsampler.draw',
                                                                                       'fastai_balmix/sampling.py'),
                                         'fastai_balmix.sampling.as_labels': ('sampling.html#as_labels', 'fastai_balmix/sampling.py'),
+                                        'fastai_balmix.sampling.as_probs': ('sampling.html#as_probs', 'fastai_balmix/sampling.py'),
                                         'fastai_balmix.sampling.class_counts': ('sampling.html#class_counts', 'fastai_balmix/sampling.py'),
                                         'fastai_balmix.sampling.label_array': ('sampling.html#label_array', 'fastai_balmix/sampling.py'),
                                         'fastai_balmix.sampling.mixed_probs': ('sampling.html#mixed_probs', 'fastai_balmix/sampling.py'),

@@ -110,7 +110,7 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     (lambda: sampling_probs([1,-1]), r"'counts' parameter of sampling_probs.*Got \[1, -1\]"),
     (lambda: sampling_probs([1,np.nan]), "'counts' parameter of sampling_probs.*nan"),
     (lambda: sampling_probs([[1,2]]), r"'counts' parameter of sampling_probs.*Got \[\[1, 2\]\]"),
-    (lambda: mixed_probs([.5,.5], [1.], 1), r"'p_second' parameter of mixed_probs must be as long as p_first, shape \(2,\)\. Got shape \(1,\)"),
+    (lambda: mixed_probs([.5,.5], [1.], 1), r"'p_second' parameter of mixed_probs must be 2 probabilities, one for each class\. Got 1 of them"),
     (lambda: mixed_probs([.5,.6], [.5,.5], 1), "'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1"),
     (lambda: mixed_probs([.5,.5], [1.5,-.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
     (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
