@@ -13,7 +13,7 @@ wdls = dls.weighted('sqrt', seed=0) # new loaders; `dls` is as it was
 
 # %% auto #0
 __all__ = ['item_loader', 'n_items', 'train_labels', 'class_names', 'loader_sampler', 'LoaderExtension', 'extend_loader',
-           'SamplerDL', 'fastai_loader', 'Weighted']
+           'SamplerDL', 'fastai_loader', 'Weighted', 'Progressive', 'progressive_loader']
 
 # %% ../nbs/01b_loaders.ipynb #9cbb9377
 import random,warnings
@@ -249,3 +249,27 @@ def weighted(self:DataLoaders,
     res = copy(self)
     res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=random.Random(int(seed)) if seed is not None else copy(train.rng)), *self.loaders[1:]]
     return res
+
+# %% ../nbs/01b_loaders.ipynb #58d96ec7
+class Progressive(LoaderExtension):
+    "Visits the items of the loader `source` in its order, a share of them replaced by class-balanced draws"
+    def randomize(self): self.source.randomize()
+    def get_idxs(self):
+        idxs = np.fromiter(self.source.get_idxs(), np.int64)
+        self.n,self.n_padded = vars(self.source)['n'],vars(self.source).get('n_padded', len(idxs))
+        swap = self.gen.random(len(idxs)) < self.share
+        idxs[swap] = self.sampler.draw(swap.sum(), self.gen)
+        return idxs.tolist()
+
+def progressive_loader(
+    dl, # Training loader: fastai's, or PyTorch's over a map-style data set
+    share:float, # Share of the places that are given to class-balanced draws, from 0 to 1
+    labels=None, # Class of each item, for data sets that do not tell, (N,) ints
+    rng:np.random.Generator=None, # Source of randomness
+    owner:str='progressive_loader' # Name that errors and warnings give
+):
+    "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
+    check_real(share, 'share', owner, low=0, high=1)
+    source = fastai_loader(dl, owner)
+    return extend_loader(source, Progressive, source=source, share=share, sampler=loader_sampler(dl, 'class', labels, owner),
+                         gen=ifnone(rng, np.random.default_rng()))
