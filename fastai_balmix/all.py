@@ -1,12 +1,20 @@
 """The public names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
 
-`fastai_balmix.report` is imported for the methods it adds, such as `BalancedMixUp.show`; its functions stay in their module, their
-names being too general for `import *`."""
-from fastai_balmix import report
-from fastai_balmix.callback import BalancedMixUp
+`fastai_balmix.report` is imported for the methods it adds, such as `BalancedMixUp.show`, and `fastai_balmix.watch` for the check that it
+adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
+from fastai_balmix import report,watch
+from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
+from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,
+                                   imbalance_metrics,shot_metrics)
 from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,sampling_probs
+from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,
+                                  kendall_tau,macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
+from fastai_balmix.watch import nominal_prior
 
-__all__ = ['BalancedMixUp', 'ClassSampler', 'class_counts', 'digits_lt', 'mixed_probs', 'sampling_probs', 'tail_counts', 'tail_idxs',
-           'train_labels']
+__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassSampler', 'ConfusionMetric', 'GeometricMean', 'KendallTau', 'MCC',
+           'MacroF1', 'ProgressiveSampling', 'QuadKappa', 'Remix', 'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error',
+           'class_counts', 'confusion', 'digits_lt', 'geometric_mean', 'group_classes', 'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc',
+           'mixed_probs', 'nominal_prior', 'per_class', 'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts',
+           'tail_idxs', 'train_labels']
