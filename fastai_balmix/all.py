@@ -4,6 +4,7 @@
 adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
 from fastai_balmix import report,watch
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.intervals import confidence_interval,paired_test
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
 from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,
@@ -15,6 +16,6 @@ from fastai_balmix.watch import nominal_prior
 
 __all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassSampler', 'ConfusionMetric', 'GeometricMean', 'KendallTau', 'MCC',
            'MacroF1', 'ProgressiveSampling', 'QuadKappa', 'Remix', 'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error',
-           'class_counts', 'confusion', 'digits_lt', 'geometric_mean', 'group_classes', 'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc',
-           'mixed_probs', 'nominal_prior', 'per_class', 'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts',
+           'class_counts', 'confidence_interval', 'confusion', 'digits_lt', 'geometric_mean', 'group_classes', 'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc',
+           'mixed_probs', 'nominal_prior', 'paired_test', 'per_class', 'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts',
            'tail_idxs', 'train_labels']
