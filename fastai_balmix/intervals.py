@@ -18,7 +18,7 @@ from .checks import *
 from .sampling import *
 from .scores import *
 
-# %% ../nbs/06c_intervals.ipynb #72dec333
+# %% ../nbs/06c_intervals.ipynb #92743614
 Interval = namedtuple('Interval', 'value low high')
 
 def _items(preds, targs, groups, n_classes, owner, name='preds'):
@@ -43,7 +43,7 @@ def _drawn(weights, cells, k):
 def _chunks(n, width):
     "Sizes that sum to `n`, small enough that `width` numbers for each fit in memory"
     size = max(1, min(n, 10_000_000//max(width, 1)))
-    return [size]*(n//size) + [n%size]*(n%size>0)
+    return [size]*(n//size) + ([n%size] if n%size else [])
 
 def confidence_interval(
     preds, # Probabilities (N,K), or predicted classes (N,)
@@ -73,7 +73,7 @@ def confidence_interval(
             return res.reshape(m, k, k)
         width = k*k
     else:
-        width = g.max()+1
+        width = int(g.max())+1
         cells = csr_matrix((np.ones(len(g)), (g,cell)), shape=(width,k*k))
         def draw(m): return _drawn(rng.multinomial(width, np.full(width, 1/width), size=m), cells, k)
     drawn = np.concatenate([np.atleast_1d(score(draw(m))) for m in _chunks(n, max(width, k*k))])
@@ -83,7 +83,7 @@ def confidence_interval(
     low,high = np.quantile(drawn[~np.isnan(drawn)], [tail,1-tail]) if lost<n else (np.nan,np.nan)
     return Interval(float(score(cm.reshape(k, k))), float(low), float(high))
 
-# %% ../nbs/06c_intervals.ipynb #8e508e30
+# %% ../nbs/06c_intervals.ipynb #76454fa9
 PairedTest = namedtuple('PairedTest', 'diff p')
 
 def paired_test(
@@ -112,7 +112,7 @@ def paired_test(
     seen = float(diff(cma, cmb)[0])
     g,differ = np.arange(len(t)) if g is None else g,ca!=cb
     g,ca,cb = pd.factorize(g[differ])[0],ca[differ],cb[differ]
-    width = g.max(initial=-1)+1
+    width = int(g.max(initial=-1))+1
     # What a group moves from one matrix to the other when its answers are swapped
     ones = np.ones(len(g))
     cells = csr_matrix((np.concatenate([ones,-ones]), (np.concatenate([g,g]), np.concatenate([cb,ca]))), shape=(width,k*k))
