@@ -4,6 +4,8 @@
 adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
 from fastai_balmix import report,watch
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.classifier import crt,tau_normalise
+from fastai_balmix.inference import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
 from fastai_balmix.intervals import confidence_interval,paired_test
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
@@ -14,8 +16,10 @@ from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,cali
                                   kendall_tau,macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
 from fastai_balmix.watch import nominal_prior
 
-__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassSampler', 'ConfusionMetric', 'GeometricMean', 'KendallTau', 'MCC',
-           'MacroF1', 'ProgressiveSampling', 'QuadKappa', 'Remix', 'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error',
-           'class_counts', 'confidence_interval', 'confusion', 'digits_lt', 'geometric_mean', 'group_classes', 'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc',
-           'mixed_probs', 'nominal_prior', 'paired_test', 'per_class', 'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts',
-           'tail_idxs', 'train_labels']
+__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassSampler', 'ConfusionMetric', 'FlipTTA', 'GeometricMean',
+           'KendallTau', 'MCC', 'MacroF1', 'PriorCalibrator', 'ProgressiveSampling', 'QuadKappa', 'Remix', 'adjust_prior',
+           'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error', 'class_counts', 'confidence_interval',
+           'confusion', 'crt', 'digits_lt', 'estimate_prior', 'geometric_mean', 'group_classes', 'imbalance_metrics',
+           'kendall_tau', 'macro_f1', 'mcc', 'mixed_probs', 'nominal_prior', 'operating_curve', 'paired_test', 'per_class',
+           'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts', 'tail_idxs',
+           'tau_normalise', 'train_labels']
