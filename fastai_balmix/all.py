@@ -9,6 +9,8 @@ from fastai_balmix.inference import FlipTTA,PriorCalibrator,adjust_prior,estimat
 from fastai_balmix.intervals import confidence_interval,paired_test
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
+from fastai_balmix.losses import (ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,WeightedFocalLoss,
+                                  cb_weights)
 from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,
                                    imbalance_metrics,shot_metrics)
 from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,sampling_probs
@@ -16,10 +18,11 @@ from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,cali
                                   kendall_tau,macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
 from fastai_balmix.watch import nominal_prior
 
-__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassSampler', 'ConfusionMetric', 'FlipTTA', 'GeometricMean',
-           'KendallTau', 'MCC', 'MacroF1', 'PriorCalibrator', 'ProgressiveSampling', 'QuadKappa', 'Remix', 'adjust_prior',
-           'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error', 'class_counts', 'confidence_interval',
-           'confusion', 'crt', 'digits_lt', 'estimate_prior', 'geometric_mean', 'group_classes', 'imbalance_metrics',
-           'kendall_tau', 'macro_f1', 'mcc', 'mixed_probs', 'nominal_prior', 'operating_curve', 'paired_test', 'per_class',
-           'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts', 'tail_idxs',
-           'tau_normalise', 'train_labels']
+__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassBalancedLoss', 'ClassSampler', 'ConfusionMetric',
+           'CostSensitiveRegularisation', 'FlipTTA', 'GaussianLabelSmoothing', 'GeometricMean', 'KendallTau', 'LogitAdjustedLoss',
+           'MCC', 'MacroF1', 'PriorCalibrator', 'ProgressiveSampling', 'QWKLoss', 'QuadKappa', 'Remix', 'WeightedFocalLoss',
+           'adjust_prior', 'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error', 'cb_weights', 'class_counts',
+           'confidence_interval', 'confusion', 'crt', 'digits_lt', 'estimate_prior', 'geometric_mean', 'group_classes',
+           'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc', 'mixed_probs', 'nominal_prior', 'operating_curve',
+           'paired_test', 'per_class', 'per_class_auc', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'tail_counts',
+           'tail_idxs', 'tau_normalise', 'train_labels']
