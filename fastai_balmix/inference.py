@@ -16,7 +16,7 @@ balanced_acc(confusion(probs, targs))
 # %% auto #0
 __all__ = ['FlipTTA', 'adjust_prior', 'operating_curve', 'PriorCalibrator', 'estimate_prior']
 
-# %% ../nbs/07_inference.ipynb #4e9d4bdb
+# %% ../nbs/07_inference.ipynb #330956c1
 import warnings
 from contextlib import ExitStack
 import numpy as np
@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax,softmax
+from sklearn.base import BaseEstimator
 from fastai.basics import *
 from .checks import *
 from .sampling import *
@@ -120,8 +121,8 @@ def operating_curve(
     if prevalence is not None: cms = reweight(cms, prevalence)
     return pd.DataFrame({f.__name__: f(cms) for f in scores}, index=pd.Index(np.asarray(ts), name='t'))
 
-# %% ../nbs/07_inference.ipynb #203cc115
-class PriorCalibrator:
+# %% ../nbs/07_inference.ipynb #84af4b22
+class PriorCalibrator(BaseEstimator):
     """Estimate the class prior that a network's probabilities imply, and their temperature, by maximum likelihood on a selection split; then move them to any prior.
 
     After `fit`: `prior_` (K,) float64, sum 1; `temperature_`; `prior_se_`, standard errors of log `prior_`; `temperature_se_`; `shares_`, the class shares of the split; `log_loss_` on the split at its own shares."""
@@ -132,8 +133,6 @@ class PriorCalibrator:
         check_real(strength, 'strength', 'PriorCalibrator', low=0)
         check(strength>0, 'strength', 'PriorCalibrator', 'above 0', repr(strength))
         self.nominal,self.strength = nominal,strength
-
-    def __repr__(self): return f'PriorCalibrator(nominal={self.nominal if self.nominal is None else np.asarray(self.nominal).round(4).tolist()}, strength={self.strength:g})'
 
     def fit(self,
         probs, # Probabilities for the items of a selection split, (N,K)

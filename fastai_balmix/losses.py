@@ -19,8 +19,8 @@ learn.fit_one_cycle(5, 1e-2)
 __all__ = ['ClassLoss', 'WeightedFocalLoss', 'cb_weights', 'ClassBalancedLoss', 'LogitAdjustedLoss', 'GaussianLabelSmoothing',
            'CostSensitiveRegularisation', 'QWKLoss']
 
-# %% ../nbs/05_losses.ipynb #76afc43e
-import warnings
+# %% ../nbs/05_losses.ipynb #a5ee6ad8
+import math,warnings
 from contextlib import contextmanager
 from numbers import Real
 import numpy as np
@@ -213,7 +213,7 @@ def _sq_gaps(k, device, dtype):
     j = torch.arange(k, device=device, dtype=dtype)
     return (j-j[:,None])**2
 
-# %% ../nbs/05_losses.ipynb #ffd7c243
+# %% ../nbs/05_losses.ipynb #6843c8a7
 class CostSensitiveRegularisation(ClassLoss):
     """A base loss plus `weight` times the expected cost Σ_j M[y,j]·p_j of the prediction: Galdran et al., MICCAI 2020.
 
@@ -237,7 +237,7 @@ class CostSensitiveRegularisation(ClassLoss):
         # fastai's flat losses are no modules themselves: what they hold must come along to other devices
         if isinstance(getattr(base, 'func', None), nn.Module): self.base_func = base.func
         self.ordered = cost is None or getattr(base, 'ordered', False)
-        self.corrects_prior = getattr(base, 'corrects_prior', None)
+        self.corrects_prior = getattr(base, 'corrects_prior', _weights_of(base))
         self.register_buffer('cost', None if cost is None else torch.tensor(_as_cost(cost, owner), dtype=torch.float32))
 
     def loss(self, logits, targ):
@@ -248,6 +248,11 @@ class CostSensitiveRegularisation(ClassLoss):
     def items(self, logits, targ):
         cost = _grade_costs(logits) if self.cost is None else self._for_classes(self.cost, 'cost', logits)
         return (F.embedding(targ, cost)*logits.softmax(-1)).sum(-1)
+
+def _weights_of(loss_func):
+    "'class weights' if a loss of PyTorch or fastai has them, or None"
+    w = getattr(getattr(loss_func, 'func', loss_func), 'weight', None)
+    return 'class weights' if torch.is_tensor(w) and _uneven(label_array(w)) else None
 
 def _grade_costs(logits):
     "Squared distance of grades, the largest 1, (K,K)"
@@ -271,17 +276,17 @@ def _as_cost(cost, owner):
     check(ok, 'cost', owner, 'a square matrix of finite numbers, none negative, with zeros on its diagonal', str(m.tolist()))
     return m
 
-# %% ../nbs/05_losses.ipynb #7679a017
+# %% ../nbs/05_losses.ipynb #f13fe2a2
 class QWKLoss(ClassLoss):
-    """log(1-κ), κ being the quadratic weighted kappa of the soft predictions of one batch: de la Torre et al. 2018.
+    """log(1-κ) - log(eps), κ being the quadratic weighted kappa of the soft predictions of one batch: de la Torre et al. 2018.
 
     1-κ = N/D: N is the mean over the batch of the expected squared distance in grades between label and prediction, D what it would be if the labels
-    were dealt out at random among the predictions. Both are parts of the largest distance, with `eps` added. Targets are ints, (B,), or
-    distributions over the classes, (B,K). It is a ratio over a batch, which must be large enough to hold several grades: with one item, or labels of one
-    grade alone, it is constant 0. There is no value per item: setting `reduction` to anything but 'mean' raises a `ValueError`."""
+    were dealt out at random among the predictions. Both are parts of the largest distance, with `eps` added. The constant, -log(eps), changes no gradient and keeps the
+    loss above 0, as fastai's `lr_find` wants it. Targets are ints, (B,), or distributions over the classes, (B,K). It is a ratio over a batch, which must be large enough
+    to hold several grades: with one item, or labels of one grade alone, κ is 0 whatever is predicted. There is no value per item: setting `reduction` to anything but 'mean' raises a `ValueError`."""
     ordered = soft_targets = True
     def __init__(self,
-        eps:float=1e-6, # Added to N and D, so that a perfect batch has a finite loss, log(eps/D)
+        eps:float=1e-6, # Added to N and D, so that a perfect batch has a finite loss
         axis:int=-1 # Class axis of the predictions
     ):
         super().__init__(axis)
@@ -304,4 +309,4 @@ class QWKLoss(ClassLoss):
         p,t,cost = logits.softmax(-1),targ.to(logits),_grade_costs(logits)
         # Under autocast a product of matrices would come out in half precision
         with torch.autocast(t.device.type, enabled=False): n,d = ((t@cost)*p).sum(-1).mean(),((t.mean(0)@cost)*p.mean(0)).sum()
-        return torch.log((n+self.eps)/(d+self.eps))
+        return torch.log((n+self.eps)/(d+self.eps)) - math.log(self.eps)

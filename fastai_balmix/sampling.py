@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from .checks import *
 
-# %% ../nbs/01_sampling.ipynb #7eb2d6ac
+# %% ../nbs/01_sampling.ipynb #75962013
 def label_array(
     y # Labels as array, tensor, list or Series
 )->np.ndarray: # (N,) or whatever shape they have; of objects, where they differ in length
     "`y` as an array"
-    if isinstance(y, torch.Tensor): return y.detach().cpu().numpy()
+    if isinstance(y, torch.Tensor): return (y.float() if y.dtype==torch.bfloat16 else y).detach().cpu().numpy() # NumPy has no bfloat16
     try: return np.asarray(y)
     except ValueError: return np.fromiter(y, object, len(y))
 

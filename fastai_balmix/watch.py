@@ -87,7 +87,7 @@ def check_order(
         warnings.warn(f"Ordered classes are taken as {' < '.join(map(str, vocab))}, the order of the alphabet. If that is not their order, give it to the loaders, "
                       f"`CategoryBlock(vocab=[...], sort=False)`; if it is, to the metrics, `imbalance_metrics(ordered=[...])`.", stacklevel=2)
 
-# %% ../nbs/04b_watch.ipynb #e69113df
+# %% ../nbs/04b_watch.ipynb #cc087103
 class FitCheck(Callback):
     "Before the first batch of a fit, or of a validation: is the prior corrected twice, and are ordered classes in order?"
     order = -1
@@ -112,7 +112,7 @@ class FitCheck(Callback):
     def _check_prior(self):
         by,loss = [*_sampling_corrections(self.learn)],_loss_correction(self.loss_func)
         if not by or not loss or not self._new((*by,loss)): return
-        prior = getattr(self.loss_func, 'prior', None)
+        prior = getattr(getattr(self.loss_func, 'base', self.loss_func), 'prior', None)
         if prior is not None:
             try: seen = nominal_prior(self.dls, *self.learn.cbs)
             except ValueError: seen = None # labels that cannot be read

@@ -162,7 +162,7 @@ def state(learn):
     "What a pass over some loader must not change"
     dls = learn.dls
     return ([(dl.dataset.split_idx, [[(t, t.split_idx) for t in tl.tfms.fs] for tl in dl.dataset.tls], dl.after_item, dl.after_batch, [*dl.after_item.fs], [*dl.after_batch.fs],
-              dl.shuffle, dl.drop_last, dl.get_idxs.__func__) for dl in dls], [*dls.loaders], {id(cb) for cb in learn.cbs}, learn.loss_func, learn.loss_func.reduction, learn.model,
+              dl.shuffle, dl.drop_last, dl.get_idxs.__func__) for dl in dls], [*dls.loaders], sorted(cb.name for cb in learn.cbs), learn.loss_func, learn.loss_func.reduction, learn.model,
             learn.lock.locked(), [p.requires_grad for p in learn.model.parameters()])
 
 def fit_after(f, path):
@@ -447,7 +447,7 @@ def test_tensors_come_back_as_they_went(dtype):
     p = torch.softmax(torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 1).to(dtype)
     prior = np.array([.4,.3,.2,.1])
     got = adjust_prior(p, prior, torch.tensor([.1,.2,.3,.4], dtype=torch.float64))
-    expected = p.double()*torch.tensor([.25,2/3,1.5,4.])
+    expected = p.double()*torch.tensor([.25,2/3,1.5,4.], dtype=torch.float64)
     assert got.dtype==dtype and got.device==p.device
     close(got, expected/expected.sum(1, keepdim=True), torch.finfo(dtype).eps*2)
     out = adjust_prior(p.requires_grad_(), prior)

@@ -116,7 +116,13 @@ def test_number_of_classes_comes_from_the_prediction(k):
     y = torch.arange(7)%k
     close(GaussianLabelSmoothing(reduction='none')(z, y), [_reference_smooth(a, b) for a,b in zip(z.numpy(), y.numpy())])
     if k>1: close(CostSensitiveRegularisation(reduction='none')(z, y), [_reference_smooth(a, b) + 10*_reference_cost(a, b) for a,b in zip(z.numpy(), y.numpy())])
-    else: assert all(make()(z, y)==0 for make in (CostSensitiveRegularisation,QWKLoss,WeightedFocalLoss))
+    else:
+        assert all(make()(z, y)==0 for make in (CostSensitiveRegularisation,WeightedFocalLoss))
+        assert log_ratio(QWKLoss()(z, y))==0
+
+def log_ratio(loss, eps=1e-6):
+    "log(1-κ), without the constant that keeps the loss above 0"
+    return loss+np.log(eps)
 
 @given(seed=st.integers(0, 1000), b=st.integers(2, 9), k=st.integers(2, 6), soft=st.booleans())
 def test_kappa_follows_the_formula(seed, b, k, soft):
@@ -125,7 +131,7 @@ def test_kappa_follows_the_formula(seed, b, k, soft):
     y = rng.permutation(np.arange(b)%k)
     if not soft: t = np.eye(k)[y]
     got = QWKLoss(eps=1e-12)(torch.tensor(z), torch.tensor(t if soft else y))
-    close(got, _reference_qwk(z, t), 1e-8)
+    close(log_ratio(got, 1e-12), _reference_qwk(z, t), 1e-8)
     # A label that is certain may be given either way
     if not soft: close(got, QWKLoss(eps=1e-12)(torch.tensor(z), torch.tensor(t)), 1e-12)
 
@@ -135,7 +141,7 @@ def test_kappa_of_certain_predictions_is_that_of_scikit_learn(seed, b, k):
     y,guess = np.arange(b)%k,rng.integers(k, size=b)
     guess[0] = (y[0]+1)%k # not all are right
     kappa = cohen_kappa_score(y, guess, weights='quadratic', labels=range(k))
-    close(QWKLoss(eps=1e-12)(torch.tensor(60.*np.eye(k)[guess]), torch.tensor(y)).exp(), 1-kappa, 1e-9)
+    close(log_ratio(QWKLoss(eps=1e-12)(torch.tensor(60.*np.eye(k)[guess]), torch.tensor(y)), 1e-12).exp(), 1-kappa, 1e-9)
 
 # fastai's flat losses take doubles to single precision
 @pytest.mark.parametrize('name', [o for o in every if o!='cost, fastai base'])
@@ -269,7 +275,7 @@ def test_kappa_is_finite_where_a_batch_says_nothing(dtype):
         loss = QWKLoss()(zb, y)
         loss.backward()
         # One item, one grade, or one prediction for all: labels and predictions are independent, κ = 0
-        assert abs(loss)<1e-6 and zb.grad.isfinite().all()
+        assert abs(log_ratio(loss))<2e-6 and zb.grad.isfinite().all()
     zb = z[:1].clone().requires_grad_()
     QWKLoss()(zb, torch.tensor([3])).backward()
     assert zb.grad.abs().max()<1e-5
@@ -281,7 +287,7 @@ def test_kappa_is_finite_for_perfect_predictions(dtype, scale):
     z = (scale*F.one_hot(y, K)).to(dtype).requires_grad_()
     loss = QWKLoss()(z, y)
     loss.backward()
-    assert np.log(1e-6)-.1<loss<np.log(1e-3) and z.grad.isfinite().all() and z.grad.abs().max()<1
+    assert np.log(1e-6)-.1<log_ratio(loss)<np.log(1e-3) and loss>=0 and z.grad.isfinite().all() and z.grad.abs().max()<1
     # Nobody is right, and all are certain
     z = (scale*F.one_hot(K-1-y, K)).to(dtype).requires_grad_()
     QWKLoss()(z, y).backward()
@@ -445,6 +451,10 @@ def test_losses_say_whether_they_correct_the_prior():
                       (GaussianLabelSmoothing(), None), (QWKLoss(), None), (CostSensitiveRegularisation(), None),
                       (CostSensitiveRegularisation(base=ClassBalancedLoss(counts)), 'class weights'),
                       (CostSensitiveRegularisation(cost, base=LogitAdjustedLoss(prior)), 'logit adjustment'),
+                      (CostSensitiveRegularisation(base=nn.CrossEntropyLoss(weight=torch.tensor([1.,2]))), 'class weights'),
+                      (CostSensitiveRegularisation(base=fv.FocalLossFlat(weight=torch.tensor([1.,2]))), 'class weights'),
+                      (CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat(weight=torch.ones(2))), None),
+                      (CostSensitiveRegularisation(base=CostSensitiveRegularisation()), None),
                       (CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat()), None)): assert loss.corrects_prior==says, loss
 
 def test_losses_say_whether_classes_are_grades_and_targets_may_be_soft():
@@ -562,8 +572,7 @@ def digits_learner(dls, loss, **kwargs):
 def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
     learn = digits_learner(dls, for_digits[name](), path=tmp_path, metrics=fv.accuracy, model_dir=tmp_path)
     with learn.no_bar(), learn.no_logging():
-        # fastai takes a loss above 4 times the best one for diverging, which every negative one is
-        learn.lr_find(num_it=15, show_plot=False, stop_div=name!='QWKLoss')
+        learn.lr_find(num_it=15, show_plot=False)
         start = learn.validate()[0]
         learn.fit_one_cycle(3, 2e-2)
     _,valid,acc = learn.recorder.values[-1]
@@ -652,4 +661,4 @@ def test_under_balanced_mixup_kappa_gets_mixed_labels(lams):
     for x,pred,loss in mixed_steps(QWKLoss(), lams=='one per pair'):
         z,t = torch.tensor(pred, dtype=torch.float32),torch.tensor(x, dtype=torch.float32)
         assert abs(loss-QWKLoss()(z, t).item())<1e-5
-        if loss>-3: assert abs(loss-_reference_qwk(pred, x))<1e-3 # at κ near 1 `eps` shows
+        if log_ratio(loss)>-3: assert abs(log_ratio(loss)-_reference_qwk(pred, x))<1e-3 # at κ near 1 `eps` shows

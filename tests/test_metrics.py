@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given,settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as skm
@@ -107,17 +107,17 @@ def test_on_images():
     probs,targs = learn.get_preds()
     close(shown, expected(probs, targs)[:3])
 
+@settings(max_examples=15)
 @given(data=st.data(), n=st.integers(2, 60), k=st.sampled_from([2, 3, 23]))
 def test_a_metric_ignores_how_batches_were_cut(data, n, k):
     pred,targ = answers(n, k)
     cuts = sorted(data.draw(st.lists(st.integers(1, n-1), unique=True, max_size=8)))
     batches = list(zip(torch.tensor_split(pred, cuts), torch.tensor_split(targ, cuts)))
-    mets = [MCC(), BalancedAcc(), MacroF1(), GeometricMean(), CalibrationError(), BrierError()]
+    mets = [MCC(), BalancedAcc(), CalibrationError(), BrierError()]
     got = feed(mets, batches, CrossEntropyLossFlat())
-    probs = torch.softmax(pred, -1)
-    want = np.array(expected(pred, targ))[[0,1,2,5]]
-    close(got[:4], want)
-    close(got[4:], [calibration_error(probs, targ), brier_error(probs, targ)], 1e-6)
+    probs,p = torch.softmax(pred, -1),pred.argmax(1)
+    close(got[:2], [skm.matthews_corrcoef(targ, p), skm.balanced_accuracy_score(targ, p)])
+    close(got[2:], [calibration_error(probs, targ), brier_error(probs, targ)], 1e-6)
     assert (mets[0].matrix==skm.confusion_matrix(targ, pred.argmax(1), labels=range(k))).all()
 
 class Keep(Callback):
@@ -491,13 +491,18 @@ def _broadcast_on_cpu(self, t, rank):
 
 def everything(): return [*five(), CalibrationError(), BrierError()]
 
-def train_rank(rank, port, world_size):
-    "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"
-    from fastai.distributed import DistributedDL,DistributedTrainer
+def join(rank, port, world_size):
+    "Makes this process one of several"
+    from fastai.distributed import DistributedDL
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size)
     DistributedDL._broadcast = _broadcast_on_cpu
+
+def train_rank(rank, port, world_size):
+    "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"
+    from fastai.distributed import DistributedTrainer
+    join(rank, port, world_size)
     res = {}
     for nm,valid,bs in ('odd',(9,7,3,2),4),('padding only',(0,1,0,0),4),('one batch',(9,7,3,2),64):
         ds = Points(valid, seed=1)
@@ -510,63 +515,76 @@ def train_rank(rank, port, world_size):
         with torch.no_grad(): pred = learn.model(ds.x)
         res[nm] = dict(values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])), matrix=learn.metrics[2].matrix, pred=pred, targ=ds.targets,
                        train=(torch.cat(keep.preds),torch.cat(keep.targs)))
-    # Metrics by hand: no trainer, unlike shares, the last process has nothing at all
-    pred,targ = answers(50, 4)
-    mets,cuts = everything(),[0,50] if world_size==2 else [0,37,50]
-    mine = slice(cuts[rank], cuts[rank+1]) if rank<world_size-1 else slice(0, 0)
-    values = feed(mets, [(pred[mine],targ[mine])]*(rank<world_size-1), CrossEntropyLossFlat())
-    res['by hand'] = dict(values=values, matrix=mets[1].matrix)
     torch.distributed.destroy_process_group()
     return res
 
-def in_processes(world_size):
+def hand_rank(rank, port, world_size, sizes):
+    "Metrics fed by hand, without a trainer, in shares of `sizes` items"
+    join(rank, port, world_size)
+    pred,targ = answers(sum(sizes), 4)
+    mine = slice(sum(sizes[:rank]), sum(sizes[:rank+1]))
+    mets = everything()
+    batches = zip(pred[mine].split(8), targ[mine].split(8)) if sizes[rank] else []
+    values = feed(mets, batches, CrossEntropyLossFlat())
+    res = values,mets[0].matrix,mets[1].matrix
+    torch.distributed.destroy_process_group()
+    return res
+
+def in_processes(world_size, f, *args):
     pytest.importorskip('accelerate')
     port = free_port()
-    with ThreadPoolExecutor(world_size) as pool: return list(pool.map(lambda rank: warm_call(train_rank, rank, port, world_size, timeout=200), range(world_size)))
+    with ThreadPoolExecutor(world_size) as pool: return list(pool.map(lambda rank: warm_call(f, rank, port, world_size, *args, timeout=120), range(world_size)))
 
 def expected_all(pred, targ):
     probs = torch.softmax(torch.as_tensor(pred), -1)
     return [*expected(pred, targ), calibration_error(probs, targ), brier_error(probs, targ)]
 
-def check_processes(ranks):
-    names = [m.name for m in everything()]
+def check_trained(ranks):
+    names,n = [m.name for m in everything()],sum(COUNTS)
     for nm in 'odd','padding only','one batch':
         for o in (r[nm] for r in ranks):
-            if nm!='padding only': close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), 1e-6)
-            assert (o['matrix']==skm.confusion_matrix(o['targ'], o['pred'].argmax(1), labels=range(4))).all()
             torch.testing.assert_close(o['pred'], ranks[0][nm]['pred'])
+            assert (o['matrix']==skm.confusion_matrix(o['targ'], o['pred'].argmax(1), labels=range(4))).all()
+            if nm!='padding only': close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), 1e-6)
         # In training, the shares of an epoch, without what is repeated at the end of the last one
-        over = sum(len(r[nm]['train'][1]) for r in ranks)-sum(COUNTS)
-        assert 0<=over<len(ranks)
         preds,targs = (torch.cat([r[nm]['train'][i] for r in ranks]) for i in range(2))
-        n = sum(COUNTS)
+        assert n<=len(targs)<n+len(ranks)
         for r in ranks: close([r[nm]['values'][f'train_{m}'] for m in names], expected_all(preds[:n], targs[:n]), 1e-6)
-    pred,targ = answers(50, 4)
-    for r in ranks:
-        close(r['by hand']['values'], expected_all(pred, targ), 1e-6)
-        assert r['by hand']['matrix'].sum()==50
 
-def test_two_processes_say_what_one_would(): check_processes(in_processes(2))
+def check_by_hand(sizes):
+    want = expected_all(*answers(sum(sizes), 4))
+    for values,first,second in in_processes(len(sizes), hand_rank, sizes):
+        assert first.sum()==second.sum()==sum(sizes)
+        close(values, want, 1e-6)
+
+def test_two_processes_say_what_one_would(): check_trained(in_processes(2, train_rank))
+def test_two_processes_with_shares_of_their_own(): check_by_hand([37,9])
+def test_a_process_without_a_batch(): check_by_hand([46,0])
 
 @pytest.mark.slow
-def test_three_processes_say_what_one_would(): check_processes(in_processes(3))
+def test_three_processes_say_what_one_would():
+    check_trained(in_processes(3, train_rank))
+    check_by_hand([20,9,1])
 
 # --- watch: the prior ---
+
+# Batches that hold all items keep many fits short
+big_dls = partial(make_dls, bs=64)
 
 WEIGHT = torch.tensor([1.,2,4,10])
 TRAIN_PRIOR = sampling_probs(COUNTS, 'instance')
 
-def torch_dls(sampler): return DataLoaders(torch.utils.data.DataLoader(Points(), batch_size=8, sampler=sampler), torch.utils.data.DataLoader(Points((3,3,3,3)), batch_size=8))
+def torch_dls(sampler): return DataLoaders(torch.utils.data.DataLoader(Points(), batch_size=64, sampler=sampler), torch.utils.data.DataLoader(Points((3,3,3,3)), batch_size=64))
 def item_weights(): return torch.tensor(TRAIN_PRIOR)[Points().targets]**-1
 
 samplings = {
-    "dls.weighted('class')": lambda: (make_dls().weighted('class'), None),
-    "dls.weighted('sqrt')": lambda: (make_dls().weighted('sqrt'), None),
-    'dls.weighted(0.3)': lambda: (make_dls().weighted(.3), None),
-    'BalancedMixUp(alpha=0.2)': lambda: (make_dls(), BalancedMixUp()),
-    'ProgressiveSampling': lambda: (make_dls(), ProgressiveSampling()),
-    'Remix': lambda: (make_dls(), Remix()),
-    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=8, wgts=item_weights(), num_workers=0), make_dls().valid), None),
+    "dls.weighted('class')": lambda: (big_dls().weighted('class'), None),
+    "dls.weighted('sqrt')": lambda: (big_dls().weighted('sqrt'), None),
+    'dls.weighted(0.3)': lambda: (big_dls().weighted(.3), None),
+    'BalancedMixUp(alpha=0.2)': lambda: (big_dls(), BalancedMixUp()),
+    'ProgressiveSampling': lambda: (big_dls(), ProgressiveSampling()),
+    'Remix': lambda: (big_dls(), Remix()),
+    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=64, wgts=item_weights(), num_workers=0), big_dls().valid), None),
     'a WeightedRandomSampler': lambda: (torch_dls(torch.utils.data.WeightedRandomSampler(item_weights(), 73)), None)}
 losses = {
     'flat': (lambda: CrossEntropyLossFlat(weight=WEIGHT), 'class weights'),
@@ -597,18 +615,18 @@ def test_a_prior_corrected_twice_is_told_once(sampling, loss):
     assert heard(fit)==[]
 
 def test_each_learner_says_it_and_another_reason_is_another_warning():
-    dls = make_dls().weighted('class')
+    dls = big_dls().weighted('class')
     learners = [make_learner(loss_func=CrossEntropyLossFlat(weight=WEIGHT), dls=dls) for _ in range(2)]
     for learn in learners: assert len(heard(lambda: quiet_fit(learn)))==1
     both = heard(lambda: quiet_fit(learners[0], cbs=BalancedMixUp()))
     assert len(both)==1 and "dls.weighted('class') and BalancedMixUp(alpha=0.2) in what is drawn" in both[0]
     # Callbacks of the learner's own count as well, and one that is there for a single fit does not stay
     assert len(heard(lambda: quiet_fit(make_learner(loss_func=nn.CrossEntropyLoss(WEIGHT), cbs=BalancedMixUp()))))==1
-    learn = make_learner(loss_func=nn.CrossEntropyLoss(WEIGHT))
+    learn = make_learner(loss_func=nn.CrossEntropyLoss(WEIGHT), dls=big_dls())
     assert heard(lambda: quiet_fit(learn))==[]
 
 def test_said_before_the_first_batch_and_in_lr_find():
-    learn = make_learner(loss_func=CrossEntropyLossFlat(weight=WEIGHT), dls=make_dls().weighted('class'))
+    learn = make_learner(loss_func=CrossEntropyLossFlat(weight=WEIGHT), dls=big_dls().weighted('class'))
     def forward(*args): raise RuntimeError('a batch was seen')
     learn.model.register_forward_pre_hook(forward)
     def fit():
@@ -616,23 +634,23 @@ def test_said_before_the_first_batch_and_in_lr_find():
     assert len(heard(fit))==1
 
 def nominal(dls, *cbs): return LogitAdjustedLoss(nominal_prior(dls, *cbs))
-sqrt_dls = lambda: make_dls().weighted('sqrt')
+sqrt_dls = lambda: big_dls().weighted('sqrt')
 right = {
-    'plain': lambda: (make_dls(), None, CrossEntropyLossFlat()),
-    'weights alone': lambda: (make_dls(), None, CrossEntropyLossFlat(weight=WEIGHT)),
-    'adjustment alone': lambda: (make_dls(), None, LogitAdjustedLoss(TRAIN_PRIOR)),
-    'sampling alone': lambda: (make_dls().weighted('class'), None, CrossEntropyLossFlat()),
-    'sampling, focal': lambda: (make_dls().weighted('class'), None, FocalLossFlat()),
-    'mixing alone': lambda: (make_dls(), BalancedMixUp(), CrossEntropyLossFlat()),
-    'mixing, plain PyTorch': lambda: (make_dls(), BalancedMixUp(), nn.CrossEntropyLoss()),
-    'mixing not at all': lambda: (make_dls(), BalancedMixUp(alpha=0), CrossEntropyLossFlat(weight=WEIGHT)),
-    'mixing as they come': lambda: (make_dls(), BalancedMixUp(q='instance'), CrossEntropyLossFlat(weight=WEIGHT)),
-    "weighted('instance')": lambda: (make_dls().weighted('instance'), None, CrossEntropyLossFlat(weight=WEIGHT)),
-    'weighted(1)': lambda: (make_dls().weighted(1), None, LogitAdjustedLoss(TRAIN_PRIOR)),
-    'even weights': lambda: (make_dls().weighted('class'), None, CrossEntropyLossFlat(weight=torch.ones(4))),
-    'even class-balanced': lambda: (make_dls().weighted('class'), None, ClassBalancedLoss(COUNTS, beta=0)),
-    'no adjustment': lambda: (make_dls().weighted('class'), None, LogitAdjustedLoss(TRAIN_PRIOR, tau=0)),
-    'the nominal prior of mixing': lambda: (make_dls(), BalancedMixUp(), nominal(make_dls(), BalancedMixUp())),
+    'plain': lambda: (big_dls(), None, CrossEntropyLossFlat()),
+    'weights alone': lambda: (big_dls(), None, CrossEntropyLossFlat(weight=WEIGHT)),
+    'adjustment alone': lambda: (big_dls(), None, LogitAdjustedLoss(TRAIN_PRIOR)),
+    'sampling alone': lambda: (big_dls().weighted('class'), None, CrossEntropyLossFlat()),
+    'sampling, focal': lambda: (big_dls().weighted('class'), None, FocalLossFlat()),
+    'mixing alone': lambda: (big_dls(), BalancedMixUp(), CrossEntropyLossFlat()),
+    'mixing, plain PyTorch': lambda: (big_dls(), BalancedMixUp(), nn.CrossEntropyLoss()),
+    'mixing not at all': lambda: (big_dls(), BalancedMixUp(alpha=0), CrossEntropyLossFlat(weight=WEIGHT)),
+    'mixing as they come': lambda: (big_dls(), BalancedMixUp(q='instance'), CrossEntropyLossFlat(weight=WEIGHT)),
+    "weighted('instance')": lambda: (big_dls().weighted('instance'), None, CrossEntropyLossFlat(weight=WEIGHT)),
+    'weighted(1)': lambda: (big_dls().weighted(1), None, LogitAdjustedLoss(TRAIN_PRIOR)),
+    'even weights': lambda: (big_dls().weighted('class'), None, CrossEntropyLossFlat(weight=torch.ones(4))),
+    'even class-balanced': lambda: (big_dls().weighted('class'), None, ClassBalancedLoss(COUNTS, beta=0)),
+    'no adjustment': lambda: (big_dls().weighted('class'), None, LogitAdjustedLoss(TRAIN_PRIOR, tau=0)),
+    'the nominal prior of mixing': lambda: (big_dls(), BalancedMixUp(), nominal(big_dls(), BalancedMixUp())),
     'the nominal prior of weighting': lambda: (sqrt_dls(), None, nominal(sqrt_dls())),
     'the nominal prior of both': lambda: (sqrt_dls(), BalancedMixUp(alpha=1.), nominal(sqrt_dls(), BalancedMixUp(alpha=1.)))}
 
@@ -645,14 +663,14 @@ def test_what_is_no_mistake_makes_no_noise(case):
         for _ in range(2): quiet_fit(learn, cbs=cb)
 
 def test_an_adjustment_to_another_prior_is_told_also_after_one_that_was_right():
-    dls,cb = make_dls(),BalancedMixUp()
+    dls,cb = big_dls(),BalancedMixUp()
     learn = make_learner(loss_func=nominal(dls, cb), dls=dls)
     assert heard(lambda: quiet_fit(learn, cbs=cb))==[]
     learn.loss_func = LogitAdjustedLoss(TRAIN_PRIOR)
     assert len(heard(lambda: quiet_fit(learn, cbs=cb)))==1
 
 def test_the_prior_is_no_matter_outside_of_training():
-    learn = make_learner([accuracy], CrossEntropyLossFlat(weight=WEIGHT), make_dls().weighted('class'))
+    learn = make_learner([accuracy], CrossEntropyLossFlat(weight=WEIGHT), big_dls().weighted('class'))
     assert heard(lambda: (validate(learn), learn.get_preds()))==[]
 
 @pytest.mark.parametrize('q', ['instance', 'sqrt', 'class', .3])
@@ -661,7 +679,7 @@ def test_the_nominal_prior_is_what_is_drawn(q, alpha):
     "(1-E[λ])·p + E[λ]·p', with powers of the counts for p and equal shares for p'"
     n,e = np.array(COUNTS, dtype=float),alpha/(1+alpha)
     p = n**dict(instance=1, sqrt=.5, **{'class':0}).get(q, q)
-    got = nominal_prior(make_dls().weighted(q), BalancedMixUp(alpha=alpha))
+    got = nominal_prior(big_dls().weighted(q), BalancedMixUp(alpha=alpha))
     close(got, (1-e)*p/p.sum() + e/4)
     close(nominal_prior(torch_dls(None), labels=Points().targets), n/n.sum())
 
