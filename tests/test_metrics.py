@@ -2,7 +2,7 @@
 monitor them, learners share them, several processes add them up over gloo, and every pair of corrections, and every order of
 class names, is tried before a fit."""
 
-import copy,os,pickle,types,warnings
+import copy,os,pickle,socket,types,warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
@@ -25,7 +25,7 @@ from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,Confu
 from fastai_balmix.sampling import sampling_probs
 from fastai_balmix.scores import balanced_acc,brier_error,calibration_error,mcc
 from fastai_balmix.watch import FitCheck,nominal_prior
-from conftest import root,warm_call
+from conftest import warm_call
 from toys import Numbered,quiet_fit,seeded_dl,tail_targets
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label', 'ignore:.*only one label', 'ignore::DeprecationWarning')
@@ -274,31 +274,41 @@ def test_learners_may_share_metrics_one_after_the_other():
             if nm in want: close(v, want[nm])
 
 class ByHand(Callback):
-    "Drives a metric that the learner does not know"
+    "Drives a metric that the learner does not know, on every second batch"
+    order = 80
     def __init__(self, met): self.met = met
-    def before_validate(self): self.met.reset()
+    def before_validate(self):
+        self.met.reset()
+        self.preds,self.targs = [],[]
+
     def after_batch(self):
-        if not self.training: self.met.accumulate(self.learn)
+        if self.training or self.iter%2: return
+        self.met.accumulate(self.learn)
+        self.preds.append(self.pred.detach())
+        self.targs.append(self.y)
 
 @pytest.mark.parametrize('own', [[], [MCC()], [QuadKappa()]])
 def test_outside_of_the_learner_s_metrics(own):
     met = BalancedAcc()
-    learn = make_learner(own, cbs=ByHand(met))
+    by_hand = ByHand(met)
+    learn = make_learner(own, cbs=by_hand)
     quietly(quiet_fit, learn, 2)
     probs,targs = learn.get_preds()
-    validate(learn)
-    close(met.value, expected(probs, targs)[1])
-    assert met.matrix.sum()==37 and all(m.matrix.sum()==37 for m in own)
+    for m,v in zip(own, validate(learn)[1:]): close(v, expected(probs, targs)[0 if m.name=='mcc' else 3])
+    close(met.value, expected(torch.cat(by_hand.preds), torch.cat(by_hand.targs))[1])
+    # Of 37 items in batches of 8, the first, third and last batch
+    assert met.matrix.sum()==21 and all(m.matrix.sum()==37 for m in own)
 
 def test_looking_between_batches_changes_nothing():
     pred,targ = answers(100, 5)
-    mets = [MCC(), BalancedAcc()]
-    learn = types.SimpleNamespace(metrics=mets, dl=None)
+    mets = [MCC(), BalancedAcc(), BrierError()]
+    learn = types.SimpleNamespace(metrics=mets, dl=None, loss_func=nn.CrossEntropyLoss())
     for m in mets: m.reset()
     for i in range(0, 100, 10):
         learn.pred,learn.yb = pred[i:i+10],(targ[i:i+10],)
         for m in mets: m.accumulate(learn)
-        close([m.value for m in mets], [skm.matthews_corrcoef(targ[:i+10], pred[:i+10].argmax(1)), skm.balanced_accuracy_score(targ[:i+10], pred[:i+10].argmax(1))])
+        t,p = targ[:i+10],pred[:i+10]
+        close([m.value for m in mets], [skm.matthews_corrcoef(t, p.argmax(1)), skm.balanced_accuracy_score(t, p.argmax(1)), brier_error(p.softmax(-1), t)], 1e-6)
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy', 'pickle'])
 def test_copies(copied):
@@ -479,7 +489,6 @@ def test_items_repeated_to_make_shares_equal_count_once(n, bs, world_size):
     assert (total==skm.confusion_matrix(targ, pred.argmax(1), labels=range(3))).all()
 
 def free_port():
-    import socket
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
@@ -651,6 +660,7 @@ right = {
     'even class-balanced': lambda: (big_dls().weighted('class'), None, ClassBalancedLoss(COUNTS, beta=0)),
     'no adjustment': lambda: (big_dls().weighted('class'), None, LogitAdjustedLoss(TRAIN_PRIOR, tau=0)),
     'the nominal prior of mixing': lambda: (big_dls(), BalancedMixUp(), nominal(big_dls(), BalancedMixUp())),
+    'the nominal prior, regularised': lambda: (big_dls(), BalancedMixUp(), CostSensitiveRegularisation(base=nominal(big_dls(), BalancedMixUp()))),
     'the nominal prior of weighting': lambda: (sqrt_dls(), None, nominal(sqrt_dls())),
     'the nominal prior of both': lambda: (sqrt_dls(), BalancedMixUp(alpha=1.), nominal(sqrt_dls(), BalancedMixUp(alpha=1.)))}
 

@@ -18,7 +18,7 @@ from sklearn import metrics as skm
 from fastai_balmix.intervals import confidence_interval,paired_test
 from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
                                   macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,wilson)
-import toys
+import toys # for its profile of hypothesis
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes:UserWarning', 'ignore:.*single label:UserWarning',
                                         'ignore:.*zero_division:UserWarning', 'ignore:.*undefined:UserWarning', 'ignore::RuntimeWarning:sklearn')
@@ -188,7 +188,7 @@ def test_confusion_counts(y, more):
     top = max(t.max(), p.max())+1
     assert (confusion(p.astype(np.uint8), torch.tensor(t))==want[:top,:top]).all()
     onehot = np.eye(k)[p]
-    for o in onehot,torch.tensor(onehot).half(),onehot.astype(int): assert (confusion(o, pd.Series(t, index=t))==want).all()
+    for o in onehot,torch.tensor(onehot).half(),torch.tensor(onehot).bfloat16(),onehot.astype(int): assert (confusion(o, pd.Series(t, index=t))==want).all()
 
 # --- class by class ---
 

@@ -59,11 +59,10 @@ def direct(p, t):
     return [skm.matthews_corrcoef(t, p), skm.balanced_accuracy_score(t, p), skm.f1_score(t, p, average='macro'),
             skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(K)), stats.kendalltau(t, p).statistic]
 
-def kept(x):
-    "Bytes of all tensors and arrays that an object holds, its attributes and lists included"
-    if isinstance(x, (torch.Tensor,np.ndarray)): return x.nbytes
-    if isinstance(x, (list,tuple)): return sum(map(kept, x))
-    return sum(kept(o) for o in vars(x).values()) if hasattr(x, 'accumulate') else 0
+def kept(metrics):
+    "Bytes of all tensors and arrays that metrics hold, or lists of them"
+    values = [v for m in metrics for o in vars(m).values() for v in (o if isinstance(o, list) else [o])]
+    return sum(v.nbytes for v in values if isinstance(v, (torch.Tensor,np.ndarray)))
 
 def timed(f, *args):
     start = time.perf_counter()

@@ -85,6 +85,7 @@ def run(method, seed, epochs, width, data):
         learn.fit_one_cycle(epochs, .05, moms=(.9,.9,.9), cbs=[Augment(), *cbs])
         (ps,ts),(pt,tt) = learn.tta_flip(),learn.tta_flip(dl=test)
     share,nominal = counts/counts.sum(),nominal_prior(used, *cbs)
+    if getattr(loss, 'weight', None) is not None: nominal = nominal*loss.weight.numpy()/(nominal*loss.weight.numpy()).sum()
     cal = PriorCalibrator(nominal).fit(ps, ts)
     def mcc_at(p): return 100*mcc(reweight(confusion(p, tt), share))
     def bal(p): return 100*balanced_acc(confusion(p, tt))
