@@ -26,7 +26,7 @@ from .scores import *
 from .scores import _brier_sums,_calibration_sums,_ece
 from .watch import *
 
-# %% ../nbs/06b_metrics.ipynb #be0cd5ba
+# %% ../nbs/06b_metrics.ipynb #93964a74
 def activation_of(
     loss_func # A loss function
 ): # What makes probabilities of the outputs it is trained on
@@ -44,8 +44,12 @@ def _n_own(dl, n):
     return min(n, max(0, dl.n - (dl.rank*dl.n_padded//dl.world_size + dl.i-n)))
 
 class SummedMetric(Metric):
-    "Base of metrics that are a function of sums over batches: `batch_sums` of a batch, and `score` of their total over all processes"
-    def __init__(self, name): self._name = name; self.reset()
+    """Base of metrics that are a function of sums over batches: `batch_sums` of a batch, a vector, and `score` of their total over all processes.
+
+    The last two of the sums count predictions that are NaN, and targets that are no class; to look at them earlier would make the device wait."""
+    def __init__(self, name):
+        self._name = name
+        self.reset()
     def reset(self): self.sums,self._total = None,None
     @property
     def name(self): return self._name
@@ -53,15 +57,19 @@ class SummedMetric(Metric):
     def name(self, v): self._name = v
 
     def accumulate(self, learn):
+        self._total = None
+        check(isinstance(learn.pred, torch.Tensor), 'pred', self.name, 'a tensor, the output of a network for one task', type(learn.pred).__name__)
         n = _n_own(learn.dl, len(learn.yb[0]))
         if not n: return
         x = self.batch_sums(learn, *(o[:n].detach().as_subclass(torch.Tensor) for o in (learn.pred,learn.yb[0])))
-        self.sums,self._total = x if self.sums is None else self.sums+x,None
+        self.sums = x if self.sums is None else self.sums+x
 
+    def own_sums(self): return self.sums
     def total(self):
         "Sums over all batches, as an array; None without any"
         if self._total is None:
-            x = None if self.sums is None else self.sums.cpu()
+            x = self.own_sums()
+            x = None if x is None else x.cpu()
             parts = [x]
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 parts = [None]*torch.distributed.get_world_size()
@@ -73,10 +81,29 @@ class SummedMetric(Metric):
     @property
     def value(self):
         x = self.total()
-        if x is None: warnings.warn(f'{self.name}: no predictions to score.', stacklevel=2)
-        return np.nan if x is None else float(self.score(x))
+        if x is None:
+            warnings.warn(f'{self.name}: no predictions to score.', stacklevel=2)
+            return np.nan
+        n_nan,n_other = x[-2:]
+        k = self.n_outputs(x)
+        check(n_other==0, 'targs', self.name, f'class numbers in the range [0, {k-1}], for a network with {k} outputs', f'{n_other:.0f} others')
+        if n_nan: warnings.warn(f'{self.name}: {n_nan:.0f} predictions are NaN.', stacklevel=2)
+        return np.nan if n_nan else float(self.score(x[:-2]))
 
-# %% ../nbs/06b_metrics.ipynb #7eabeecf
+def _check_batch(pred, targ, axis, name):
+    "Shapes and types, which can be looked at without waiting for the device"
+    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`', f'shape {tuple(pred.shape)}')
+    shape = pred.shape[:axis] + pred.shape[axis:][1:]
+    check(shape==targ.shape and not targ.is_floating_point(), 'targs', name, f'class numbers of shape {tuple(shape)}', f'{targ.dtype} of shape {tuple(targ.shape)}')
+    return targ.long()
+
+# %% ../nbs/06b_metrics.ipynb #fd025bb6
+def _as_order(ordered, owner):
+    "True, False, or the names of the classes in their order as a list"
+    names = None if isinstance(ordered, (bool,str)) or not hasattr(ordered, '__iter__') else list(ordered)
+    check(isinstance(ordered, bool) or names and len(names)>1, 'ordered', owner, 'True, False or the names of the classes in their order', repr(ordered))
+    return ordered if names is None else names
+
 class ConfusionMetric(SummedMetric):
     """A fastai metric from any function of a confusion matrix; all such metrics of a learner share one matrix.
 
@@ -89,7 +116,8 @@ class ConfusionMetric(SummedMetric):
         ordered=False # Does the order of the classes matter? True, or the names of the classes in their order, to be held against the learner's.
     ):
         check(callable(score), 'score', 'ConfusionMetric', 'a function of a confusion matrix', repr(score))
-        self.matrix_score,self.axis,self.ordered = score,axis,ordered
+        check(isinstance(axis, int) and not isinstance(axis, bool), 'axis', 'ConfusionMetric', 'an int', repr(axis))
+        self.matrix_score,self.axis,self.ordered = score,axis,_as_order(ordered, 'ConfusionMetric')
         super().__init__(ifnone(name, getattr(getattr(score, 'func', score), '__name__', type(score).__name__)))
 
     def reset(self):
@@ -98,42 +126,35 @@ class ConfusionMetric(SummedMetric):
 
     def accumulate(self, learn):
         mets = [o for o in learn.metrics if isinstance(o, ConfusionMetric) and o.axis==self.axis]
-        self.lead = mets[0] if any(o is self for o in mets) else self
+        self.lead,self._total = mets[0] if any(o is self for o in mets) else self,None
         if self.lead is self: super().accumulate(learn)
 
     def batch_sums(self, learn, pred, targ):
-        ok = pred.ndim>1 and pred.shape[self.axis]>1
-        check(ok, 'pred', self.name, 'outputs with at least two classes along `axis`', f'shape {tuple(pred.shape)}')
-        p,k = pred.argmax(self.axis),pred.shape[self.axis]
-        check(p.shape==targ.shape and not targ.is_floating_point(), 'targs', self.name, f'class numbers of shape {tuple(p.shape)}', f'{targ.dtype} of shape {tuple(targ.shape)}')
-        # Two cells more, for what cannot be counted: looking at them now would make the device wait
-        cell = torch.where(pred.isnan().any(self.axis), k*k, targ*k+p)
+        targ,k = _check_batch(pred, targ, self.axis, self.name),pred.shape[self.axis]
+        top,p = pred.max(self.axis) # a row that holds NaN has it for its maximum
+        cell = torch.where(top.isnan(), k*k, targ*k+p)
         cell = torch.where((targ<0) | (targ>=k), k*k+1, cell)
         return torch.bincount(cell.flatten(), minlength=k*k+2)
 
-    def total(self): return super().total() if self.lead is self else self.lead.total()
+    # Each metric adds up the processes' sums for itself: one that saw no batch knows of no other metric
+    def own_sums(self): return self.lead.sums
 
     @property
     def matrix(self):
         x = self.total()
-        if x is None: return None
-        k = math.isqrt(len(x)-2)
-        return x[:-2].reshape(k, k)
+        return None if x is None else self._square(x[:-2])
 
-    def score(self, x):
-        k = math.isqrt(len(x)-2)
-        check(x[-1]==0, 'targs', self.name, f'class numbers in the range [0, {k-1}], for a network with {k} outputs', f'{x[-1]} others')
-        if not x[-2]: return self.matrix_score(self.matrix)
-        warnings.warn(f'{self.name}: {x[-2]} of {x.sum()} predictions are NaN.', stacklevel=3)
-        return np.nan
+    def n_outputs(self, x): return math.isqrt(len(x)-2)
+    def _square(self, x): return x.reshape(math.isqrt(len(x)), -1)
+    def score(self, x): return self.matrix_score(self._square(x))
 
-# %% ../nbs/06b_metrics.ipynb #ceb35d69
+# %% ../nbs/06b_metrics.ipynb #6134518d
 def MCC(): return ConfusionMetric(mcc)
-def BalancedAcc(classes='present'): return ConfusionMetric(partial(balanced_acc, classes=classes))
-def MacroF1(classes='present'): return ConfusionMetric(partial(macro_f1, classes=classes))
-def GeometricMean(classes='present'): return ConfusionMetric(partial(geometric_mean, classes=classes))
-def QuadKappa(ordered=True): return ConfusionMetric(quad_kappa, ordered=ordered)
-def KendallTau(ordered=True): return ConfusionMetric(kendall_tau, ordered=ordered)
+def BalancedAcc(classes='present'): return ConfusionMetric(partial(balanced_acc, classes=check_classes(classes, 'BalancedAcc')))
+def MacroF1(classes='present'): return ConfusionMetric(partial(macro_f1, classes=check_classes(classes, 'MacroF1')))
+def GeometricMean(classes='present'): return ConfusionMetric(partial(geometric_mean, classes=check_classes(classes, 'GeometricMean')))
+def QuadKappa(ordered=True): return ConfusionMetric(quad_kappa, ordered=_as_order(ordered, 'QuadKappa'))
+def KendallTau(ordered=True): return ConfusionMetric(kendall_tau, ordered=_as_order(ordered, 'KendallTau'))
 
 for f,doc in ((MCC,'Matthews\' correlation, `mcc`'), (BalancedAcc,'Mean recall, `balanced_acc`'), (MacroF1,'Mean F1, `macro_f1`'),
               (GeometricMean,'Geometric mean of the recalls, `geometric_mean`'), (QuadKappa,'Quadratic weighted κ, `quad_kappa`'),
@@ -143,8 +164,7 @@ def imbalance_metrics(
     ordered=False # Are the classes ordered, as grades are? True, or their names in order.
 )->list: # Fastai metrics
     "MCC, balanced accuracy and macro-F1; for ordered classes also quadratic κ and Kendall's τ-b: the five of the paper's tables"
-    names = not isinstance(ordered, (bool,str)) and is_listy(ordered) and len(ordered)>1
-    check(isinstance(ordered, bool) or names, 'ordered', 'imbalance_metrics', 'True, False or the names of the classes in their order', repr(ordered))
+    ordered = _as_order(ordered, 'imbalance_metrics')
     return [MCC(), BalancedAcc(), MacroF1()] + ([QuadKappa(ordered), KendallTau(ordered)] if ordered else [])
 
 # %% ../nbs/06b_metrics.ipynb #de640027
@@ -161,8 +181,19 @@ def shot_metrics(
     groups = dict(many_acc=n>many, medium_acc=(few<=n)&(n<=many), few_acc=n<few)
     return [ConfusionMetric(partial(balanced_acc, classes=np.flatnonzero(v).tolist()), nm) for nm,v in groups.items() if v.any()]
 
-# %% ../nbs/06b_metrics.ipynb #f8671a17
-class CalibrationError(SummedMetric):
+# %% ../nbs/06b_metrics.ipynb #1d2a2eb6
+class _ProbMetric(SummedMetric):
+    "Base of metrics of the activated outputs"
+    k = 0
+    def n_outputs(self, x): return self.k
+    def batch_sums(self, learn, pred, targ):
+        targ,k = _check_batch(pred, targ, -1, self.name),pred.shape[-1]
+        probs,other = activation_of(learn.loss_func)(pred.float()),(targ<0) | (targ>=k)
+        self.k = k
+        sums = self.prob_sums(probs.reshape(-1, k), targ.clamp(0, k-1).flatten()).flatten()
+        return torch.cat([sums, torch.stack([probs.isnan().any(-1).sum(), other.sum()]).to(sums)])
+
+class CalibrationError(_ProbMetric):
     "Expected calibration error, `calibration_error`, as a fastai metric on the activated outputs"
     def __init__(self,
         n_bins:int=15 # Number of bins of equal width
@@ -170,11 +201,11 @@ class CalibrationError(SummedMetric):
         check_int(n_bins, 'n_bins', 'CalibrationError', low=1)
         self.n_bins = n_bins
         super().__init__('calibration_error')
-    def batch_sums(self, learn, pred, targ): return _calibration_sums(activation_of(learn.loss_func)(pred.float()), targ, self.n_bins)
-    def score(self, x): return _ece(x)
+    def prob_sums(self, probs, targ): return _calibration_sums(probs, targ, self.n_bins)
+    def score(self, x): return _ece(x.reshape(3, -1))
 
-class BrierError(SummedMetric):
+class BrierError(_ProbMetric):
     "Multiclass Brier score, `brier_error`, as a fastai metric on the activated outputs"
     def __init__(self): super().__init__('brier_error')
-    def batch_sums(self, learn, pred, targ): return _brier_sums(activation_of(learn.loss_func)(pred.float()), targ)
+    def prob_sums(self, probs, targ): return _brier_sums(probs, targ)
     def score(self, x): return x[1]/x[0]

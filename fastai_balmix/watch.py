@@ -30,14 +30,17 @@ from .sampling import *
 from .loaders import *
 from .callback import *
 
-# %% ../nbs/04b_watch.ipynb #ba47adc3
+# %% ../nbs/04b_watch.ipynb #651cc4d4
+def _drawn_elsewhere(dl):
+    "Name of what draws items of a loader in shares of its own, as fastai and PyTorch do it; None where nothing does"
+    if getattr(dl, 'wgts', None) is not None: return type(dl).__name__
+    return 'a WeightedRandomSampler' if isinstance(vars(dl).get('sampler'), WeightedRandomSampler) else None
+
 def _sampling_corrections(learn):
     "Words for whatever makes a learner draw its classes in other shares than the data's"
-    train = learn.dls.train
-    dl = item_loader(train)
+    dl = item_loader(learn.dls.train)
     if isinstance(dl, Weighted) and q_value(dl.q)!=1: yield f'dls.weighted({dl.q!r})'
-    if getattr(dl, 'wgts', None) is not None: yield type(dl).__name__
-    if isinstance(vars(dl).get('sampler'), WeightedRandomSampler): yield 'a WeightedRandomSampler'
+    if _drawn_elsewhere(dl): yield _drawn_elsewhere(dl)
     for cb in learn.cbs:
         # asked of the class, since a callback passes unknown names on to the learner and its model
         if getattr(type(cb), 'corrects_prior', None) and cb.corrects_prior: yield cb.corrects_prior
@@ -45,10 +48,11 @@ def _sampling_corrections(learn):
 def _loss_correction(loss_func):
     "Words for a correction in the loss, or None"
     if hasattr(loss_func, 'corrects_prior'): return loss_func.corrects_prior
-    w = getattr(getattr(loss_func, 'func', loss_func), 'weight', None)
+    fn = getattr(loss_func, 'func', loss_func)
+    w = loss_func.keywords.get('weight') if isinstance(loss_func, partial) else getattr(fn, 'weight', None)
     return 'class weights' if isinstance(w, torch.Tensor) and w.ndim==1 and len(w)>1 and (w!=w[0]).any() else None
 
-# %% ../nbs/04b_watch.ipynb #de1571d8
+# %% ../nbs/04b_watch.ipynb #b8192572
 def nominal_prior(
     dls:DataLoaders, # Loaders, as they are or `weighted`
     *cbs, # Callbacks of the fit, such as `BalancedMixUp`
@@ -56,8 +60,12 @@ def nominal_prior(
 )->np.ndarray: # (K,) float64, sum 1
     """Shares of the classes in the label mass that a network is shown: plain, weighted, or under `BalancedMixUp`, by `mixed_probs`.
 
-    What a fit with `ProgressiveSampling` ends on is the balanced prior. Raises a `ValueError` where labels cannot be read. The prior that a network *implies* may differ: `PriorCalibrator` estimates it."""
+    What a fit with `ProgressiveSampling` ends on is the balanced prior. Raises a `ValueError` where labels cannot be read, and for what gives no known shares: `Remix`,
+    fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ: `PriorCalibrator` estimates it."""
     train = item_loader(fastai_loader(dls.train, 'nominal_prior'))
+    unknown = _drawn_elsewhere(train)
+    check(not unknown, 'dls', 'nominal_prior', 'loaders that draw items as they come, or by `dls.weighted`', unknown)
+    check(not any(isinstance(cb, Remix) for cb in cbs), 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
     p = probs(train.q if isinstance(train, Weighted) else 'instance')
     for cb in cbs:
@@ -87,7 +95,7 @@ def check_order(
         warnings.warn(f"Ordered classes are taken as {' < '.join(map(str, vocab))}, the order of the alphabet. If that is not their order, give it to the loaders, "
                       f"`CategoryBlock(vocab=[...], sort=False)`; if it is, to the metrics, `imbalance_metrics(ordered=[...])`.", stacklevel=2)
 
-# %% ../nbs/04b_watch.ipynb #cc087103
+# %% ../nbs/04b_watch.ipynb #5afc615b
 class FitCheck(Callback):
     "Before the first batch of a fit, or of a validation: is the prior corrected twice, and are ordered classes in order?"
     order = -1
@@ -111,18 +119,18 @@ class FitCheck(Callback):
 
     def _check_prior(self):
         by,loss = [*_sampling_corrections(self.learn)],_loss_correction(self.loss_func)
-        if not by or not loss or not self._new((*by,loss)): return
+        if not by or not loss: return
         prior = getattr(getattr(self.loss_func, 'base', self.loss_func), 'prior', None)
         if prior is not None:
             try: seen = nominal_prior(self.dls, *self.learn.cbs)
-            except ValueError: seen = None # labels that cannot be read
+            except ValueError: seen = None # not known
             if seen is not None and np.allclose(prior, seen, atol=.01): return
-        warnings.warn(f"The class prior is corrected twice: {' and '.join(by)} in what is drawn, {loss} in the loss. Rare classes will be predicted too often; one of the two is enough.")
+        if self._new((*by,loss)): warnings.warn(f"The class prior is corrected twice: {' and '.join(by)} in what is drawn, {loss} in the loss. Rare classes will be predicted too often; one of the two is enough.")
 
     def _check_order(self):
         ordered = [o for o in (*(vars(m).get('ordered') for m in self.learn.metrics), getattr(self.loss_func, 'ordered', False)) if o]
         vocab = getattr(self.dls, 'vocab', None)
-        if not ordered or not is_listy(vocab) or any(is_listy(o) for o in vocab): return
+        if not ordered or not isinstance(vocab, (CollBase,list,tuple)) or any(isinstance(o, (CollBase,list,tuple)) for o in vocab): return
         stated = [o for o in ordered if not isinstance(o, bool)]
         key = ' < '.join(map(str, vocab)),str(stated)
         for o in stated: check_order(vocab, o)
