@@ -29,7 +29,7 @@ from .sampling import *
 from .loaders import *
 from .pairing import *
 
-# %% ../nbs/04_callback.ipynb #afcc1f82
+# %% ../nbs/04_callback.ipynb #371714b3
 def _rank_rng(seed, dl):
     "A generator for one fit, different on each rank"
     return np.random.default_rng([np.random.randint(2**31) if seed is None else seed, vars(dl).get('rank', 0)])
@@ -51,7 +51,7 @@ class MixedLoss(Callback):
         owner = type(self).__name__
         others = [cb for cb in self.learn.cbs if isinstance(cb, (MixHandler,MixedLoss)) and cb is not self]
         check(not others, 'cbs', f'a Learner with {owner}', 'free of other callbacks that mix', f'also {others}')
-        check(not per_item or getattr(self.loss_func, 'soft_targets', False) or _has_reduction(self.loss_func), 'loss_func', f'{owner}(per_item=True)',
+        check(not per_item or getattr(self.loss_func, 'soft_targets', False) or _has_reduction(self.loss_func), 'loss_func', owner,
               'a loss with a per-item form, that is with a `reduction`', repr(self.loss_func))
         loader_sampler(self.dl, self.q, self.labels, owner)
         check_inputs(self.dl, owner)
@@ -77,7 +77,7 @@ class MixedLoss(Callback):
     def _weighted(self, w, yb, loss):
         "The loss that was reduced to `loss`, each item weighted by `w`; the factor from sum to `loss` is the loss function's own"
         with NoneReduce(self.loss_func) as lf: items = lf(self.pred, *yb)
-        check(items.shape==w.shape, 'loss_func', f'{type(self).__name__}(per_item=True)', f'a loss that gives {len(w)} values with `reduction=\'none\'`',
+        check(items.shape==w.shape, 'loss_func', type(self).__name__, f'a loss that gives {len(w)} values with `reduction=\'none\'`',
               f'a tensor of shape {tuple(items.shape)}')
         return (w.to(items)*items).sum() * (loss/items.sum()).detach().nan_to_num()
 
@@ -142,7 +142,7 @@ class ProgressiveSampling(Callback):
         self.share = self.epoch/max(self.n_epoch-1, 1)
         self.learn.dl = progressive_loader(self.dl, self.share, self.labels, self.rng, 'ProgressiveSampling')
 
-# %% ../nbs/04_callback.ipynb #027bf40b
+# %% ../nbs/04_callback.ipynb #155ede9e
 def remix_weights(
     lam, # Weight of the partner's image: a float, or a (B,) tensor
     n, # Training images of each item's class, (B,) tensor
@@ -152,8 +152,8 @@ def remix_weights(
 ): # Weight of the partner's label, (B,) tensor
     "Label weights of Remix, equation 6, with `lam` the weight of the partner, that is 1-λ of the paper"
     lam = torch.as_tensor(lam, dtype=torch.float32).to(n.device).expand(n.shape)
-    lam_y = torch.where((n>=kappa*n1) & (1-lam<tau), 1., lam)
-    return torch.where((n1>=kappa*n) & (lam<tau), 0., lam_y)
+    lam_y = torch.where((n1>=kappa*n) & (lam<tau), 0., lam)
+    return torch.where((n>=kappa*n1) & (1-lam<tau), 1., lam_y)
 
 # %% ../nbs/04_callback.ipynb #645caf91
 class Remix(MixedLoss):

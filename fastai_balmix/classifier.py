@@ -24,7 +24,7 @@ from fastai.callback.schedule import *
 from .checks import *
 from .loaders import *
 
-# %% ../nbs/05b_classifier.ipynb #4d0f2f0c
+# %% ../nbs/05b_classifier.ipynb #d22b9ad3
 def find_head(
     model, # A network: of `vision_learner`, timm, or any other that ends on a linear layer
     head=None, # The layer, if known
@@ -36,13 +36,13 @@ def find_head(
         check(any(m is head for m in model.modules()) and linear(head), 'head', owner, 'a linear layer, or a 1×1 convolution, of the model', repr(head))
         return head
     last = model.get_classifier() if hasattr(model, 'get_classifier') else None
-    if not linear(last):
-        leaves = [m for m in model.modules() if next(m.children(), None) is None and next(m.parameters(), None) is not None]
-        last = leaves[-1] if leaves else None
+    if last is None or isinstance(last, nn.Identity):
+        weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+        last = weighted[-1] if weighted else None
     check(linear(last), 'model', owner, 'a network whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer', repr(last))
     return last
 
-# %% ../nbs/05b_classifier.ipynb #b1219dcc
+# %% ../nbs/05b_classifier.ipynb #ac74cc7e
 class _HeldBody(Callback):
     "Keeps the network in evaluation mode while it trains"
     order = -9 # right after fastai's own callback has put it into training mode
@@ -62,7 +62,8 @@ def crt(
 
     Works on the learner's own network, whose last layer is replaced; the optimiser is made anew at the next fit. Raises a `ValueError` before anything is changed where the layer or the labels cannot be found."""
     check_int(n_epoch, 'n_epoch', 'crt', low=1)
-    head = find_head(learn.model, head, 'crt')
+    named,head,c = head is not None,find_head(learn.model, head, 'crt'),getattr(learn.dls, 'c', None)
+    check(named or c is None or len(head.weight)==c, 'model', 'crt', f'a network whose last layer has {c} outputs, or `head` must name that layer', repr(head))
     dls,old = learn.dls.weighted(q, seed=seed, labels=labels),(learn.dls,learn.splitter)
     wanted = {p: p.requires_grad for p in learn.model.parameters()}
     head.reset_parameters()
@@ -76,11 +77,11 @@ def crt(
         learn.opt = None
         for p,o in wanted.items(): p.requires_grad_(o)
 
-# %% ../nbs/05b_classifier.ipynb #bff88b2f
+# %% ../nbs/05b_classifier.ipynb #efbfca94
 def tau_normalise(
     model:nn.Module, # A network, left as it is
     tau:float=1., # Exponent
-    head:nn.Module=None, # The layer. Default: as `find_head` finds it.
+    head:nn.Module=None, # The layer. Default: the last that the network defines, see `find_head`.
     bias:bool=False # Keep the layer's bias? Kang et al. leave it out.
 )->nn.Module: # A copy of `model`
     "τ-normalisation of the last layer (Kang et al. 2020, section 4.3): w_k / ‖w_k‖^τ for each class k. `learn.model = tau_normalise(learn.model)`"

@@ -32,11 +32,12 @@ from .loaders import *
 from .scores import *
 from .metrics import *
 
-# %% ../nbs/07_inference.ipynb #4062f007
+# %% ../nbs/07_inference.ipynb #97d03247
 def _unactivated(p, act):
     "Outputs of which `act` makes `p`"
-    for inv in torch.log,torch.logit,noop:
-        if torch.allclose(act(z := inv(p)), p, rtol=1e-4, atol=1e-6): return z
+    # A sigmoid that has rounded to 1 comes from no finite output, and a loss of infinity would be NaN
+    for inv in torch.log,lambda p: torch.logit(p.clamp(max=1-torch.finfo(p.dtype).eps)),noop:
+        if torch.allclose(act(z := inv(p)), p, rtol=1e-4, atol=1e-6, equal_nan=True): return z
     raise ValueError(f'FlipTTA must be given a loss whose activation is softmax, sigmoid or none. Got {act} instead.')
 
 class FlipTTA(Callback):
@@ -45,14 +46,16 @@ class FlipTTA(Callback):
     As in *Balanced-MixUp for Highly Imbalanced Medical Image Classification*, section 3.1. Raises a `ValueError` unless the network has one input, images of shape (B,C,H,W), and an output (B,K)."""
     order,run_train = -1,False
     def after_pred(self):
+        if self is not next(cb for cb in self.learn.cbs if isinstance(cb, FlipTTA)): return # once is enough
         x = self.xb[0]
         ok = len(self.xb)==1 and isinstance(x, torch.Tensor) and x.ndim==4
         check(ok, 'dls', 'FlipTTA', 'loaders with one input, images of shape (B,C,H,W)', f'{len(self.xb)} inputs' if len(self.xb)!=1 else f'shape {tuple(getattr(x, "shape", ()))}')
+        check(self.pred.ndim==2, 'model', 'FlipTTA', 'a network whose output is of shape (B,K)', f'shape {tuple(self.pred.shape)}')
         act = activation_of(self.loss_func)
         p,p1 = (act(o.float()) for o in (self.pred,self.learn.model(x.flip(-1))))
         self.learn.pred = _unactivated((p+p1)/2, act)
 
-# %% ../nbs/07_inference.ipynb #b6ca59ae
+# %% ../nbs/07_inference.ipynb #7781ab90
 @patch
 def tta_flip(self:Learner,
     ds_idx:int=1, # Loader to use where `dl` is None, 0 for training and 1 for validation
@@ -61,7 +64,10 @@ def tta_flip(self:Learner,
     """Predictions by the mean of each image and its mirror image, `get_preds(cbs=FlipTTA())`, in the order of the items.
 
     Items are taken in the validation form of the transforms, also those of the training set, so that the result is the same each time."""
-    dl = fastai_loader(self.dls[ds_idx], 'tta_flip').new(shuffle=False, drop_last=False) if dl is None else fastai_loader(dl, 'tta_flip')
+    own,dl = dl is None,fastai_loader(self.dls[ds_idx] if dl is None else dl, 'tta_flip')
+    idxs = getattr(vars(dl).get('sampler'), 'indices', None)
+    if idxs is not None: dl = dl.new(dataset=torch.utils.data.Subset(dl.dataset, sorted(idxs)), shuffle=False, drop_last=False)
+    elif own: dl = dl.new(shuffle=False, drop_last=False)
     with ExitStack() as stack:
         if hasattr(dl.dataset, 'set_split_idx'): stack.enter_context(dl.dataset.set_split_idx(1))
         return self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func))
@@ -117,7 +123,7 @@ def operating_curve(
     if prevalence is not None: cms = reweight(cms, prevalence)
     return pd.DataFrame({f.__name__: f(cms) for f in scores}, index=pd.Index(np.asarray(ts), name='t'))
 
-# %% ../nbs/07_inference.ipynb #84af4b22
+# %% ../nbs/07_inference.ipynb #5c52a94b
 class PriorCalibrator(BaseEstimator):
     """Estimate the class prior that a network's probabilities imply, and their temperature, by maximum likelihood on a selection split; then move them to any prior.
 
@@ -170,7 +176,9 @@ class PriorCalibrator(BaseEstimator):
         h = np.empty((k+1,k+1))
         h[0,0],h[0,1:] = (q*(logs-m)**2).sum(),-(q*(logs-m)).sum(0)
         h[1:,0],h[1:,1:] = h[0,1:],np.diag(q.sum(0)) - q.T@q
-        cov = np.linalg.inv(h + self.strength*np.eye(k+1))
+        v,n = np.linalg.inv(h + self.strength*np.eye(k+1)),q.sum(0)
+        # The shares of the split are counted, not known. Chance in them moves the intercepts along, and that part is no error of the prior.
+        cov = v - v@h[:,1:]@np.diag(np.divide(1, n, out=np.zeros(k), where=n>0))@h[1:]@v
         # log prior_ is b less its logarithmic sum of exponentials
         jac = np.eye(k)-self.prior_
         self.temperature_se_,self.prior_se_ = np.sqrt(cov[0,0])/a**2,np.sqrt(np.diag(jac@cov[1:,1:]@jac.T))

@@ -250,7 +250,7 @@ def weighted(self:DataLoaders,
     res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=random.Random(int(seed)) if seed is not None else copy(train.rng)), *self.loaders[1:]]
     return res
 
-# %% ../nbs/01b_loaders.ipynb #58d96ec7
+# %% ../nbs/01b_loaders.ipynb #10e9547c
 class Progressive(LoaderExtension):
     "Visits the items of the loader `source` in its order, a share of them replaced by class-balanced draws"
     def randomize(self): self.source.randomize()
@@ -258,7 +258,7 @@ class Progressive(LoaderExtension):
         idxs = np.fromiter(self.source.get_idxs(), np.int64)
         self.n,self.n_padded = vars(self.source)['n'],vars(self.source).get('n_padded', len(idxs))
         swap = self.gen.random(len(idxs)) < self.share
-        idxs[swap] = self.sampler.draw(swap.sum(), self.gen)
+        idxs[swap] = self.balanced.draw(swap.sum(), self.gen)
         return idxs.tolist()
 
 def progressive_loader(
@@ -271,5 +271,5 @@ def progressive_loader(
     "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
     check_real(share, 'share', owner, low=0, high=1)
     source = fastai_loader(dl, owner)
-    return extend_loader(source, Progressive, source=source, share=share, sampler=loader_sampler(dl, 'class', labels, owner),
+    return extend_loader(source, Progressive, source=source, share=share, balanced=loader_sampler(dl, 'class', labels, owner),
                          gen=ifnone(rng, np.random.default_rng()))
