@@ -329,6 +329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fastai_balmix.scores.calibration_error': ( 'scores.html#calibration_error',
                                                                                   'fastai_balmix/scores.py'),
                                       'fastai_balmix.scores.check_classes': ('scores.html#check_classes', 'fastai_balmix/scores.py'),
+                                      'fastai_balmix.scores.class_pairs': ('scores.html#class_pairs', 'fastai_balmix/scores.py'),
                                       'fastai_balmix.scores.confusion': ('scores.html#confusion', 'fastai_balmix/scores.py'),
                                       'fastai_balmix.scores.geometric_mean': ('scores.html#geometric_mean', 'fastai_balmix/scores.py'),
                                       'fastai_balmix.scores.group_classes': ('scores.html#group_classes', 'fastai_balmix/scores.py'),

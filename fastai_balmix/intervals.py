@@ -18,23 +18,19 @@ from .checks import *
 from .sampling import *
 from .scores import *
 
-# %% ../nbs/06c_intervals.ipynb #92743614
+# %% ../nbs/06c_intervals.ipynb #8b308872
 Interval = namedtuple('Interval', 'value low high')
 
 def _items(preds, targs, groups, n_classes, owner, name='preds'):
     "Predicted and true classes, group of each item as 0, 1, ..., and K; checked"
-    p = label_array(preds)
-    if p.ndim!=1:
-        p = as_preds(p, owner, n_classes, name)
-        p,n_classes = p.argmax(1),p.shape[1]
-    p,t = as_labels(p, owner, n_classes=n_classes, name=name),as_labels(targs, owner, n=len(p), n_classes=n_classes, name='targs')
+    p,t,k = class_pairs(preds, targs, n_classes, owner, name)
     check(len(p)>0, name, owner, 'predictions of at least one item', 'none')
     g = None
     if groups is not None:
         g = label_array(groups)
         check(g.shape==p.shape, 'groups', owner, f'{len(p)} values, one for each item', f'an array of shape {g.shape}')
         g = pd.factorize(g, use_na_sentinel=False)[0]
-    return p,t,g,n_classes or max(p.max(), t.max())+1
+    return p,t,g,k
 
 def _drawn(weights, cells, k):
     "Matrices (n,K,K) of resamples, from the (n,G) times each group is drawn and the (G,K²) sparse matrices of groups"

@@ -1,7 +1,7 @@
 """Distributed training needs more than one process, which no notebook has. First fastai's `DistributedDL` plays each rank in
 turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
 
-import os,socket,types
+import os,types
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import loader_sampler
 from fastai_balmix.pairing import pair_loader
 from conftest import warm_call
-from toys import Counting,Numbered,flat,item_numbers,n_first,seeded_dl,streams,tail_targets
+from toys import Counting,Numbered,broadcast_on_cpu,flat,free_port,item_numbers,n_first,seeded_dl,streams,tail_targets
 
 TARGETS = tail_targets(60, 25, 6)
 
@@ -106,16 +106,6 @@ def test_padding_is_trimmed_as_without_pairs(n, world_size, per_item):
 
 # --- two processes ---
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-def _broadcast_on_cpu(self, t, rank):
-    t = torch.LongTensor(t)
-    torch.distributed.broadcast(t, rank)
-    return t.tolist()
-
 class Record(Callback):
     "Before the pairs are mixed, keep what this rank was given"
     order,run_valid = BalancedMixUp.order-1,False
@@ -136,7 +126,7 @@ def train_rank(rank, port):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
-    DistributedDL._broadcast = _broadcast_on_cpu
+    DistributedDL._broadcast = broadcast_on_cpu
     torch.manual_seed(rank)
     # Every process shuffles by a generator of its own; only the first one's order counts
     dls = DataLoaders(make_numbers(seed=rank), make_numbers(TARGETS[:21], shuffle=False, drop_last=False), device='cpu')

@@ -2,7 +2,7 @@
 monitor them, learners share them, several processes add them up over gloo, and every pair of corrections, and every order of
 class names, is tried before a fit."""
 
-import copy,os,pickle,socket,types,warnings
+import copy,os,pickle,types,warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
@@ -26,7 +26,7 @@ from fastai_balmix.sampling import sampling_probs
 from fastai_balmix.scores import balanced_acc,brier_error,calibration_error,mcc
 from fastai_balmix.watch import FitCheck,nominal_prior
 from conftest import warm_call
-from toys import Numbered,quiet_fit,seeded_dl,tail_targets
+from toys import Numbered,broadcast_on_cpu,free_port,quiet_fit,seeded_dl,tail_targets
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label', 'ignore:.*only one label', 'ignore::DeprecationWarning')
 COUNTS = 40,20,9,4
@@ -488,16 +488,6 @@ def test_items_repeated_to_make_shares_equal_count_once(n, bs, world_size):
         if met.matrix is not None: total = total+met.matrix
     assert (total==skm.confusion_matrix(targ, pred.argmax(1), labels=range(3))).all()
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-def _broadcast_on_cpu(self, t, rank):
-    t = torch.LongTensor(t)
-    torch.distributed.broadcast(t, rank)
-    return t.tolist()
-
 def everything(): return [*five(), CalibrationError(), BrierError()]
 
 def join(rank, port, world_size):
@@ -506,7 +496,7 @@ def join(rank, port, world_size):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size)
-    DistributedDL._broadcast = _broadcast_on_cpu
+    DistributedDL._broadcast = broadcast_on_cpu
 
 def train_rank(rank, port, world_size):
     "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"

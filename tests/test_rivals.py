@@ -2,7 +2,7 @@
 loops that take every step a second time, draws are counted and compared with their probabilities, fits are cut short in every event,
 two processes train over gloo, and the last layer is looked for in networks of other libraries."""
 
-import os,random,socket,warnings
+import os,random,warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
@@ -23,7 +23,7 @@ from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,remix
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
 from conftest import warm_call
-from toys import Counting,Mute,Numbered,equal,flat,item_numbers,params,quiet_fit,seeded_dl,tail_targets
+from toys import Counting,Mute,Numbered,broadcast_on_cpu,equal,flat,free_port,item_numbers,params,quiet_fit,seeded_dl,tail_targets
 
 class Points(Counting):
     "Item i is a random point, with its label"
@@ -319,23 +319,13 @@ def test_progressive_sampling_refuses(make, words):
     with pytest.raises(ValueError) as e: make()
     assert words in str(e.value)
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-def _broadcast_on_cpu(self, t, rank):
-    t = torch.LongTensor(t)
-    torch.distributed.broadcast(t, rank)
-    return t.tolist()
-
 def train_rank(rank, port):
     "Trains as one of two processes; the items it was given, and where it got"
     from fastai.distributed import DistributedDL,DistributedTrainer
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
-    DistributedDL._broadcast = _broadcast_on_cpu
+    DistributedDL._broadcast = broadcast_on_cpu
     torch.manual_seed(rank)
     targets = tail_targets(300, 25, 6)
     # Every process shuffles by a generator of its own; only the first one's order counts

@@ -1,7 +1,7 @@
 """What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, and
 hypothesis strategies under one small profile."""
 
-import random
+import random,socket
 import numpy as np
 import torch
 from hypothesis import settings
@@ -76,3 +76,16 @@ def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
 class_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
 exponents = st.one_of(st.floats(-2, 2), st.sampled_from(['instance','sqrt','class']))
 alphas = st.sampled_from([.05, .1, .2, .3, 1., 3.])
+
+# Several processes on one machine without a GPU
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def broadcast_on_cpu(self, t, rank):
+    "What fastai's `DistributedDL._broadcast` does on a GPU"
+    t = torch.LongTensor(t)
+    torch.distributed.broadcast(t, rank)
+    return t.tolist()
