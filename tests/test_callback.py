@@ -17,25 +17,9 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
 from fastai_balmix.callback import BalancedMixUp
-from toys import Counting,equal,params,quiet_fit,seeded_dl,tail_targets
+from toys import Counting,Noisy,Points,equal,make_net,params,quiet_fit,seeded_dl,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
-
-class Points(Counting):
-    "Item i is a random point, with its label"
-    def __init__(self, counts=(28,14,6,3), seed=0):
-        super().__init__(tail_targets(*counts, seed=seed))
-        self.x = torch.randn(len(self), 6, generator=torch.Generator().manual_seed(seed))
-
-    def __getitem__(self, i):
-        self.opened.append(i)
-        return self.x[i],self.targets[i]
-
-class Noisy(Points):
-    "Points with noise of all three generators"
-    def __getitem__(self, i):
-        x,y = super().__getitem__(i)
-        return x + torch.rand(6) + random.random() + np.random.rand(),y
 
 class Shown(Counting):
     "Item i is `pics[label]`: what a batch looks like tells which labels are in it"
@@ -46,10 +30,6 @@ class Shown(Counting):
     def __getitem__(self, i):
         self.opened.append(i)
         return self.pics[self.targets[i]],self.targets[i]
-
-def make_net(n_in=6, n_out=4, drop=0.):
-    torch.manual_seed(5)
-    return nn.Sequential(nn.Linear(n_in,7), nn.Tanh(), nn.Dropout(drop), nn.Linear(7,n_out))
 
 def make_learner(loss_func, ds=None, cbs=None, bs=8, net=None, **kwargs):
     ds = ifnone(ds, Points())

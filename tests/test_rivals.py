@@ -23,31 +23,11 @@ from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,remix
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
 from conftest import warm_call
-from toys import Counting,Mute,Numbered,broadcast_on_cpu,equal,flat,free_port,item_numbers,params,quiet_fit,seeded_dl,tail_targets
-
-class Points(Counting):
-    "Item i is a random point, with its label"
-    def __init__(self, counts=(28,14,6,3)):
-        super().__init__(tail_targets(*counts))
-        self.x = torch.randn(len(self), 6, generator=torch.Generator().manual_seed(0))
-
-    def __getitem__(self, i):
-        self.opened.append(i)
-        return self.x[i],self.targets[i]
-
-class Noisy(Points):
-    "Points with noise of all three generators"
-    def __getitem__(self, i):
-        x,y = super().__getitem__(i)
-        return x + torch.rand(6) + random.random() + np.random.rand(),y
+from toys import Counting,Mute,Noisy,Numbered,Points,broadcast_on_cpu,equal,flat,free_port,item_numbers,make_net,params,quiet_fit,seeded_dl,tail_targets
 
 class Typed(Points):
     "Labels as fastai's pipelines bring them"
     def __getitem__(self, i): return self.x[i],fv.TensorCategory(self.targets[i])
-
-def make_net(n_in=6, n_out=4, drop=0.):
-    torch.manual_seed(5)
-    return nn.Sequential(nn.Linear(n_in,7), nn.Tanh(), nn.Dropout(drop), nn.Linear(7,n_out))
 
 def make_learner(ds=None, cbs=None, loss_func=None, bs=8, net=None, **kwargs):
     dls = ds if isinstance(ds, fv.DataLoaders) else None

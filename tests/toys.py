@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch import nn
 from fastai.data.all import DataLoader
 
 settings.register_profile('toys', max_examples=30, deadline=None, derandomize=True, database=None)
@@ -31,6 +32,22 @@ class Counting(Numbered):
         self.opened.append(i)
         return super().__getitem__(i)
 
+class Points(Counting):
+    "Item i is a random point, with its label"
+    def __init__(self, counts=(28,14,6,3), seed=0):
+        super().__init__(tail_targets(*counts, seed=seed))
+        self.x = torch.randn(len(self), 6, generator=torch.Generator().manual_seed(seed))
+
+    def __getitem__(self, i):
+        self.opened.append(i)
+        return self.x[i],self.targets[i]
+
+class Noisy(Points):
+    "Points with noise of all three generators"
+    def __getitem__(self, i):
+        x,y = super().__getitem__(i)
+        return x + torch.rand(6) + random.random() + np.random.rand(),y
+
 class Unopenable(Numbered):
     "Fails when an item is opened"
     def __getitem__(self, i): raise AssertionError(f'item {i} was opened')
@@ -40,6 +57,10 @@ class Mute(torch.utils.data.Dataset):
     def __init__(self, n): self.n = n
     def __len__(self): return self.n
     def __getitem__(self, i): return torch.tensor([float(i)]),0
+
+def make_net(n_in=6, n_out=4, drop=0.):
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(n_in,7), nn.Tanh(), nn.Dropout(drop), nn.Linear(7,n_out))
 
 def seeded_dl(ds, bs=8, seed=0, dl_type=DataLoader, shuffle=True, **kwargs):
     "A loader of `ds` whose shuffles follow from `seed`"
