@@ -101,21 +101,19 @@ def set_random_state(
     for k,g in (*_global_generators(),*_generators(learn)):
         if k in state: _set_state(g, state[k])
 
-# %% ../nbs/08c_checkpoint.ipynb #a750716e
+# %% ../nbs/08c_checkpoint.ipynb #a3b8fbfe
 class Checkpoint(Callback):
     """Write after each epoch, to one file, all that the rest of a fit depends on; go on from that file where it is there; end with the weights of the best epoch.
 
     After a fit `history` has a dict for each epoch and `best` the number of the best one, from 0. A callback with a `state_dict` and a `load_state_dict` of its own is kept too. Files are
-    read with `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric of the learner, or the file is of a fit with another number of epochs or of another stage."""
+    read with `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric of the learner, or the file is of a fit with another number of epochs."""
     order = 65 # after the recorder, and whatever draws random numbers before training starts
     def __init__(self,
         path, # The file
         monitor:str=None, # Metric, by name, whose highest value tells the best epoch. Default: none, the last epoch's weights stay.
-        stage:int=1, # Number of this fit, where a training consists of several with one file
         on_epoch=None # Called after each epoch with the number of epochs done
     ):
-        check_int(stage, 'stage', 'Checkpoint', low=1)
-        self.path,self.monitor,self.stage,self.on_epoch = Path(path),monitor,stage,on_epoch
+        self.path,self.monitor,self.on_epoch = Path(path),monitor,on_epoch
         self.history,self.best,self.seconds = [],None,0.
 
     def before_fit(self):
@@ -129,9 +127,7 @@ class Checkpoint(Callback):
     def _read(self):
         if not self.path.exists(): return None
         state = torch.load(self.path, map_location='cpu', weights_only=True)
-        if state['stage'] < self.stage: return None
-        got = f"one of {state['n_epoch']} epochs, stage {state['stage']}"
-        check((state['stage'],state['n_epoch'])==(self.stage,self.n_epoch), 'path', 'Checkpoint', f'a file of this fit, {self.n_epoch} epochs, stage {self.stage}', got)
+        check(state['n_epoch']==self.n_epoch, 'path', 'Checkpoint', f'a file of this fit, {self.n_epoch} epochs', f"one of {state['n_epoch']} epochs")
         return state
 
     def before_epoch(self):
@@ -168,7 +164,7 @@ class Checkpoint(Callback):
         self.seconds = self.before + time.perf_counter()-self.start
         opt = self.opt.state_dict()
         f = io.BytesIO()
-        torch.save(dict(stage=self.stage, n_epoch=self.n_epoch, history=self.history, best=self.best, value=self.value, weights=self.weights, seconds=self.seconds,
+        torch.save(dict(n_epoch=self.n_epoch, history=self.history, best=self.best, value=self.value, weights=self.weights, seconds=self.seconds,
                         model=self.model.state_dict(), opt=[*opt['state']], hypers=[{k: float(v) if isinstance(v, np.floating) else v for k,v in h.items()} for h in opt['hypers']],
                         cbs={k: cb.state_dict() for k,cb in self._others()}, train_iter=self.train_iter, random=random_state(self.learn)), f)
         write_file(self.path, f.getvalue())
