@@ -4,6 +4,7 @@
 adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
 from fastai_balmix import report,watch
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.checkpoint import Checkpoint
 from fastai_balmix.classifier import crt,tau_normalise
 from fastai_balmix.inference import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
 from fastai_balmix.intervals import confidence_interval,paired_test
@@ -18,7 +19,7 @@ from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,cali
                                   kendall_tau,macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
 from fastai_balmix.watch import nominal_prior
 
-__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'ClassBalancedLoss', 'ClassSampler', 'ConfusionMetric',
+__all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'Checkpoint', 'ClassBalancedLoss', 'ClassSampler', 'ConfusionMetric',
            'CostSensitiveRegularisation', 'FlipTTA', 'GaussianLabelSmoothing', 'GeometricMean', 'KendallTau', 'LogitAdjustedLoss',
            'MCC', 'MacroF1', 'PriorCalibrator', 'ProgressiveSampling', 'QWKLoss', 'QuadKappa', 'Remix', 'WeightedFocalLoss',
            'adjust_prior', 'balanced_acc', 'brier_error', 'calibration_bins', 'calibration_error', 'cb_weights', 'class_counts',

@@ -35,11 +35,11 @@ from .checkpoint import *
 from .runs import *
 from .summary import *
 
-# %% ../nbs/09_protocol.ipynb #4b57e512
+# %% ../nbs/09_protocol.ipynb #a42906f7
 _paper_methods = 'class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3'
 _paper = dict(methods=[*_paper_methods], archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
     training=dict(epochs=30, size=512, bs=8, lr=.01, mom=0., wd=0., augment='paper', normalise='half', pretrained=True, tta=True))
-_small = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise='half', pretrained=False, tta=False)
+_small = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise='half', pretrained=False, select=.2, tta=False)
 
 presets = {
     'quick': dict(data=dict(reader='digits', n_folds=2), methods=['instance','class','balmix_0.2'], archs=['small'], seeds=[0], training=dict(_small, epochs=3)),
