@@ -64,6 +64,7 @@ def read_settings(
     except yaml.YAMLError as e: raise ValueError(f"'{path}' is no YAML file: {' '.join(str(e).split())}") from None
     check(isinstance(s, dict), 'settings', 'balmix-compare', 'a YAML file of names and values', type(s).__name__)
     _known(s, _setting_names, 'setting')
+    for k in 'external','training': check(isinstance(s.get(k) or {}, dict), k, 'balmix-compare', 'names and values', repr(s[k]) if k in s else '')
     return s
 
 def _write_settings(folder, settings):
@@ -71,11 +72,17 @@ def _write_settings(folder, settings):
     write_file(folder/'settings.yaml', (head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode())
 
 # %% ../nbs/09_protocol.ipynb #fdc31dfb
-def _listed(x): return [x] if isinstance(x, (str,int)) or callable(x) else [*x]
+def _listed(x): return [x] if isinstance(x, (str,int,np.integer,Method)) or callable(x) else [*x]
+
+def _numbers(x):
+    "Python's ints of numpy's"
+    return [int(o) if isinstance(o, np.integer) else o for o in _listed(x)]
 
 def _with_parts(data, n_folds):
     "`data`, in `n_folds` folds if they have neither folds nor a split"
     return data if data.folds or 'split' in data.df else data.with_folds(n_folds, seed=0)
+
+def _seeds(x): return [*range(x)] if isinstance(x, (int,np.integer)) else _numbers(x)
 
 def plan(
     data:ImageData, # Images, in folds or with a split
@@ -92,18 +99,24 @@ def plan(
     "The runs of a comparison, all checked: names, folds, classes, batch size"
     external = external or {}
     methods,archs = [find_method(o) for o in _listed(methods)],_listed(archs)
-    for nm,o in ('methods',methods),('archs',archs): check(o, nm, 'compare', 'one or more', 'none')
     for m in methods: check(data.ordered or not m.ordered, 'methods', 'compare', 'methods for classes without an order, or data whose classes are in one', repr(m.name))
     for a in archs: check_arch(a)
-    seeds = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
+    seeds = _seeds(seeds)
     for s in seeds: check_int(s, 'seeds', 'compare')
-    check(seeds, 'seeds', 'compare', 'one or more', 'none')
-    folds = [int(o) for o in (data.folds or [0])] if folds is None else _listed(folds)
+    folds = [int(o) for o in (data.folds or [0])] if folds is None else _numbers(folds)
+    for nm,o in ('methods',[m.name for m in methods]),('archs',[*map(arch_name, archs)]),('folds',folds),('seeds',seeds):
+        check(o, nm, 'compare', 'one or more', 'none')
+        twice = [k for i,k in enumerate(o) if k in o[:i]]
+        check(not twice, nm, 'compare', 'each of a name of its own', f'{twice[0]!r} more than once' if twice else '')
     bad = [o for o in folds if o not in (data.folds or [0])]
     check(not bad, 'folds', 'compare', f'folds of the data, {[int(o) for o in data.folds]}' if data.folds else 'left out, since the data have a split of their own', repr(bad[0] if bad else None))
     for k,d in external.items():
-        check(k not in ('report','select'), 'external', 'compare', "names other than 'report' and 'select'", repr(k))
+        check(isinstance(k, str) and k not in ('','report','select') and '/' not in k, 'external', 'compare', "names without '/', other than 'report' and 'select'", repr(k))
         check([*d.vocab]==[*data.vocab], 'external', 'compare', f'data with the classes {[*data.vocab]}', f'{k} with {[*d.vocab]}')
+    check(data.ordered or config.monitor not in ('quad_kappa','kendall_tau'), 'monitor', 'compare', 'a metric of classes without an order', repr(config.monitor))
+    for nm,d in ('data',data),*(('external',d) for d in external.values()):
+        miss = d.missing
+        check(not miss, nm, 'compare', 'images that are all there', f'{len(miss)} missing in {d.name}, such as {miss[0]}' if miss else '')
     runs = [Run(data, m, a, f, s, config, out, external, num_workers, keep_weights) for s in seeds for f in folds for a in archs for m in methods]
     for r in {r.fold: r for r in runs}.values():
         n = len(r.parts()['train'])
@@ -120,33 +133,36 @@ def _meta(data, config, runs):
 
 def _open_folder(out, meta):
     "Make the folder of a comparison, or check that it is one of the same data and version"
-    if (out/'meta.json').is_file():
-        old = json.loads((out/'meta.json').read_text(encoding='utf-8'))
+    try: there = {o.name for o in out.iterdir()} if out.is_dir() else None
+    except OSError as e: raise ValueError(f"'{out}' cannot be read: {e.strerror}.") from e
+    if there is None and out.exists() or there and not there & {'meta.json','runs'} and not all(o.endswith('.part') for o in there):
+        raise ValueError(f"'{out}' is there, and not of an earlier comparison. It is kept; choose another folder.")
+    old = read_json(out/'meta.json') # damaged, it is written anew: what a run is of, its key says
+    if old is not None:
         for k,what in ('version','version of fastai_balmix'),('data','data set'),('fingerprint','content of the data set'):
             if old.get(k)!=meta[k]: raise ValueError(f"'{out}' holds results of another {what}: {old.get(k)}, now {meta[k]}. They are kept; choose another folder.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"'{out}' is there, and not of an earlier comparison. It is kept; choose another folder.")
     try:
-        (out/'runs').mkdir(parents=True, exist_ok=True)
+        with disk_room('the folder of results', out.parent): (out/'runs').mkdir(parents=True, exist_ok=True)
+        # figures of other settings must not stand beside these, not even for a moment
+        if old is None or old.get('settings')!=meta['settings']: (out/'results.csv').unlink(missing_ok=True)
         write_file(out/'meta.json', json.dumps(meta, indent=1).encode())
     except DiskFull: raise
     except OSError as e: raise ValueError(f"'{out}' cannot be written to: {e.strerror}.") from e
 
 def _collect(out, runs, meta):
     "Write `results.csv` of all finished runs with these settings, runs of earlier calls included"
-    code = {(r.method.name,arch_name(r.arch)): r.code for r in runs}
-    kept = []
-    for p in sorted((out/'runs').glob('*/run.json')):
-        r = read_record(p.parent)
-        if r is None or r['settings']!=meta['settings']: continue
-        # a method that has been changed since has another code, and its old runs are left out
-        if code.get((r['rows'][0]['method'],r['rows'][0]['arch']), r['code'])==r['code']: kept.append(r)
+    found = [(p.stat().st_mtime_ns,read_record(p.parent)) for p in (out/'runs').glob('*/run.json')]
+    found = [r for _,r in sorted((o for o in found if o[1] is not None and o[1]['settings']==meta['settings']), key=lambda o: o[0])]
+    # a method or network that has been changed since has another code, and its old runs are left out
+    code = {k: {r['rows'][0][k]: r['code'][k] for r in found} | {n: r.code[k] for r in runs for n in [r.method.name if k=='method' else arch_name(r.arch)]} for k in ('method','arch')}
+    kept = [r for r in found if all(code[k][r['rows'][0][k]]==r['code'][k] for k in code)]
     order = {r.key: i for i,r in enumerate(runs)}
     kept.sort(key=lambda r: (order.get(r['run'], len(order)),r['run']))
     keys = {r.key for r in runs}
     failed = [{k: o[k] for k in ('run','method','arch','fold','seed','error')} for o in read_failures(out, meta['settings']) if o['run'] in keys]
     write_file(out/'meta.json', json.dumps(dict(meta, failed=failed), indent=1).encode())
     if kept: write_file(out/'results.csv', results_table(kept).to_csv(index=False).encode())
+    else: (out/'results.csv').unlink(missing_ok=True)
     return len(kept)
 
 # %% ../nbs/09_protocol.ipynb #c1942d79
@@ -180,10 +196,10 @@ class _Board:
         if not self.show or not (self.nb or self.tty) or not self.n: return
         if self.bar is None:
             self.bar = progress_bar(range(self.n), leave=False)
-            self.bar.update(0)
-        self.bar.comment = f'{in_words(self.estimate.left(self.todo.values(), self.jobs))} {doing}' if self.todo else ''
-        self.bar.wait_for = 0 # the comment changes more often than the number
-        with redirect_stdout(self.stream): self.bar.update((self.n-len(self.todo)) or 1e-9)
+            self.bar.on_iter_begin()
+        n,left = self.n-len(self.todo),in_words(self.estimate.left(self.todo.values(), self.jobs))
+        # the bar's own words are of runs that take equally long
+        with redirect_stdout(self.stream): self.bar.on_update(n, ' · '.join([f'{n}/{self.n}',*([left] if self.todo else []),*([doing] if doing else [])]))
 
     def epoch(self, run, n): self._update(f'{run} · epoch {n}')
 
@@ -222,10 +238,11 @@ def _follow_parent(threads):
     threading.Thread(target=watch, daemon=True).start()
 
 def process_pool(
-    jobs:int # Number of processes
+    jobs:int, # Number of processes
+    share:int=None # Number of processes that share the cores, those of other pools included. Default: `jobs`.
 )->ProcessPoolExecutor:
     "Fresh processes that share the cores among them, and end when this one does"
-    return ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_follow_parent, initargs=(max(1, (os.cpu_count() or 1)//jobs),))
+    return ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_follow_parent, initargs=(max(1, (os.cpu_count() or 1)//(share or jobs)),))
 
 def _inline(runs, board):
     "Outcomes of runs, made here one after the other"
@@ -241,42 +258,81 @@ def _inline(runs, board):
         busy += 1
         if busy>=len(queue): time.sleep(.5) # all that is left is in work elsewhere
 
-def _lost(run, e): return Outcome(run.key, 'failed', error=f'its process died: {type(e).__name__}: {e}'.strip(), new=True)
+def _lost(run, e):
+    died = 'its process died: ' if isinstance(e, BrokenExecutor) else ''
+    return Outcome(run.key, 'failed', error=f'{died}{type(e).__name__}: {e}'.strip(), new=True)
 
 def _elsewhere(runs, executor):
     "Outcomes of runs, made by an executor; a `BrokenExecutor` is raised once what was finished has been given"
     def submit(r): return executor.submit(_work, cloudpickle.dumps(r))
     pending,broken = [(submit(r),r,0.) for r in runs],None
-    while pending:
-        rest = []
-        for f,r,due in pending:
-            if f is None: rest.append((submit(r) if time.monotonic()>=due else None, r, due))
-            elif not f.done(): rest.append((f,r,due))
-            else:
-                try: out = f.result()
-                except BrokenExecutor as e: broken = e
-                except DiskFull: raise
-                except Exception as e: yield r,_lost(r, e)
+    try:
+        while pending:
+            rest = []
+            for f,r,due in pending:
+                if f is None: rest.append((submit(r) if time.monotonic()>=due else None, r, due))
+                elif not f.done(): rest.append((f,r,due))
                 else:
-                    if out.status=='busy': rest.append((None,r,time.monotonic()+.5))
-                    else: yield r,out
-        pending = rest
-        if broken is not None: raise broken
-        time.sleep(.05)
+                    try: out = f.result()
+                    except BrokenExecutor as e: broken = e
+                    except DiskFull: raise
+                    except Exception as e: yield r,_lost(r, e)
+                    else:
+                        if out.status=='busy': rest.append((None,r,time.monotonic()+.5))
+                        else: yield r,out
+            pending = rest
+            if broken is not None: raise broken
+            time.sleep(.05)
+    finally:
+        for f,_,_ in pending:
+            if f is not None: f.cancel()
+
+class _Worker:
+    "A process of our own that makes one run at a time, so that its death is that run's alone"
+    def __init__(self, jobs): self.jobs,self.pool,self.future = jobs,None,None
+    def start(self, run, tries):
+        if self.pool is None: self.pool = process_pool(1, self.jobs)
+        self.run,self.tries,self.future = run,tries,self.pool.submit(_work, cloudpickle.dumps(run))
+
+    def result(self):
+        try: return self.future.result()
+        except BrokenExecutor:
+            self.end()
+            raise
+        finally: self.future = None
+
+    def end(self):
+        if self.pool is None: return
+        # who waits for a run in work, after Ctrl-C or on a full disk, waits for hours
+        for p in [*(self.pool._processes or {}).values()]: p.terminate()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool = None
 
 def _in_pool(runs, jobs, tries=3):
-    "Outcomes of runs from processes of our own; where one dies, the others' work is taken up again by new ones"
-    left,died = {r.key: r for r in runs},None
-    for _ in range(tries):
-        pool = process_pool(min(jobs, len(left)))
-        try:
-            for run,out in _elsewhere(left.values(), pool):
-                del left[run.key]
-                yield run,out
-            return
-        except BrokenExecutor as e: died = e
-        finally: pool.shutdown(wait=False, cancel_futures=True)
-    for run in left.values(): yield run,_lost(run, died)
+    "Outcomes of runs from processes of our own; where one dies, its run is taken up again by a new one, `tries` times in all"
+    todo = deque((r,tries,0.) for r in runs)
+    workers = [_Worker(jobs) for _ in range(min(jobs, len(runs)))]
+    try:
+        while todo or any(w.future for w in workers):
+            for w in workers:
+                if w.future is None:
+                    if todo and todo[0][2]<=time.monotonic():
+                        try: w.start(*todo[0][:2])
+                        except BrokenExecutor: w.end() # died while it had nothing to do
+                        else: todo.popleft()
+                elif w.future.done():
+                    try: out = w.result()
+                    except BrokenExecutor as e:
+                        if w.tries>1: todo.append((w.run,w.tries-1,0.))
+                        else: yield w.run,_lost(w.run, e)
+                    except DiskFull: raise
+                    except Exception as e: yield w.run,_lost(w.run, e)
+                    else:
+                        if out.status=='busy': todo.append((w.run,w.tries,time.monotonic()+.5))
+                        else: yield w.run,out
+            time.sleep(.05)
+    finally:
+        for w in workers: w.end()
 
 # %% ../nbs/09_protocol.ipynb #2a92348a
 def compare(
@@ -313,7 +369,8 @@ def compare(
     meta = _meta(data, config, runs)
     _open_folder(out, meta)
     _write_settings(out, dict(data=data.recipe or 'given in Python', external={k: d.recipe or 'given in Python' for k,d in external.items()}, methods=[o.name for o in map(find_method, _listed(methods))],
-                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _listed(folds), seeds=[*range(seeds)] if isinstance(seeds, int) else [*seeds], n_folds=n_folds, training=_yaml(config)))
+                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _numbers(folds), seeds=_seeds(seeds), n_folds=int(n_folds), training=_yaml(config)))
+    _collect(out, runs, meta)
     board = _Board(runs, jobs, show)
     done = _inline(runs, board) if executor is None and jobs==1 else _in_pool(runs, jobs) if executor is None else _elsewhere(runs, executor)
     lost = []
@@ -399,7 +456,7 @@ def balmix_compare(
     try:
         if out is None: raise ValueError('Say where results go: --out FOLDER.')
         extra = {k: v for k,v in dict(group=group, vocab=_split(vocab), ordered=ordered or None, verify=verify or None).items() if v is not None}
-        ext = dict(o.split('=', 1) if '=' in o else (o.partition(':')[0],o) for o in _split(external) or [])
+        ext = dict(o.split('=', 1) if '=' in o else (Path(o.partition(':')[0]).stem,o) for o in _split(external) or [])
         given = dict(data=None if data is None else data_recipe(data, **extra), external={k: data_recipe(v) for k,v in ext.items()} or None, methods=_split(methods), archs=_split(archs), folds=_split(folds, int),
                      seeds=seeds, n_folds=n_folds, training=dict(epochs=epochs, size=size, bs=bs, lr=lr, augment=augment, pretrained=_pretrained(pretrained), selection=selection, monitor=monitor))
         s = _settings(preset, settings, given)

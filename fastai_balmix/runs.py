@@ -14,11 +14,12 @@ outcome = attempt(run)
 
 # %% auto #0
 __all__ = ['augments', 'score_functions', 'TrainConfig', 'augmentation', 'small_net', 'arch_name', 'check_arch', 'make_model',
-           'Run', 'score_row', 'train', 'Outcome', 'read_record', 'attempt', 'read_predictions', 'read_failures',
-           'results_table', 'Results']
+           'Run', 'score_row', 'train', 'Outcome', 'read_record', 'attempt', 'read_predictions', 'read_json',
+           'read_failures', 'results_table', 'Results']
 
 # %% ../nbs/08d_runs.ipynb #7b549ffd
-import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings
+import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings,zipfile,zlib
+from functools import lru_cache
 from dataclasses import asdict,dataclass,field
 from importlib.metadata import version
 import numpy as np
@@ -78,7 +79,15 @@ class TrainConfig:
         check(isinstance(self.tta, bool), 'tta', own, 'True or False', repr(self.tta))
         if self.monitor is not None: _one_of(self.monitor, own, 'monitor', tuple(score_functions))
         if isinstance(self.augment, str): _one_of(self.augment, own, 'augment', tuple(augments))
+        else: check(isinstance(self.augment, dict), 'augment', own, f"one of {', '.join(map(repr, augments))}, or a dict of `augmentation`'s parameters", repr(self.augment))
+        known = inspect.signature(augmentation).parameters
+        for k in self.augment_args:
+            if k not in known: raise ValueError(f'augmentation has no parameter {k!r}. {nearest(k, known)}')
         augmentation(**self.augment_args) # bad arguments should be seen now
+        # One value, one form: a run's key is made of these
+        for k in 'epochs','bs': setattr(self, k, int(getattr(self, k)))
+        for k in 'lr','wd','mom','select': setattr(self, k, float(getattr(self, k)))
+        if not isinstance(self.pretrained, bool): self.pretrained = str(Path(self.pretrained).absolute())
 
     @property
     def augment_args(self): return augments[self.augment] if isinstance(self.augment, str) else self.augment
@@ -101,7 +110,8 @@ def augmentation(
     "Flips, one of {scale, shift, rotate}, then colour jitter; images that enter as squares stay so"
     own = 'augmentation'
     _one_of(flip, own, 'flip', ('none','horizontal','vertical','both'))
-    check(scale is None or len(scale)==2 and 0<scale[0]<=scale[1], 'scale', own, 'two numbers above 0, the smaller first', repr(scale))
+    ok = scale is None or isinstance(scale, (list,tuple)) and len(scale)==2 and all(isinstance(o, (int,float)) for o in scale) and 0<scale[0]<=scale[1]
+    check(ok, 'scale', own, 'two numbers above 0, the smaller first', repr(scale))
     for k,v,high in ('shift',shift,1),('rotate',rotate,180),('jitter',jitter,1),('hue',hue,.5): check_real(v, k, own, low=0, high=high)
     def affine(**kwargs): return T.RandomAffine(**{'degrees':0, **kwargs}, interpolation=T.InterpolationMode.BILINEAR)
     flips = [f() for k,f in (('horizontal',T.RandomHorizontalFlip),('vertical',T.RandomVerticalFlip)) if flip in (k,'both')]
@@ -150,11 +160,33 @@ def _normalise(config, model):
 
 # %% ../nbs/08d_runs.ipynb #59a03ffa
 def _identity(func):
-    "What tells one function from another in the next process"
-    if isinstance(func, partial): return [_identity(func.func), repr(func.args), repr(sorted(func.keywords.items()))]
+    "What tells one function from another in the next process: its source, and the plain values it holds"
+    if isinstance(func, partial): return [_identity(func.func), [_held(o) for o in func.args], {k: _held(v) for k,v in func.keywords.items()}]
     if getattr(func, '__module__', '').startswith('fastai_balmix.'): return f'{func.__module__}.{func.__qualname__}'
-    try: return inspect.getsource(func)
-    except (OSError,TypeError): return f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', type(func).__qualname__)}"
+    try: source = inspect.getsource(func)
+    except (OSError,TypeError): source = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', type(func).__qualname__)}"
+    inside = [c.cell_contents for c in getattr(func, '__closure__', None) or () if not _is_empty(c)]
+    own = vars(func) if not inspect.isroutine(func) and not isinstance(func, type) and hasattr(func, '__dict__') else {}
+    return [source, [_held(o) for o in (*inside,*(getattr(func, '__defaults__', None) or ()))], {k: _held(v) for k,v in {**(getattr(func, '__kwdefaults__', None) or {}), **own}.items()}]
+
+def _is_empty(cell):
+    try: cell.cell_contents
+    except ValueError: return True
+
+def _held(x):
+    # Of lists and other things that change while they are used the type must do
+    if isinstance(x, tuple): return [_held(o) for o in x]
+    if isinstance(x, (bool,int,float,str,Path,type(None),np.generic)): return repr(x)
+    return f'{x.__module__}.{x.__qualname__}' if inspect.isroutine(x) or isinstance(x, type) else type(x).__qualname__
+
+@lru_cache(maxsize=None)
+def _digest(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+def _weights(pretrained):
+    "What a run's key holds of `pretrained`: of a file its content"
+    if isinstance(pretrained, bool): return pretrained
+    st = os.stat(pretrained)
+    return _digest(pretrained, st.st_size, st.st_mtime_ns)
 
 def _hash(o): return hashlib.sha256(json.dumps(o, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -174,9 +206,9 @@ class Run:
 
     def __post_init__(self):
         self.method,self.folder = find_method(self.method),Path(self.folder).absolute()
-        self.settings = _hash([asdict(self.config), self.data.fingerprint, {k: d.fingerprint for k,d in self.external.items()}, __version__])
-        self.code = _hash([self.method.name, _identity(self.method.func), _identity(self.arch) if callable(self.arch) else self.arch])
-        name = re.sub(r'[^\w.+-]', '_', f'{self.method.name}-{arch_name(self.arch)}-fold{self.fold}-seed{self.seed}')
+        self.settings = _hash([dict(asdict(self.config), pretrained=_weights(self.config.pretrained)), self.data.fingerprint, {k: d.fingerprint for k,d in self.external.items()}, __version__])
+        self.code = dict(method=_hash([self.method.name, _identity(self.method.func)]), arch=_hash(_identity(self.arch) if callable(self.arch) else self.arch))
+        name = re.sub(r'[^\w.+-]', '_', f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}')
         self.key = f'{name}-{_hash([self.settings, self.code, self.fold, self.seed])}'
 
     @property
@@ -224,8 +256,9 @@ def _predict(learn, data, idxs, config):
 def _revision():
     "Of the checkout this package is in, or else of the one at hand; '' without any"
     for d in Path(__file__).parent,Path.cwd():
-        res = subprocess.run(['git','-C',str(d),'describe','--always','--dirty'], capture_output=True, text=True) if (d/'.git').exists() or (d.parent/'.git').exists() else None
-        if res is not None and res.returncode==0: return res.stdout.strip()
+        if not ((d/'.git').exists() or (d.parent/'.git').exists()): continue
+        try: return subprocess.run(['git','-C',str(d),'describe','--always','--dirty'], capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError,subprocess.CalledProcessError): pass # no git here, or not for this folder
     return ''
 
 def _versions(): return ', '.join(f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')) + f', fastai_balmix {__version__}, python {platform.python_version()}'
@@ -272,6 +305,7 @@ def train(
     f = io.BytesIO()
     np.savez_compressed(f, **arrays)
     write_file(run.path/'predictions.npz', f.getvalue())
+    n_bytes = len(f.getvalue())
     if run.keep_weights:
         f = io.BytesIO()
         torch.save(learn.model.state_dict(), f)
@@ -279,7 +313,7 @@ def train(
     used = [o for o in cks if o.history]
     history = [h for o in used for h in o.history]
     seconds = sum(o.seconds for o in used) + time.perf_counter()-begun
-    return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+used[-1].best+1, epochs=len(history), history=history, seconds=round(seconds, 2),
+    return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+used[-1].best+1, epochs=len(history), history=history, seconds=round(seconds, 2), n_bytes=n_bytes,
                 calibration=dict(prior=cal.prior_.tolist(), temperature=cal.temperature_), train_shares=shares.tolist(), data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
                 started=start, finished=datetime.now().astimezone().isoformat(timespec='seconds'), host=platform.node())
 
@@ -294,35 +328,40 @@ class Outcome:
     new:bool=False # Was it trained now?
 
 def read_record(path):
-    "The record of a run in folder `path`; None unless it is finished"
-    try: return json.loads((Path(path)/'run.json').read_text(encoding='utf-8'))
-    except (FileNotFoundError,NotADirectoryError,ValueError): return None
+    "The record of a run in folder `path`; None unless it is finished, and its predictions are there as they were written"
+    try:
+        r = json.loads((Path(path)/'run.json').read_text(encoding='utf-8'))
+        return r if (Path(path)/'predictions.npz').stat().st_size==r['n_bytes'] else None
+    except (FileNotFoundError,NotADirectoryError,ValueError,TypeError,KeyError): return None
 
 def attempt(
     run:Run, # What to train
     on_epoch=None # Called with the number of epochs done, after each
 )->Outcome:
     "Train a run unless it is finished or in work elsewhere. Its errors become part of the outcome; `DiskFull` and Ctrl-C do not."
-    run.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.path/'lock', timeout=0)
+    with disk_room(run.key, run.folder):
+        run.path.mkdir(parents=True, exist_ok=True)
+        try: lock.acquire()
+        except Timeout: return Outcome(run.key, 'busy')
     try:
-        with FileLock(run.path/'lock', timeout=0):
-            record = read_record(run.path)
-            if record is not None: return Outcome(run.key, 'finished', record)
-            for o in run.path.glob('*.part'): o.unlink() # of processes that were killed while they wrote
-            with warnings.catch_warnings(record=True) as heard:
-                warnings.simplefilter('default', UserWarning)
-                try: record = train(run, on_epoch)
-                except DiskFull: raise
-                except Exception as e:
-                    line = f'{type(e).__name__}: {e}'.strip().replace('\n', ' ')
-                    write_file(run.path/'error.json', json.dumps(dict(run=run.key, method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, settings=run.settings,
-                                                                      error=line, traceback=traceback.format_exc())).encode())
-                    return Outcome(run.key, 'failed', error=line, new=True)
-            record['warnings'] = sorted({str(o.message) for o in heard if issubclass(o.category, UserWarning) and 'torch' not in o.filename})
-            write_file(run.path/'run.json', json.dumps(record).encode())
-            for o in (*run.path.glob('checkpoint*.pth'),run.path/'error.json'): o.unlink(missing_ok=True)
-            return Outcome(run.key, 'finished', record, new=True)
-    except Timeout: return Outcome(run.key, 'busy')
+        record = read_record(run.path)
+        if record is not None: return Outcome(run.key, 'finished', record)
+        for o in run.path.glob('*.part'): o.unlink() # of processes that were killed while they wrote
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter('default', UserWarning)
+            try: record = train(run, on_epoch)
+            except DiskFull: raise
+            except Exception as e:
+                line = f'{type(e).__name__}: {e}'.strip().replace('\n', ' ')
+                write_file(run.path/'error.json', json.dumps(dict(run=run.key, method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, settings=run.settings,
+                                                                  error=line, traceback=traceback.format_exc())).encode())
+                return Outcome(run.key, 'failed', error=line, new=True)
+        record['warnings'] = sorted({str(o.message) for o in heard if issubclass(o.category, UserWarning) and 'torch' not in o.filename})
+        write_file(run.path/'run.json', json.dumps(record).encode())
+        for o in (*run.path.glob('checkpoint*.pth'),run.path/'error.json'): o.unlink(missing_ok=True)
+        return Outcome(run.key, 'finished', record, new=True)
+    finally: lock.release()
 
 # %% ../nbs/08d_runs.ipynb #38e10daa
 def read_predictions(
@@ -330,20 +369,28 @@ def read_predictions(
     part:str='report' # 'report', 'select', or the name of external data
 )->dict: # `paths` (N,), `groups` (N,) or None, `targs` (N,), `plain` (N,K) before averaging with mirror images, `probs` by operating point, each (N,K)
     "What a run predicted"
-    with np.load(Path(path)/'predictions.npz', allow_pickle=False) as f:
-        mine = {k.split('/', 1)[1]: f[k] for k in f.files if k.split('/', 1)[0]==part}
-        names = sorted({k.split('/', 1)[0] for k in f.files})
+    try:
+        with np.load(Path(path)/'predictions.npz', allow_pickle=False) as f:
+            mine = {k.split('/', 1)[1]: f[k] for k in f.files if k.split('/', 1)[0]==part}
+            names = sorted({k.split('/', 1)[0] for k in f.files})
+    except (ValueError,EOFError,zipfile.BadZipFile,zlib.error) as e: raise ValueError(f"'{path}' has predictions that cannot be read. Delete this folder and start the comparison again: it trains this run anew.") from e
     check(mine, 'part', 'read_predictions', f'one of {names}', repr(part))
     points = {k.split('/', 1)[1]: v for k,v in mine.items() if k.startswith('probs/')}
     return dict(paths=mine['paths'], groups=mine.get('groups'), targs=mine['targs'], plain=mine['plain'], probs=points)
+
+def read_json(path):
+    "The dict in a file; None where there is none, or the file is damaged"
+    try: res = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError,ValueError): return None
+    return res if isinstance(res, dict) else None
 
 def read_failures(
     folder, # Folder of a comparison
     settings:str=None # Hash of the settings; default: any
 )->list: # A dict a run: `run`, `method`, `arch`, `fold`, `seed`, `error`, `traceback`
     "Runs that failed, and were not finished since"
-    res = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(Path(folder).glob('runs/*/error.json')) if read_record(p.parent) is None]
-    return [o for o in res if settings in (None,o['settings'])]
+    res = [read_json(p) for p in sorted(Path(folder).glob('runs/*/error.json')) if read_record(p.parent) is None]
+    return [o for o in res if o and settings in (None,o['settings'])]
 
 def results_table(
     records:list # As `train` gives them
@@ -359,8 +406,12 @@ class Results:
     ):
         self.folder = Path(folder)
         for o in 'results.csv','meta.json': check((self.folder/o).is_file(), 'folder', 'Results', f'one that holds {o}, as `compare` writes it', repr(str(folder)))
-        self.df = pd.read_csv(self.folder/'results.csv')
-        self.meta = json.loads((self.folder/'meta.json').read_text(encoding='utf-8'))
+        # 'NA' may be a method, and a revision may look like a number
+        text = 'method','arch','part','point','run','settings','data','fingerprint','versions','revision','started','host'
+        try: self.df = pd.read_csv(self.folder/'results.csv', dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[''], float_precision='round_trip')
+        except ValueError as e: raise ValueError(f"'{self.folder/'results.csv'}' cannot be read: {e}. The same comparison again writes it anew.") from None
+        self.meta = read_json(self.folder/'meta.json')
+        if self.meta is None: raise ValueError(f"'{self.folder/'meta.json'}' cannot be read. The same comparison again writes it anew.")
 
     def predictions(self,
         run:str, # Key of the run
