@@ -17,12 +17,15 @@ def fit(path, *cbs):
 # %% auto #0
 __all__ = ['DiskFull', 'disk_room', 'write_file', 'random_state', 'set_random_state', 'Checkpoint']
 
-# %% ../nbs/08c_checkpoint.ipynb #4ae6228e
+# %% ../nbs/08c_checkpoint.ipynb #55bbf11d
 import errno,io,json,os,random,time,warnings
+from collections import Counter
 from contextlib import contextmanager
 import numpy as np
 import torch
 from fastai.basics import *
+from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.training import GradientAccumulation
 from .checks import *
 from .loaders import *
 
@@ -62,14 +65,27 @@ def write_file(
         try: os.fsync(d)
         finally: os.close(d)
 
-# %% ../nbs/08c_checkpoint.ipynb #e23c5515
+# %% ../nbs/08c_checkpoint.ipynb #f9c65cb5
+_kinds = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
+
+def _named(cbs):
+    "Callbacks with names that stay where others come or go, as the progress bar does"
+    seen = Counter()
+    for cb in cbs:
+        nm = type(cb).__name__
+        seen[nm] += 1
+        yield f'{nm} {seen[nm]}',cb
+
 def _generators(learn):
     "The generators a fit draws from beside the global ones, by names that are the same in the next process"
-    for i,dl in enumerate(learn.dls.loaders):
-        if isinstance(getattr(item_loader(dl), 'rng', None), random.Random): yield f'loader {i}',item_loader(dl).rng
-    for i,cb in enumerate(learn.cbs):
+    for i,dl in enumerate(map(item_loader, learn.dls.loaders)):
+        # PyTorch's loaders have a `generator`, and hand it to a sampler, which may also have one of its own
+        for owner in dl,vars(dl).get('sampler'):
+            for k in 'rng','generator':
+                if isinstance(g := getattr(owner, '__dict__', {}).get(k), _kinds): yield f"loader {i}{'' if owner is dl else ' sampler'}.{k}",g
+    for nm,cb in _named(learn.cbs):
         for k,v in vars(cb).items():
-            if isinstance(v, (random.Random,np.random.Generator,np.random.RandomState,torch.Generator)): yield f'{i} {type(cb).__name__}.{k}',v
+            if isinstance(v, _kinds): yield f'{nm}.{k}',v
 
 def _plain(x):
     "State of a generator as what JSON knows"
@@ -113,7 +129,14 @@ def set_random_state(
     for k,g in (*_global_generators(),*_generators(learn)):
         if k in state: _set_state(g, state[k])
 
-# %% ../nbs/08c_checkpoint.ipynb #a3b8fbfe
+# %% ../nbs/08c_checkpoint.ipynb #70bf8bdc
+def _loadable(x):
+    "State of an optimiser in types that `weights_only` lets pass"
+    if isinstance(x, dict): return {k: _loadable(v) for k,v in x.items()}
+    if isinstance(x, (list,tuple,L)): return (tuple if isinstance(x, tuple) else list)(map(_loadable, x))
+    return x.item() if isinstance(x, np.generic) else x
+
+# %% ../nbs/08c_checkpoint.ipynb #3051a5e2
 class Checkpoint(Callback):
     """Write after each epoch, to one file, all that the rest of a fit depends on; go on from that file where it is there; end with the weights of the best epoch.
 
@@ -128,64 +151,93 @@ class Checkpoint(Callback):
         self.path,self.monitor,self.on_epoch = Path(path),monitor,on_epoch
         self.history,self.best,self.seconds = [],None,0.
 
+    def after_create(self): raise ValueError('Checkpoint belongs to one fit: it must be among the `cbs` of `fit`, not of a Learner.')
+
     def before_fit(self):
-        names = [str(o) for o in self.recorder.metric_names[3:-1 if self.recorder.add_time else None]]
+        names = [str(o) for o in self.recorder.metric_names[1:-1 if self.recorder.add_time else None] if o not in ('train_loss','valid_loss')]
+        savers = [cb for cb in self.learn.cbs if isinstance(cb, SaveModelCallback)]
+        check(not savers, 'cbs', 'a fit with Checkpoint', 'without SaveModelCallback, whose work it does', str(savers))
+        check(self.path.parent.is_dir(), 'path', 'Checkpoint', 'in a folder that is there', repr(str(self.path)))
         check(self.monitor is None or self.monitor in names, 'monitor', 'Checkpoint', f'one of the metrics, {names}', repr(self.monitor))
         self.state = self._read()
         self.history,self.best,self.value,self.weights = ([],None,-np.inf,None) if self.state is None else (self.state[o] for o in ('history','best','value','weights'))
-        self.done = len(self.history)
+        self.done,self.random = len(self.history),None if self.state is None else self.state['random']
         self.before,self.start = 0. if self.state is None else self.state['seconds'],time.perf_counter()
 
     def _read(self):
         if not self.path.exists(): return None
-        try: state = torch.load(self.path, map_location='cpu', weights_only=True)
+        data = io.BytesIO(self.path.read_bytes()) # a file that may not be read is not damaged
+        try: state = torch.load(data, map_location='cpu', weights_only=True)
         except Exception: # a damaged file has many errors
             warnings.warn(f'Checkpoint: {self.path.name} cannot be read; the fit starts again.', stacklevel=2)
             return None
+        check(isinstance(state, dict) and {'n_epoch','smooth','random'} <= state.keys(), 'path', 'Checkpoint', 'a file that Checkpoint wrote', self.path.name)
         check(state['n_epoch']==self.n_epoch, 'path', 'Checkpoint', f'a file of this fit, {self.n_epoch} epochs', f"one of {state['n_epoch']} epochs")
         return state
 
     def before_epoch(self):
         if self.epoch < self.done: raise CancelEpochException
 
+    def after_cancel_epoch(self):
+        # the recorder's row, for it and whoever reads it
+        if self.epoch < self.done: self.recorder.log = L(self.epoch, *self.history[self.epoch].values())
+
     def before_train(self):
         if self.state is not None: self._restore()
+        # Whatever was drawn since the last epoch is forgotten, in an unbroken fit as in one that goes on, so that both draw the same from here
+        elif self.random is not None: set_random_state(self.learn, self.random)
 
     def _restore(self):
         s,self.state = self.state,None
-        self.model.load_state_dict(s['model'])
-        self.opt.load_state_dict(dict(state=[to_device(o, self.dls.device) for o in s['opt']], hypers=L(s['hypers'])))
+        try:
+            self.model.load_state_dict(s['model'])
+            opt = dict(s['opt'])
+            if 'hypers' in opt: opt.update(state=to_device(opt['state'], next(self.model.parameters()).device), hypers=L(opt['hypers']))
+            self.opt.load_state_dict(opt)
+        except (RuntimeError,AssertionError,KeyError,ValueError) as e:
+            raise ValueError(f"The 'path' parameter of Checkpoint must be a file of this fit. Got {self.path.name} instead, of another network or optimiser.") from e
+        for p,g in zip(self._params(), s['grads']): p.grad = None if g is None else g.to(p)
         for k,cb in self._others():
             if k in s['cbs']: cb.load_state_dict(s['cbs'][k])
+        for cb,n in zip(self._accumulators(), s['counts']): cb.count = n
+        smooth = self.recorder.smooth_loss
+        smooth.count,smooth.val = s['smooth'][0],tensor(s['smooth'][1])
         self.learn.train_iter = s['train_iter']
         set_random_state(self.learn, s['random'])
 
+    def _params(self): return [p for ps in self.opt.param_lists for p in ps]
+    # They go on over the end of an epoch, with gradients that wait for a step
+    def _accumulators(self): return [cb for cb in self.learn.cbs if isinstance(cb, GradientAccumulation)]
+
     def _others(self):
         # asked of the class, since a callback passes unknown names on to the model
-        return [(f'{i} {type(cb).__name__}',cb) for i,cb in enumerate(self.learn.cbs) if hasattr(type(cb), 'load_state_dict')]
+        return [(nm,cb) for nm,cb in _named(self.learn.cbs) if hasattr(type(cb), 'load_state_dict')]
 
     def after_epoch(self):
-        if self.epoch < self.done: return
-        row = dict(zip([str(o) for o in self.recorder.metric_names[1:]], self.recorder.values[-1]))
-        self.history.append({k: float(v) for k,v in row.items()})
+        if self.epoch < self.done:
+            if self.epoch==self.done-1: set_random_state(self.learn, self.random)
+            return
+        row = {str(k): np.nan if v is None else float(v) for k,v in zip(self.recorder.metric_names[1:], self.recorder.values[-1])}
+        self.history.append(row)
         value = self.epoch if self.monitor is None else row[self.monitor]
         if self.best is None or value>self.value:
-            self.best,self.value = self.epoch,float(np.nan_to_num(value, nan=-np.inf))
+            self.best,self.value = self.epoch,-np.inf if np.isnan(value) else value
             self.weights = {k: v.detach().cpu().clone() for k,v in self.model.state_dict().items()}
         self._write()
         if self.on_epoch is not None: self.on_epoch(len(self.history))
 
     def _write(self):
         self.seconds = self.before + time.perf_counter()-self.start
-        opt = self.opt.state_dict()
+        self.random,smooth,waiting = random_state(self.learn),self.recorder.smooth_loss,self._accumulators()
         f = io.BytesIO()
         torch.save(dict(n_epoch=self.n_epoch, history=self.history, best=self.best, value=self.value, weights=self.weights, seconds=self.seconds,
-                        model=self.model.state_dict(), opt=[*opt['state']], hypers=[{k: float(v) if isinstance(v, np.floating) else v for k,v in h.items()} for h in opt['hypers']],
-                        cbs={k: cb.state_dict() for k,cb in self._others()}, train_iter=self.train_iter, random=random_state(self.learn)), f)
+                        model=self.model.state_dict(), opt=_loadable(self.opt.state_dict()), grads=[p.grad for p in self._params()] if waiting else [], counts=[cb.count for cb in waiting],
+                        cbs={k: cb.state_dict() for k,cb in self._others()}, smooth=(smooth.count,float(smooth.val)), train_iter=self.train_iter, random=self.random), f)
         write_file(self.path, f.getvalue())
 
     def after_fit(self):
         self.seconds = self.before + time.perf_counter()-self.start
         if self.state is not None: self._restore()
+        elif self.random is not None: set_random_state(self.learn, self.random)
         if self.weights is not None: self.model.load_state_dict(self.weights)
         self.weights = None

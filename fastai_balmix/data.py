@@ -36,7 +36,7 @@ from .longtail import *
 from .sampling import *
 from .splits import *
 
-# %% ../nbs/08_data.ipynb #7d4b8093
+# %% ../nbs/08_data.ipynb #891f2611
 _suffixes = '.bmp','.gif','.jpeg','.jpg','.pgm','.png','.ppm','.tif','.tiff','.webp'
 
 def _root(root, owner):
@@ -51,7 +51,7 @@ def _csv(fn, columns, owner, name='root', sep=','):
     check(fn.is_file(), name, owner, f'a folder with {fn.name}', f'none in {str(fn.parent)!r}')
     try:
         with warnings.catch_warnings(action='error', category=pd.errors.ParserWarning): # rows longer than the header
-            df = pd.read_csv(fn, sep=sep, dtype=str, keep_default_na=False, encoding='utf-8-sig', skipinitialspace=True, index_col=False).fillna('')
+            df = pd.read_csv(fn, sep=sep, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False).fillna('')
     except (ValueError,pd.errors.ParserWarning) as e: raise ValueError(f'{owner} cannot read {fn.name} as a table: {e}') from None
     df.columns = [o.strip() for o in df.columns]
     for o in columns:
@@ -99,7 +99,7 @@ def _grades(values, owner, fn, names):
     check(not len(bad), 'root', owner, f'a folder whose {fn} has grades from 0 to {len(names)-1}', f'{bad.tolist()[0]!r} in row {bad.index[0] if len(bad) else ""}' if len(bad) else '')
     return number.map(lambda i: names[int(i)])
 
-# %% ../nbs/08_data.ipynb #ee949a08
+# %% ../nbs/08_data.ipynb #c658167d
 dr_grades = ['DR0','DR1','DR2','DR3','DR4'] # none, mild, moderate, severe, proliferative
 
 def _eyes(root, csv, folder, columns):
@@ -109,7 +109,7 @@ def _eyes(root, csv, folder, columns):
     check(name.notna().all(), 'root', 'eyepacs', f'a folder whose {csv} names images such as 10_left', repr(df.image[name.isna()].tolist()[0]) if name.isna().any() else '')
     check((root/folder).is_dir(), 'root', 'eyepacs', f'a folder with the images of {csv} in {folder}/', f'no {folder}/')
     there = _by_stem(_images(root/folder), 'eyepacs')
-    found = [there.get(o.lower()) for o in df.image]
+    found = [there.get(o) for o in df.image]
     kinds = sorted({splitext(o)[1] for o in found if o})
     check(len(kinds)==1, 'root', 'eyepacs', f'a folder with the images of {csv} in {folder}/, all with one suffix', ' and '.join(kinds) or 'none of them')
     path = [f'{folder}/{o or n+kinds[0]}' for o,n in zip(found, df.image)]

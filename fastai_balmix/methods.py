@@ -28,7 +28,7 @@ from .watch import *
 from .losses import *
 from .classifier import *
 
-# %% ../nbs/08b_methods.ipynb #527cfe9f
+# %% ../nbs/08b_methods.ipynb #57659742
 class Training:
     "What a method may change before a network is trained: `dls`, `loss_func`, `cbs`, `implied`, and `finish`, called with the learner and further callbacks after training"
     def __init__(self,
@@ -38,17 +38,20 @@ class Training:
         lr:float=None, # Highest learning rate
         seed:int=0 # For everything random in the method
     ):
-        store_attr()
+        store_attr(but='counts')
+        self.counts = np.asarray(counts)
         self.loss_func,self.cbs,self.implied,self.finish = CrossEntropyLossFlat(),[],None,None
 
     def prior(self)->np.ndarray: # (K,), or None where it is not known
         "The class prior that answers of the trained network stand for, `implied` or else that of the label mass it is shown"
-        if isinstance(self.implied, str): return np.full(len(self.counts), 1/len(self.counts))
+        if isinstance(self.implied, str):
+            check(self.implied=='balanced', 'implied', 'Training', "'balanced', a row of class shares, or None", repr(self.implied))
+            return np.full(len(self.counts), 1/len(self.counts))
         if self.implied is not None: return np.asarray(self.implied)/np.sum(self.implied)
         try: return nominal_prior(self.dls, *self.cbs)
         except ValueError: return None
 
-# %% ../nbs/08b_methods.ipynb #e316611d
+# %% ../nbs/08b_methods.ipynb #ee8fb30b
 class Method:
     "A function that changes a `Training`, with its name, what it does in a line, its source, and whether it needs ordered classes"
     def __init__(self, name, func, line, source='', ordered=False): store_attr()
@@ -68,8 +71,13 @@ def add_method(
     check(isinstance(name, str) and re.fullmatch(r'[\w.+-]+', name), 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
     if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered)
     check(callable(func), 'func', 'add_method', 'a function of a `Training`', repr(func))
-    _methods[name] = Method(name, func, (line or func.__doc__ or '').strip(), source, ordered)
+    _methods[name] = Method(name, func, line or _first_line(func), source, ordered)
     return func
+
+def _first_line(func):
+    # a partial's own docstring is that of `partial`
+    while isinstance(func, partial): func = func.func
+    return next(iter((func.__doc__ or '').strip().splitlines()), '')
 
 def nearest(
     name:str, # What was asked for
@@ -84,7 +92,7 @@ def find_method(
 )->Method:
     "The method of a name"
     if isinstance(name, Method): return name
-    if name not in _methods: raise ValueError(f"There is no method {name!r}. {nearest(name, _methods)}")
+    if not isinstance(name, str) or name not in _methods: raise ValueError(f"There is no method {name!r}. {nearest(name, _methods)}")
     return _methods[name]
 
 def method_table()->pd.DataFrame:
@@ -92,7 +100,7 @@ def method_table()->pd.DataFrame:
     df = pd.DataFrame([(m.name, m.line, 'yes' if m.ordered else '', m.source) for m in _methods.values()], columns=['name','method','needs order','source'])
     return df.set_index('name')
 
-# %% ../nbs/08b_methods.ipynb #2a80e187
+# %% ../nbs/08b_methods.ipynb #62980f7b
 _paper,_kang = 'Galdran et al., MICCAI 2021','Kang et al., ICLR 2020'
 
 @add_method('instance', source=f'{_paper}, eq. 2, q = 1')
@@ -112,6 +120,7 @@ def _sqrt(t):
 def _progressive(t):
     "from instance to class-balanced sampling in the course of the epochs"
     t.cbs.append(ProgressiveSampling(seed=t.seed))
+    if t.n_epoch==1: t.implied = t.counts # it would be reached in the last of several
 
 # %% ../nbs/08b_methods.ipynb #55fa0e40
 @add_method('focal', source='Lin et al., ICCV 2017, γ = 2')
@@ -174,7 +183,7 @@ def _remix(t):
     "MixUp whose labels go to the rarer class"
     t.cbs.append(Remix(seed=t.seed))
 
-# %% ../nbs/08b_methods.ipynb #8f272280
+# %% ../nbs/08b_methods.ipynb #9d56dd21
 @add_method('crt', source=f'{_kang}, section 4.2')
 def _crt(t):
     "instance sampling, then the last layer retrained class-balanced"
@@ -187,6 +196,7 @@ taus = 0.,.25,.5,.75,1.
 def _tau_norm(t):
     "instance sampling, then the last layer's rows divided by their length to the power τ"
     def finish(learn, cbs):
+        check(len(learn.metrics), 'metrics', 'a Learner with tau_norm', 'at least one metric, by which τ is chosen', '[]')
         plain = learn.model
         def score(tau):
             learn.model = tau_normalise(plain, tau)

@@ -12,8 +12,8 @@ res = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=3, 
 # %% auto #0
 __all__ = ['presets', 'read_settings', 'plan', 'Estimate', 'in_words', 'process_pool', 'compare', 'data_recipe', 'balmix_compare']
 
-# %% ../nbs/09_protocol.ipynb #1b24d2db
-import json,math,os,sys,tempfile,threading,time,warnings
+# %% ../nbs/09_protocol.ipynb #230c78e6
+import json,os,signal,sys,tempfile,threading,time,warnings
 from collections import deque
 from concurrent.futures import BrokenExecutor,ProcessPoolExecutor
 from multiprocessing import get_context,parent_process
@@ -123,7 +123,7 @@ def plan(
         check(config.bs<=n, 'bs', 'compare', f'at most {n}, the training images' + f' of fold {r.fold}'*bool(r.fold), repr(config.bs))
     return runs
 
-# %% ../nbs/09_protocol.ipynb #1ff9d38d
+# %% ../nbs/09_protocol.ipynb #874e6053
 def _meta(data, config, runs):
     "What is common to all runs of a comparison"
     prevalence = np.bincount(data.y[runs[0].parts()['train']], minlength=len(data.vocab)) if data.prevalence=='train' else None
@@ -135,7 +135,8 @@ def _open_folder(out, meta):
     "Make the folder of a comparison, or check that it is one of the same data and version"
     try: there = {o.name for o in out.iterdir()} if out.is_dir() else None
     except OSError as e: raise ValueError(f"'{out}' cannot be read: {e.strerror}.") from e
-    if there is None and out.exists() or there and not there & {'meta.json','runs'} and not all(o.endswith('.part') for o in there):
+    begun = there is not None and all(o=='runs' or o.startswith('meta.json.') for o in there) # ended before its first file was there
+    if out.exists() and not begun and not {'meta.json','runs'} <= (there or set()):
         raise ValueError(f"'{out}' is there, and not of an earlier comparison. It is kept; choose another folder.")
     old = read_json(out/'meta.json') # damaged, it is written anew: what a run is of, its key says
     if old is not None:
@@ -184,7 +185,7 @@ def in_words(s):
     if s is None: return 'time left not known yet'
     return f'about {max(round(s), 1)} s left' if s<90 else f'about {round(s/60)} min left' if s<5400 else f'about {s/3600:.1f} h left'
 
-# %% ../nbs/09_protocol.ipynb #debd9899
+# %% ../nbs/09_protocol.ipynb #f7a43f00
 class _Board:
     "Shows how a comparison gets on: a bar, and a line, or in Jupyter a row of a table, for each run"
     def __init__(self, runs, jobs, show):
@@ -216,7 +217,7 @@ class _Board:
             line = f'{self.n-len(self.todo)}/{self.n}  {run}: FAILED, {outcome.error}'
         if self.show and self.nb:
             from IPython.display import display
-            df = pd.DataFrame(self.rows).fillna('')
+            df = pd.DataFrame(self.rows).astype(object).fillna('')
             if self.table is None: self.table = display(df, display_id=True)
             else: self.table.update(df)
         elif self.show: print(('\r\033[K' if self.tty else '') + line + ('' if self.tty or not self.todo else f', {in_words(self.estimate.left(self.todo.values(), self.jobs))}'), flush=True)
@@ -226,10 +227,11 @@ class _Board:
         if self.bar is not None: self.bar.on_iter_end()
         if self.tty and not self.nb and self.bar is not None: print('\r\033[K', end='', flush=True)
 
-# %% ../nbs/09_protocol.ipynb #f9705b72
+# %% ../nbs/09_protocol.ipynb #ee1f59a8
 def _work(payload): return attempt(cloudpickle.loads(payload))
 
 def _follow_parent(threads):
+    signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C reaches the parent too, which ends its processes
     torch.set_num_threads(threads)
     # A pool's process would wait for work for ever once its parent has been killed
     def watch():

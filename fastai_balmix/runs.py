@@ -363,7 +363,7 @@ def attempt(
         return Outcome(run.key, 'finished', record, new=True)
     finally: lock.release()
 
-# %% ../nbs/08d_runs.ipynb #38e10daa
+# %% ../nbs/08d_runs.ipynb #faea0492
 def read_predictions(
     path, # Folder of a run
     part:str='report' # 'report', 'select', or the name of external data
@@ -408,7 +408,7 @@ class Results:
         for o in 'results.csv','meta.json': check((self.folder/o).is_file(), 'folder', 'Results', f'one that holds {o}, as `compare` writes it', repr(str(folder)))
         # 'NA' may be a method, and a revision may look like a number
         text = 'method','arch','part','point','run','settings','data','fingerprint','versions','revision','started','host'
-        try: self.df = pd.read_csv(self.folder/'results.csv', dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[''], float_precision='round_trip')
+        try: self.df = pd.read_csv(self.folder/'results.csv', dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[''])
         except ValueError as e: raise ValueError(f"'{self.folder/'results.csv'}' cannot be read: {e}. The same comparison again writes it anew.") from None
         self.meta = read_json(self.folder/'meta.json')
         if self.meta is None: raise ValueError(f"'{self.folder/'meta.json'}' cannot be read. The same comparison again writes it anew.")

@@ -75,7 +75,7 @@ def holm(
     res[order] = np.minimum(np.maximum.accumulate(p[order]*(m-np.arange(len(p)))), 1)
     return res
 
-# %% ../nbs/08d_summary.ipynb #592b234f
+# %% ../nbs/08d_summary.ipynb #d95f113d
 _tex = {'\\':r'\textbackslash{}', '~':r'\textasciitilde{}', '^':r'\textasciicircum{}', '<':r'\textless{}', '>':r'\textgreater{}', '|':r'\textbar{}', '–':'--',
         **{o:f'\\{o}' for o in '&%$#_{}'}, '[':'{[}', ']':'{]}', 'α':r'$\alpha$', 'κ':r'$\kappa$', 'τ':r'$\tau$', 'λ':r'$\lambda$', 'ρ':r'$\rho$', '×':r'$\times$'}
 
@@ -105,7 +105,8 @@ class PrintedTable:
         head,*rows = [' & '.join(_latex(o) for o in r)+r' \\' for r in (self.cells.columns,*self.cells.values)]
         above,below = [f'\\caption{{{_latex(self.caption)}}}']*bool(self.caption),[f'\\par {_latex(o)}' for o in self.notes]
         columns = 'l'+'r'*(self.cells.shape[1]-1)
-        return '\n'.join([r'\begin{table}', *above, f'\\begin{{tabular}}{{{columns}}}', r'\hline', head, r'\hline', *rows, r'\hline', r'\end{tabular}', *below, r'\end{table}'])
+        body = [f'\\begin{{tabular}}{{{columns}}}', r'\hline', head, r'\hline', *rows, r'\hline', r'\end{tabular}']
+        return '\n'.join([r'\begin{table}', *above, *body, *below, r'\end{table}'])
 
     def to_csv(self,
         path=None # File to write. Default: none.
@@ -168,15 +169,15 @@ def _chosen(df, meta):
         res.append(df.merge(best, on=['arch','method',*_keys]).assign(method='balmix_chosen'))
     return pd.concat(res) if res else df.iloc[:0]
 
-# %% ../nbs/08d_summary.ipynb #cc335cbc
-def _kind(keys, n_folds):
+# %% ../nbs/08d_summary.ipynb #abc1ccd8
+def _kind(keys):
     "What was repeated in runs with these (fold, seed)"
-    if n_folds and len({f for f,_ in keys})>1: return 'folds'
+    if len({f for f,_ in keys})>1: return 'folds'
     return 'seed variation only' if len(keys)>1 else 'one run'
 
 def _repeats(x, n_folds):
     "Values of repeats, seeds averaged within folds, from a series by (fold, seed); and the number of folds for `corrected_t`"
-    if _kind(x.index, n_folds)!='folds': return x.to_numpy(dtype=np.float64),None
+    if _kind(x.index)!='folds': return x.to_numpy(dtype=np.float64),None
     # an undefined score makes its fold undefined: to leave it out would favour who could not be scored
     return np.array([v.to_numpy(dtype=np.float64).mean() for _,v in x.groupby(level='fold')]),n_folds
 
@@ -225,7 +226,7 @@ def _read_at(score, prevalence):
         return score(reweight(cm, p/p.sum()))
     return f
 
-# %% ../nbs/08d_summary.ipynb #89d877ba
+# %% ../nbs/08d_summary.ipynb #e064bb2a
 def _decided(o):
     "The larger p-value of the tests that a comparison must pass; NaN where one is undefined"
     ps = [o.p_holm]*(o.kind!='one run') + [o.p_perm_holm]*(o.metric in _scores)
@@ -263,24 +264,25 @@ def _sentence(g, baseline, n_folds, arch):
     o = g.iloc[0]
     told = g[g.p_both.notna()]
     word,said = _verdict(dict(zip(told.point, told.shown)), told.p_change[told.point!='as trained'].max(skipna=False))
-    runs = _times(o.kind, o.n, n_folds) + {'folds':'', 'seed variation only':' on one split, seed variation only', 'one run':' each, which tells of two networks and not of two methods'}[o.kind]
+    limit = {'folds':'', 'seed variation only':' on one split, seed variation only', 'one run':' each, which tells of two networks and not of two methods'}[o.kind]
     def at(r):
         none = '' if word=='not shown' else 'no difference shown, '
         size = f'{r.shown} by {_percent(abs(r["diff"]))} points' if r.shown else none+_percent(r['diff'], sign='+')
         return f'{_points[r.point]} {size}, {_p(r.p_both)}'
     what = '; '.join(at(r) for _,r in g.iterrows())
-    return word,f'{arch}{o.method} against {baseline}, {_labels[o.metric]} ({runs}): ' + (f'no difference shown, {what}.' if word=='not shown' else f'{what}. {said}')
+    head = f'{arch}{o.method} against {baseline}, {_labels[o.metric]} ({_times(o.kind, o.n, n_folds)}{limit}): '
+    return word,head + (f'no difference shown, {what}.' if word=='not shown' else f'{what}. {said}')
 
-# %% ../nbs/08d_summary.ipynb #8a946e2c
+# %% ../nbs/08d_summary.ipynb #3271336f
 _not_learned = ('As trained, each method stands at an operating point of its own: a difference here is not yet one of what was learned. '
                 'Compare at the training prevalence and under the balanced prior.')
 
 class Summary:
     """A comparison of methods: `table`, scores; `differences` from the baseline, with tests; `verdicts` and `sentences`; `notes`.
 
-    `differences` has for each architecture, method, operating point and metric: the mean difference `diff` over `n` folds or seeds, its interval `low`, `high`, and `p`, `p_holm`
-    of `corrected_t`; `diff_perm`, `p_perm`, `p_perm_holm` of the pooled predictions; `kind`, what was repeated; `p_both`, the larger corrected p; `shown`, 'better', 'worse' or '';
-    and for what is shown as trained and not here, `p_change` of its being smaller here."""
+    `differences` has for each architecture, method, operating point and metric: the mean difference `diff` over `n` folds or seeds, its interval `low`, `high`, and `p`,
+    `p_holm` of `corrected_t`; `diff_perm`, `p_perm`, `p_perm_holm` of the pooled predictions; `kind`, what was repeated; `p_both`, the larger corrected p; `shown`, 'better',
+    'worse' or ''; and for what is shown as trained and not here, `p_change` of its being smaller here."""
     def __init__(self, table, differences, verdicts, caveats, remarks, baseline, metrics, part, meta):
         self.table,self.differences,self.verdicts,self.baseline,self.metrics,self.part,self.meta = table,differences,verdicts,baseline,metrics,part,meta
         self.caveats,self.notes = caveats,[*caveats,*remarks]
@@ -379,13 +381,13 @@ def _remarks(df, meta, part, kinds, metrics, baseline):
     on = 'the very images that are reported, which makes it look too good' if meta['selection']=='reported-fold' else 'the selection split'
     return res + [f'balmix_chosen: for each fold and seed the α that did best on {on}.']*('balmix_chosen' in set(df.method))
 
-# %% ../nbs/08d_summary.ipynb #eeb0fdd3
+# %% ../nbs/08d_summary.ipynb #8a0d3389
 def _table(df, metrics, n_folds):
     "Scores of every method at every operating point"
     rows = []
     for (arch,method,point),g in df.groupby(['arch','method','point'], sort=False):
         v = g.set_index(_keys)
-        row,kind = dict(arch=arch, method=method, point=point),_kind(v.index, n_folds)
+        row,kind = dict(arch=arch, method=method, point=point),_kind(v.index)
         row['runs'] = _times(kind, v.index.get_level_values('fold').nunique() if kind=='folds' else len(v), n_folds)
         for m in metrics:
             x,k = _repeats(v[m], n_folds)
@@ -419,8 +421,8 @@ def _differences(df, metrics, baseline, answers, n, seed):
         for m in metrics:
             d,k = _repeats(a[m]-b[m], meta['n_folds'])
             ci,perm = corrected_interval(d, k),test((a,b), [point], m) if m in _scores else (np.nan,np.nan)
-            rows.append(dict(arch=arch, method=method, point=point, metric=m, diff=ci.value, low=ci.low, high=ci.high, p=corrected_t(d, k).p, diff_perm=perm[0], p_perm=perm[1],
-                             kind=_kind(a.index, meta['n_folds']), n=len(d)))
+            rows.append(dict(arch=arch, method=method, point=point, metric=m, diff=ci.value, low=ci.low, high=ci.high, p=corrected_t(d, k).p,
+                             diff_perm=perm[0], p_perm=perm[1], kind=_kind(a.index), n=len(d)))
     res = pd.DataFrame(rows, columns='arch method point metric diff low high p p_holm diff_perm p_perm p_perm_holm kind n p_both shown p_change'.split())
     for o in 'p','p_perm': res[f'{o}_holm'] = res.groupby(['arch','point','metric'])[o].transform(lambda x: holm(x.to_numpy()))
     res['p_both'] = [_decided(o) for _,o in res.iterrows()]
@@ -470,7 +472,7 @@ def published(
     check(table in (1,2,3), 'table', 'published', '1, 2 or 3', repr(table))
     return df[df.table==table].reset_index(drop=True)
 
-# %% ../nbs/08d_summary.ipynb #b11ded61
+# %% ../nbs/08d_summary.ipynb #141b813a
 _archs = {'mobilenetv2_100':'mobilenetv2', 'resnetv2_50x1_bit.goog_in21k':'bit_resnext50_1'}
 _arch_names = {'mobilenetv2':'MobileNet V2', 'bit_resnext50_1':'ResNeXt-50'}
 _paper_metrics = dict(quad_kappa='quad-κ', mcc='MCC', kendall_tau='Kendall-τ', balanced_accuracy='B-ACC', macro_f1='Macro-F1')
@@ -489,7 +491,7 @@ def _measured(results, metrics):
         for m in metrics:
             x,_ = _repeats(g[m], k)
             values[part,_archs[arch],method,m] = 100*np.median(x)
-        runs[part,_archs[arch],method] = _times(_kind(g.index, k), len(x), k)
+        runs[part,_archs[arch],method] = _times(_kind(g.index), len(x), k)
     return values,runs
 
 def _beside(o):
@@ -533,7 +535,7 @@ def _paper_notes(results, number, res):
         notes.append(f"Measured: {'median over '*(runs!='one run')}{runs}{of}.")
     if not len(ran): notes.append('Nothing of this table was run with an architecture of the paper.')
     elif number==2:
-        notes.append(f'What was measured is of {_arch_names[res.arch[0]]}; the published Bal-Mxp is of ResNeXt-50, and QWKL and Cost-sensitive are of architectures of their own.')
+        notes.append(f'Measured with {_arch_names[res.arch[0]]}; the published Bal-Mxp is of ResNeXt-50, QWKL and Cost-sensitive are of architectures of their own.')
     if number==3:
         ours = '' if meta['selection']=='reported-fold' else '; for the measured ones on a selection split apart from it'
         notes.append(f'For the published figures the epoch was chosen on the very fold that is reported{ours}.')

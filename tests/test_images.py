@@ -1,0 +1,517 @@
+"""The notebook shows one small table; here are files in every mode and way of being broken, every wrong table, worker processes, folders that cannot be
+written, and hypothesis on the parts of a run: no patient in two of them, every class in training."""
+
+import io,os,pickle,random,shutil,warnings
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import assume,given
+from hypothesis import strategies as st
+from PIL import Image,ImageFile
+from sklearn.datasets import load_digits
+from fastai.learner import Learner
+from fastai.data.all import Transform
+from fastai.vision.core import PILImage
+from fastai_balmix import images as module
+from fastai_balmix.images import ArrayImages,ImageData,as_rgb,check_columns,open_image
+import toys
+
+digit = load_digits()
+pixels = (digit.images*255/16).astype(np.uint8)
+
+def arrays(n=1797): return dict(digits=pixels[:n])
+keys = ArrayImages(arrays)
+
+def table(labels, **cols): return pd.DataFrame(dict(path=[f'digits/{i}' for i in range(len(labels))], label=list(labels), **cols))
+def in_memory(labels='aabb', vocab=('a','b'), **cols):
+    return ImageData(table(labels, **cols), vocab, images=keys)
+
+def on_disk(folder, labels, name='x{}.png', **cols):
+    "Digits as files, one for each label"
+    rows = []
+    for i,l in enumerate(labels):
+        path = name.format(i)
+        (folder/path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[i]).resize((16,16)).save(folder/path)
+        rows.append(dict(path=path, label=l))
+    return pd.DataFrame(rows).assign(**cols)
+
+# Opening
+
+grey = Image.fromarray(pixels[0])
+
+@pytest.mark.parametrize('mode', ['1','L','LA','P','RGB','RGBA','CMYK','I;16','I'])
+def test_every_mode_comes_as_rgb(tmp_path, mode):
+    a = pixels[0]
+    if mode in ('I;16','I'): im = Image.fromarray(a.astype(np.uint16 if mode=='I;16' else np.int32)*257)
+    else: im = grey.convert('RGB').convert(mode) if mode in ('CMYK','RGBA') else grey.convert(mode)
+    fn = tmp_path/('x.tif' if mode in ('CMYK','I') else 'x.png')
+    im.save(fn)
+    for source in fn,str(fn),lambda: Image.open(fn),im:
+        got = open_image(source)
+        assert isinstance(got, PILImage) and got.mode=='RGB' and got.size==(8,8)
+        if mode!='1': assert np.abs(np.asarray(got).astype(int)-a[...,None]).max()<=1
+
+def test_palettes_with_transparent_colours_open_without_a_warning(tmp_path):
+    im = Image.fromarray(pixels[0]).convert('P')
+    im.info['transparency'] = bytes([0]*128+[255]*128)
+    im.save(tmp_path/'p.png', transparency=im.info['transparency'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert open_image(tmp_path/'p.png').mode=='RGB'
+
+def test_sixteen_bits_keep_their_order():
+    ramp = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8,8)
+    got = np.asarray(as_rgb(Image.fromarray(ramp)))[...,0]
+    assert (np.diff(got.ravel().astype(int))>0).all() and got.max()==64512//257
+    assert np.asarray(as_rgb(Image.fromarray(np.full((2,2), 65535, np.uint16)))).max()==255
+    assert np.asarray(as_rgb(Image.fromarray(np.array([[-5,200_000]], np.int32))))[0,:,0].tolist()==[0,255]
+
+def test_an_image_that_is_open_is_left_alone():
+    im = PILImage.create(pixels[0])
+    assert open_image(im) is im
+
+def test_arrays_are_read_once_in_each_process_and_travel_by_name():
+    calls = []
+    def read(n): calls.append(n); return arrays(n)
+    im = ArrayImages(read, 5)
+    assert not calls
+    assert np.asarray(im('digits/3')).tolist()==pixels[3].tolist() and im.array('digits/4').shape==(8,8)
+    assert calls==[5]
+    keys('digits/0')
+    assert len(pickle.dumps(keys))<200
+    assert np.asarray(pickle.loads(pickle.dumps(keys))('digits/7')).tolist()==pixels[7].tolist()
+    assert repr(im)=='ArrayImages(read)'
+
+@pytest.mark.parametrize('key', ['digits/1797','digit/0','digits/x','digits','digits/-1',''])
+def test_a_key_that_is_not_there_is_named(key):
+    with pytest.raises(ValueError, match=f"There is no image '{key}' among digits/0 to 1796."): keys(key)
+
+# What is checked
+
+bad = lambda rows,**kw: (lambda tmp: ImageData(pd.DataFrame(rows) if isinstance(rows, (dict,list)) else rows, **{'vocab':['a','b'], 'images':keys, **kw}))
+two = dict(path=['x','y'], label=['a','b'])
+
+@pytest.mark.parametrize('make,words', [
+    (bad(dict(path=['x'], lable=['a'])), "The 'df' parameter of ImageData must be a table with a column 'label'. Did you mean 'lable'\\?"),
+    (bad(dict(x=[1], label=['a'])), "a table with a column 'path'. There are: 'x', 'label'"),
+    (bad('file.csv'), r"'df' parameter of ImageData must be a table \(DataFrame\). Got str"),
+    (bad(pd.DataFrame(dict(path=[], label=[]))), "a table of at least one image. Got none"),
+    (bad(dict(two, label=['a',None])), "a label in each row. Got none in row 1"),
+    (bad(dict(two, label=['a','bb'])), "labels of the vocabulary. Got 'bb' instead. Did you mean 'b'\\?"),
+    (bad(dict(two, path=['x',None])), "a path in each row. Got (None|nan)"),
+    (bad(dict(two, path=['x',' '])), "a path in each row. Got ' '"),
+    (bad(dict(two, path=['x','x'])), "each path once. Got 'x' more than once"),
+    (bad(dict(two, path=['d/x','d/../d//x'])), "each path once. Got 'd/x' more than once"),
+    (bad(dict(two, path=['x','/etc/y'])), "paths inside the root. Got '/etc/y'"),
+    (bad(dict(two, path=['x','a/../../y'])), "paths inside the root. Got '../y'"),
+    (bad(dict(two, path=['..','y'])), "paths inside the root. Got '..'"),
+    (bad(dict(two, group=[1,None])), "'groups' parameter of ImageData must be a group for each item.*none at index 1"),
+    (bad(dict(two, group=[1,1], split=['train','valid'])), "groups that each lie in one part. Got 1 with items in train and valid"),
+    (bad(dict(two, group=['p','p'], fold=[1,2])), "Got 'p' with items in fold 1 and fold 2"),
+    (bad(dict(two, split=['train','test'], fold=[1,2])), "a column 'split' or a column 'fold'. Got both"),
+    (bad(dict(two, split=['train',None])), "a split in each row. Got none in row 1"),
+    (bad(dict(two, split=['Training','Testing'])), "splits named 'train', 'valid', 'test'. Got 'Training', 'Testing'"),
+    (bad(dict(two, fold=[0,1])), "a fold in each row, numbered from 1. Got 0"),
+    (bad(dict(two, fold=['1','one'])), "numbered from 1. Got 'one'"),
+    (bad(dict(two, fold=[1,1.5])), "numbered from 1. Got 1.5"),
+    (bad(two, vocab=[]), "'vocab' parameter of ImageData must be a list of class names, each once. Got none"),
+    (bad(two, vocab=['a','b','a']), "each once. Got 'a'"),
+    (bad(two, ordered='yes'), "'ordered' parameter of ImageData must be True or False. Got 'yes'"),
+    (bad(two, prevalence='test'), "'prevalence' parameter of ImageData must be None or 'train'. Got 'test'"),
+    (bad(two, images=3), "'images' parameter of ImageData must be a function that opens an image. Got 3"),
+    (bad(two, images=None), "'root' parameter of ImageData must be a folder, unless `images` opens the paths. Got None"),
+    (lambda tmp: ImageData(pd.DataFrame(two), ['a','b'], root=tmp/'gone'), "'root' parameter of ImageData must be a folder that is there. Got .*gone"),
+    (lambda tmp: ArrayImages('x'), "'read' parameter of ArrayImages must be a function that returns arrays by name. Got 'x'"),
+    (lambda tmp: check_columns(pd.DataFrame(dict(a=[1])), ['a','b'], 'mine', 'Me'), "The 'mine' parameter of Me must be a table with a column 'b'. There are: 'a'"),
+])
+def test_wrong_tables_are_refused_in_words(tmp_path, make, words):
+    with pytest.raises(ValueError, match=words): make(tmp_path)
+
+def test_what_is_right_is_kept():
+    df = table('ab', group=['p','q'], split=['train','extra'], camera=['x','y'])
+    df.index = [7,9]
+    data = ImageData(df, ['b','a'], ordered=True, images=keys, notes='One note.')
+    assert data.y.tolist()==[1,0] and data.y.dtype==np.int64 and data.counts.tolist()==[1,1] and len(data)==2
+    assert data.groups.tolist()==['p','q'] and data.folds==[] and data.notes==['One note.']
+    assert data.df.index.tolist()==[0,1] and data.df.camera.tolist()==['x','y'] and df.index.tolist()==[7,9]
+
+def test_a_group_may_lie_in_parts_that_are_not_used():
+    ImageData(table('ab', group=['p','p'], split=['train','left out']), ['a','b'], images=keys)
+
+def test_labels_and_folds_of_any_type_are_taken():
+    data = ImageData(pd.DataFrame(dict(path=['./x','d//y'], label=[0,1], fold=['2','1'])), [0,1], images=keys)
+    assert data.vocab==['0','1'] and data.y.tolist()==[0,1] and data.folds==[1,2] and data.df.path.tolist()==['x','d/y']
+
+# What it says
+
+def test_the_summary_counts(tmp_path):
+    df = on_disk(tmp_path, 'aaabbaa', group=[1,1,2,3,3,4,5], split=['train']*3+['test']*2+['valid','other'])
+    data = ImageData(df, ['a','b','all'], root=tmp_path, name='eyes', notes=['Folds are by image.'])
+    (tmp_path/'x2.png').unlink()
+    lines = str(data).splitlines()
+    assert lines[0]=='eyes: 7 images, 3 classes, the largest 2.5 times the smallest'
+    assert lines[1].split()==['train','valid','test','other','all','share']
+    want = pd.crosstab(df.label, df.split).reindex(columns=['train','valid','test','other'])
+    for k,line in zip('ab', lines[2:4]): assert line.split()[:6]==[k,*map(str, want.loc[k]),str((df.label==k).sum())]
+    assert lines[4].split()==['all','0','0','0','0','0','0.0%'] and lines[5].split()==['all','3','1','2','1','7','100.0%']
+    assert lines[6:]==['Groups: 5, of 1 to 2 images; none in two parts.', 'Missing files: 1, such as x2.png.', 'Classes without an image: all.', 'Folds are by image.']
+    assert repr(data)==data.summary()
+    assert data.missing==['x2.png']
+
+def test_the_summary_without_parts_and_groups():
+    s = str(in_memory())
+    assert 'Groups: none known.' in s and 'Parts: none yet. Make them by `with_folds` or `with_splits`.' in s and 'Missing' not in s
+    assert 'Groups: 2, of 2 images.' in str(in_memory(group=[1,1,2,2]))
+
+def test_files_in_many_folders_and_folders_that_are_gone(tmp_path):
+    df = on_disk(tmp_path, 'ab', 'one/{}/x.png')
+    df = pd.concat([df, pd.DataFrame(dict(path=['two/x.png','one/0/y.png','x.png'], label=['a','a','a']))])
+    assert ImageData(df, ['a','b'], root=tmp_path).missing==['two/x.png','one/0/y.png','x.png']
+
+# Fingerprints
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    a,b = tmp_path/'a',tmp_path/'b'
+    df = on_disk(a, 'aabb', 'eyes/x{}.png', group=[1,2,3,4], fold=[1,2,1,2])
+    shutil.copytree(a, b)
+    def of(df=df, root=b, vocab=('a','b'), **kwargs): return ImageData(df, vocab, root=root, **kwargs).fingerprint
+    one = of(root=a)
+    assert len(one)==32 and int(one,16)>=0 and of(name='other', notes=['x'])==one==of(df.assign(camera=1))
+    seen = {one, of(df.assign(label=list('abab'))), of(df.assign(group=[1,2,3,5])), of(df.assign(fold=[2,1,1,2])), of(df.drop(columns='fold')), of(df.drop(columns='group')),
+            of(df.iloc[::-1]), of(df.iloc[:3]), of(df.drop(columns='fold').assign(split='train')), of(vocab=('b','a')), of(vocab=('a','b','c')), of(ordered=True)}
+    assert len(seen)==12
+    with (b/'eyes'/'x0.png').open('ab') as f: f.write(b' ')
+    assert of()!=one
+    data = ImageData(df, ['a','b'], root=a)
+    assert data.fingerprint==one
+    (a/'eyes'/'x0.png').unlink()
+    assert data.fingerprint==one and of(root=a)!=one # kept by the object, other for a new one
+
+def test_the_fingerprint_of_arrays_is_of_their_bytes():
+    def other(n=1797): return dict(digits=np.where(np.arange(n)[:,None,None]==2, 255-pixels, pixels))
+    def of(images): return ImageData(table('aabb'), ['a','b'], images=images).fingerprint
+    assert of(ArrayImages(arrays))==of(ArrayImages(arrays, 10))!=of(ArrayImages(other))
+    assert of(lambda p: keys(p))==of(lambda p: Image.fromarray(keys.array(p)))!=of(ArrayImages(other))
+
+# Parts
+
+@st.composite
+def patient_tables(draw):
+    sizes = draw(st.lists(st.integers(1, 3), min_size=8, max_size=30))
+    g = np.repeat(np.arange(len(sizes)), sizes)
+    y = draw(st.lists(st.sampled_from('aaab'), min_size=len(g), max_size=len(g)))
+    return table(y, group=[f'p{o}' for o in g])
+
+def check_parts(data, p, own=False):
+    train,select,report = (p[k] for k in ('train','select','report'))
+    for v in p.values(): assert v.dtype==np.int64 and (np.diff(v)>0).all() and len(v)
+    g = data.groups if data.groups is not None else np.arange(len(data))
+    assert not set(g[train]) & set(g[report]) and not set(g[train]) & set(g[select])
+    if own: assert select.tolist()==report.tolist()
+    else: assert not set(g[select]) & set(g[report])
+    assert set(data.y[train])==set(range(len(data.vocab)))
+
+@given(patient_tables(), st.integers(2, 4), st.integers(0, 20), st.sampled_from([.1,.2,.4]))
+def test_no_patient_is_in_two_parts_of_a_run(df, n, seed, select):
+    data = ImageData(df, ['a','b'], images=keys)
+    assume(df[df.label=='b'].group.nunique()>3 and df[df.label=='a'].group.nunique()>3)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        folded = data.with_folds(n, seed)
+    reported = []
+    for k in folded.folds:
+        p = folded.parts(fold=k, select=select, seed=seed)
+        check_parts(folded, p)
+        assert p['report'].tolist()==np.flatnonzero(folded.df.fold==k).tolist() and sum(map(len, p.values()))==len(data)
+        check_parts(folded, folded.parts(fold=k, selection='reported-fold'), own=True)
+        reported.append(p['report'])
+    assert np.sort(np.concatenate(reported)).tolist()==list(range(len(data)))
+
+def test_parts_of_splits():
+    def of(*split, **kwargs):
+        data = in_memory('ab'*(len(split)//2), split=list(split))
+        p = data.parts(**kwargs)
+        check_parts(data, p, own=kwargs.get('selection')=='reported-fold')
+        return {k: v.tolist() for k,v in p.items()}
+    all3 = of(*['train']*4, 'valid','valid','test','test','extra','extra')
+    assert all3==dict(train=[0,1,2,3], select=[4,5], report=[6,7])
+    no_valid = of(*['train']*20, 'test','test', select=.2)
+    assert no_valid['report']==[20,21] and len(no_valid['select'])==4 and len(no_valid['train'])==16
+    no_test = of(*['train']*20, 'valid','valid', select=.2)
+    assert no_test['report']==[20,21] and len(no_test['select'])==4
+    assert of(*['train']*20, 'valid','valid', selection='reported-fold')==dict(train=list(range(20)), select=[20,21], report=[20,21])
+    assert of(*['train']*20, 'test','test', select=.2, seed=1)['select']!=no_valid['select']==of(*['train']*20, 'test','test', select=.2)['select']
+
+folded = in_memory('aab'*6, fold=[1,2,3]*6)
+# Class b is in fold 3 alone
+@pytest.mark.parametrize('call,words', [
+    (lambda: in_memory('abab', fold=[1,1,2,2]).parts(), "'fold' parameter of ImageData.parts must be one of 1, 2. Got None"),
+    (lambda: in_memory('abab', fold=[1,1,2,2]).parts(fold=3), "must be one of 1, 2. Got 3"),
+    (lambda: in_memory('abab', fold=[1,1,2,2]).parts(fold='1'), "must be one of 1, 2. Got '1'"),
+    (lambda: in_memory('abab', fold=[1,1,2,2]).parts(fold=True), "must be one of 1, 2. Got True"),
+    (lambda: in_memory('ab', split=['train','test']).parts(fold=1), "'fold' parameter of ImageData.parts must be None, as the data have no folds. Got 1"),
+    (lambda: in_memory('ab').parts(), "neither folds nor a split. Make them by `with_folds` or `with_splits`"),
+    (lambda: in_memory('ab').parts(fold=1), "'fold' parameter of ImageData.parts must be None"),
+    (lambda: folded.parts(fold=3), "a table with training images of every class. Got 'b' without one when fold 3 is reported"),
+    (lambda: in_memory('abab', split=['test']*4).parts(), "training images of every class. Got 'a', 'b' without one"),
+    (lambda: in_memory('aabb', split=['train','valid','valid','test']).parts(), "training images of every class. Got 'b' without one instead"),
+    (lambda: in_memory('abab', split=['train']*4).parts(), "a table with images in 'valid' or 'test', to be reported. Got training images only"),
+    (lambda: in_memory('abab', split=['train','train','test','test']).parts(), "'select' parameter of ImageData.parts must be a share that leaves images to choose on. Got 0.1"),
+    (lambda: in_memory('ab'*4, split=['train']*6+['test']*2).parts(select=2), "'share' parameter of split_off|'select' parameter"),
+    (lambda: in_memory('ab'*4, split=['train']*6+['test']*2).parts(selection='outer'), "'selection' parameter of ImageData.parts must be 'inner' or 'reported-fold'. Got 'outer'"),
+    (lambda: in_memory('ab'*4, split=['train']*6+['test']*2).parts(selection='reported-fold'), "'selection' parameter of ImageData.parts must be 'inner': nothing is chosen on an official test split"),
+])
+def test_parts_that_cannot_be(call, words):
+    with pytest.raises(ValueError, match=words): call()
+
+def test_groups_are_looked_at_once_more_when_parts_are_made():
+    data = in_memory('abab'*3, group=list(range(12)), split=['train']*8+['valid']*2+['test']*2)
+    data.df['group'] = [0,*range(1, 11),0] # somebody changed the table
+    with pytest.raises(ValueError, match="'groups' parameter of ImageData.parts .* Got 0 with items in train and report"): data.parts()
+    data.df['group'] = [0,*range(1, 8),0,9,10,11]
+    with pytest.raises(ValueError, match="Got 0 with items in train and select"): data.parts()
+
+def test_folds_and_splits_are_made_and_written_down():
+    data = ImageData(table('aab'*20, group=list(range(30))*2, split='train'), ['a','b'], images=keys, recipe=dict(reader='mine'), prevalence='train')
+    f = data.with_folds(3, seed=2)
+    assert f.folds==[1,2,3] and 'split' not in f.df and f.prevalence is None and f.recipe==dict(reader='mine', then=[dict(step='with_folds', n=3, seed=2)])
+    s = f.with_splits(valid=.2, test=.3, seed=1)
+    assert 'fold' not in s.df and s.recipe['then'][1]==dict(step='with_splits', valid=.2, test=.3, seed=1) and f.recipe!=s.recipe and data.recipe==dict(reader='mine')
+    n = s.df.split.value_counts()
+    assert abs(n['valid']-12)<=4 and abs(n['test']-18)<=4
+    assert s.df.groupby('group').split.nunique().max()==1
+    assert {*data.with_splits(valid=0, test=.5).df.split}=={'train','test'} and {*data.with_splits(valid=.5, test=0).df.split}=={'train','valid'}
+    assert in_memory('aabb').with_folds(2).recipe is None
+    for kwargs in dict(valid=.5, test=.5),dict(valid=-.1),dict(test='a'):
+        with pytest.raises(ValueError, match="parameter of ImageData.with_splits must be"): data.with_splits(**kwargs)
+
+def test_a_subset_is_what_it_says():
+    data = ImageData(table('aabb', group=[1,2,3,4], fold=[1,2,1,2]), ['a','b'], True, name='n', images=keys, notes=['x'], recipe=dict(reader='r'), prevalence='train')
+    for rows in [3,0],np.array([3,0]),torch.tensor([3,0]):
+        s = data.subset(rows)
+        assert s.df.path.tolist()==['digits/3','digits/0'] and s.groups.tolist()==[4,1] and s.df.index.tolist()==[0,1]
+    assert (s.vocab,s.ordered,s.name,s.notes,s.recipe,s.prevalence)==(['a','b'],True,'n',['x'],None,'train')
+    assert data.subset(data.y==1).df.path.tolist()==data.subset(np.array([2,3])).df.path.tolist()
+    for rows,words in ([4],r"'rows' parameter of ImageData.subset must be ints in the range \[0, 3\]. Got 4"),([True],"a mask of 4 bools"),([.5],"'rows' parameter of ImageData.subset"):
+        with pytest.raises(ValueError, match=words): data.subset(rows)
+
+# Loaders
+
+def test_loaders_hold_what_parts_say(tmp_path):
+    df = on_disk(tmp_path, 'aab'*6, fold=[1,2,3]*6).assign(fold=lambda d: np.arange(len(d))//3%3+1)
+    data = ImageData(df, ['b','a'], root=tmp_path)
+    dls = data.dataloaders(fold=2, size=12, bs=4, num_workers=0)
+    want = np.flatnonzero(df.fold!=2),np.flatnonzero(df.fold==2)
+    for ds,rows in zip((dls.train_ds,dls.valid_ds), want):
+        assert [int(y) for _,y in ds]==data.y[rows].tolist()
+        assert all(np.asarray(x)[...,0].tolist()==np.asarray(Image.open(tmp_path/df.path[i])).tolist() for (x,_),i in zip(ds, rows))
+    x,y = dls.one_batch()
+    assert x.shape==(4,3,12,12) and x.dtype==torch.float32 and 0<=x.min() and x.max()<=1 and list(dls.vocab)==['b','a']
+    own = data.dataloaders(parts=([0,2,4],np.arange(len(df))==7), size=None, bs=2, num_workers=0)
+    assert [i.name for i,_ in own.train_ds.items]==['x0.png','x2.png','x4.png'] and [i.name for i,_ in own.valid_ds.items]==['x7.png']
+    assert own.one_batch()[0].shape==(2,3,16,16)
+    assert data.dataloaders(fold=1, size=(10,20), bs=2, num_workers=0).one_batch()[0].shape==(2,3,10,20)
+
+def test_loaders_of_splits():
+    d = in_memory('ab'*10, split=['train']*16+['valid']*2+['test']*2).dataloaders(size=8, bs=4, num_workers=0)
+    assert (len(d.train_ds),len(d.valid_ds))==(16,2)
+    d = in_memory('ab'*10, split=['train']*18+['test']*2).dataloaders(size=8, bs=4, num_workers=0)
+    assert (len(d.train_ds),len(d.valid_ds))==(16,2)
+
+def test_items_of_other_data_go_through_the_same_loaders(tmp_path):
+    df = on_disk(tmp_path, 'abab')
+    files,mem = ImageData(df, ['a','b'], root=tmp_path),in_memory('ab'*6, fold=[1,1,2,2]*3)
+    dls = mem.dataloaders(fold=1, size=16, bs=2, num_workers=0)
+    x,y = next(iter(dls.test_dl(files.items([3,0]), with_labels=True)))
+    assert y.tolist()==[1,0]
+    want = np.stack([np.asarray(open_image(tmp_path/f'x{i}.png')) for i in (3,0)]).transpose(0,3,1,2)/255
+    torch.testing.assert_close(torch.as_tensor(x).cpu(), torch.tensor(want, dtype=torch.float32))
+    back = files.dataloaders(parts=([0,1],[2,3]), size=8, bs=2, num_workers=0)
+    assert next(iter(back.test_dl(mem.items(np.arange(12)<2), with_labels=True)))[1].tolist()==[0,1]
+    # as fastai's own loaders, these take new files without labels
+    assert next(iter(back.test_dl([tmp_path/'x0.png'])))[0].shape==(1,3,8,8)
+    assert len(files.items())==4
+
+def test_the_seed_is_the_order_of_training():
+    data = in_memory('ab'*8, fold=[1,1,2,2]*4)
+    orders = [[dls.train.get_idxs() for _ in range(2)] for dls in (data.dataloaders(fold=1, size=8, bs=4, num_workers=0, seed=s) for s in (3,np.int64(3),4))]
+    assert orders[0]==orders[1]!=orders[2]
+    rng = random.Random(3)
+    assert orders[0][0]==rng.sample(range(8), 8)
+
+class Marks(Transform):
+    order = 2
+    def encodes(self, x:PILImage): return PILImage.create(np.full_like(np.asarray(x), 51))
+
+def test_more_transforms_and_keywords():
+    dls = in_memory('ab'*6, fold=[1,1,2,2]*3).dataloaders(fold=1, size=6, bs=2, num_workers=0, item_tfms=Marks(), batch_tfms=Transform(lambda x: x), val_bs=3)
+    assert dls.valid.bs==3
+    torch.testing.assert_close(torch.as_tensor(dls.one_batch()[0]).cpu(), torch.full((2,3,6,6), .2))
+
+@pytest.mark.parametrize('resize', ['squish','crop','pad'])
+def test_ways_to_a_size(resize):
+    images = lambda p: Image.fromarray(np.repeat(pixels[int(p[7:])], 2, axis=1))
+    data = ImageData(table('ab'*6, fold=[1,1,2,2]*3), ['a','b'], images=images)
+    assert data.dataloaders(fold=1, size=8, bs=2, num_workers=0, resize=resize).one_batch()[0].shape==(2,3,8,8)
+
+def test_workers_bring_the_same_batches_and_learners_are_exported(tmp_path):
+    df = on_disk(tmp_path, 'ab'*8, fold=[1,1,2,2]*4)
+    for data in ImageData(df, ['a','b'], root=tmp_path),in_memory('ab'*8, fold=[1,1,2,2]*4):
+        batches = [[(x.cpu(),y.tolist()) for x,y in data.dataloaders(fold=1, size=16, bs=4, num_workers=n, seed=0).train] for n in (0,2)]
+        for (x,y),(x2,y2) in zip(*batches, strict=True):
+            torch.testing.assert_close(x, x2, rtol=0, atol=0)
+            assert y==y2
+    learn = Learner(data.dataloaders(fold=1, size=8, bs=4, num_workers=0), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), path=tmp_path)
+    learn.export('l.pkl')
+    size = (tmp_path/'l.pkl').stat().st_size
+    assert size<60_000 # neither images nor their names are in it
+    back = torch.load(tmp_path/'l.pkl', weights_only=False)
+    probs,_ = back.get_preds(dl=back.dls.test_dl(data.items([0,1,2]), with_labels=True, num_workers=0))
+    assert probs.shape==(3,2)
+
+@pytest.mark.parametrize('kwargs,words', [
+    (dict(size=0), "'size' parameter of ImageData.dataloaders must be a number of pixels, a pair \\(height, width\\), or None. Got 0"),
+    (dict(size=(8,)*3), "'size' parameter"), (dict(size=8.), "'size' parameter"), (dict(size=True), "'size' parameter"), (dict(size=(8,0)), "'size' parameter"), (dict(size=()), "'size' parameter"),
+    (dict(resize='stretch'), "'resize' parameter of ImageData.dataloaders must be 'squish', 'crop' or 'pad'. Got 'stretch'"),
+    (dict(bs=0), "'bs' parameter of ImageData.dataloaders must be an int"), (dict(bs=7), "'bs' parameter of ImageData.dataloaders must be at most 6, the number of training images. Got 7"),
+    (dict(num_workers=-1), "'num_workers' parameter of ImageData.dataloaders"), (dict(seed='a'), "'seed' parameter of ImageData.dataloaders"),
+    (dict(fold=None), "'fold' parameter of ImageData.dataloaders must be one of 1, 2. Got None"), (dict(fold=3), "Got 3"),
+    (dict(parts=[0,1,2]), "'parts' parameter of ImageData.dataloaders must be two lists of row numbers, for training and validation. Got list"),
+    (dict(parts=([0,1],[1,2])), "share none. Got row 1 in both"), (dict(parts=([0,12],[1])), r"'parts' parameter of ImageData.dataloaders must be ints in the range \[0, 11\]. Got 12"),
+    (dict(parts=([],[1])), "'parts' parameter of ImageData.dataloaders must be images to train on. Got none"),
+])
+def test_bad_arguments_of_loaders(kwargs, words):
+    with pytest.raises(ValueError, match=words): in_memory('ab'*6, fold=[1,1,2,2]*3).dataloaders(**{'fold':1, 'bs':2, **kwargs})
+
+def test_missing_files_are_named_before_training(tmp_path):
+    df = on_disk(tmp_path, 'ab'*8, fold=[1,1,2,2]*4)
+    data = ImageData(df, ['a','b'], root=tmp_path)
+    data.dataloaders(fold=1, size=8, bs=2)
+    for i in range(12): (tmp_path/f'x{i}.png').unlink()
+    with pytest.raises(ValueError, match=r"a table of files that are all there. Got 12 missing: .*'x0.png'.* and 2 more"): data.dataloaders(fold=1, size=8, bs=2)
+    data.dataloaders(parts=([12,13],[14]), size=8, bs=2) # what is not used need not be there
+    on_disk(tmp_path, 'ab'*8)
+    data.dataloaders(fold=1, size=8, bs=2)
+
+# Verification
+
+@pytest.fixture
+def broken(tmp_path):
+    "Files broken in every way, with what is expected of them"
+    df = on_disk(tmp_path, 'ab'*8, 'a/x{}.png', split='train')
+    def fn(i): return tmp_path/df.path[i]
+    fn(1).write_bytes(fn(1).read_bytes()[:-30])
+    fn(2).write_bytes(b'')
+    fn(3).write_text('<html>404</html>')
+    fn(4).unlink()
+    fn(5).unlink(); fn(5).mkdir()
+    big = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64,64,3), dtype=np.uint8)).save(big, 'JPEG')
+    fn(6).write_bytes(big.getvalue()[:1500])
+    shutil.copy(fn(8), fn(9)) # the same with another label
+    shutil.copy(fn(10), fn(12))
+    df.loc[12,'split'] = 'test' # the same image in training and test
+    shutil.copy(fn(13), fn(15)) # harmless
+    return tmp_path,df
+
+def test_what_is_broken_is_found(broken):
+    root,df = broken
+    v = ImageData(df, ['a','b'], root=root).verify(num_workers=0, progress=False)
+    assert v.bad.path.tolist()==[f'a/x{i}.png' for i in (1,2,3,4,5,6)]
+    p = dict(zip(v.bad.path, v.bad.problem))
+    assert 'truncated' in p['a/x1.png'] and p['a/x2.png']=='an empty file' and p['a/x3.png']=='not an image that Pillow can read' and p['a/x4.png']=='missing'
+    assert p['a/x5.png'].startswith('not readable:') and 'truncated' in p['a/x6.png']
+    assert not any('0x' in o or str(root) in o for o in v.bad.problem)
+    d = v.duplicates
+    assert d.paths.tolist()==[[f'a/x{i}.png' for i in o] for o in ((8,9),(10,12),(13,15))]
+    assert d.labels.tolist()==[['a','b'],['a','a'],['b','b']] and d.parts.tolist()==[['train','train'],['train','test'],['train','train']]
+    assert d.across_parts.tolist()==[False,True,False] and d.different_labels.tolist()==[True,False,False]
+    assert not v.ok and v.opened==16
+    text = repr(v)
+    assert '16 images, 16 of them opened now: 6 unreadable, 3 there more than once.' in text and 'a/x4.png: missing' in text
+    assert 'a/x8.png (a, train) = a/x9.png (b, train): with several labels' in text and 'a/x10.png (a, train) = a/x12.png (a, test): in several parts' in text and 'x13' not in text
+
+def test_processes_find_the_same(broken):
+    root,df = broken
+    df = pd.concat([df, on_disk(root, 'ab'*20, 'b/y{}.jpg', split='train')], ignore_index=True) # enough for several processes
+    one = ImageData(df, ['a','b'], root=root).verify(num_workers=0, progress=False)
+    (root/'.balmix_verified.csv').unlink()
+    two = ImageData(df, ['a','b'], root=root).verify(num_workers=2, progress=True)
+    pd.testing.assert_frame_equal(one.bad, two.bad)
+    pd.testing.assert_frame_equal(one.duplicates, two.duplicates)
+    assert two.opened==56
+
+def count_looks(monkeypatch):
+    seen = []
+    look = module._look
+    monkeypatch.setattr(module, '_look', lambda fn: seen.append(Path(fn).name) or look(fn))
+    return seen
+
+def test_what_was_found_is_kept(tmp_path, monkeypatch):
+    seen = count_looks(monkeypatch)
+    df = on_disk(tmp_path, 'aabb')
+    (tmp_path/'x3.png').write_bytes(b'no image')
+    data = ImageData(df, ['a','b'], root=tmp_path)
+    first = data.verify(num_workers=0, progress=False)
+    again = ImageData(df, ['a','b'], root=tmp_path).verify(num_workers=0, progress=False)
+    assert len(seen)==4 and again.opened==0
+    pd.testing.assert_frame_equal(first.bad, again.bad)
+    kept = pd.read_csv(tmp_path/'.balmix_verified.csv')
+    assert kept.columns.tolist()==['path','size','mtime_ns','sha256','problem'] and kept.path.tolist()==[f'x{i}.png' for i in range(4)]
+    assert not [o for o in os.listdir(tmp_path) if o.startswith('.balmix') and o!='.balmix_verified.csv']
+    # mended with the same size: its date tells
+    Image.fromarray(pixels[3]).save(tmp_path/'x3.png')
+    os.utime(tmp_path/'x1.png', ns=(1,1))
+    del seen[:]
+    assert data.verify(num_workers=0, progress=False).ok and sorted(seen)==['x1.png','x3.png']
+    # another table of the same folder: what it does not name is kept
+    part = ImageData(df.iloc[:2], ['a','b'], root=tmp_path)
+    (tmp_path/'x0.png').write_bytes(b'')
+    del seen[:]
+    assert part.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and seen==['x0.png']
+    del seen[:]
+    assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and not seen
+
+@pytest.mark.parametrize('text', ['', 'x', 'path,size\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff'])
+def test_a_kept_table_that_is_none_is_made_anew(tmp_path, text):
+    df = on_disk(tmp_path, 'ab')
+    (tmp_path/'.balmix_verified.csv').write_text(text)
+    v = ImageData(df, ['a','b'], root=tmp_path).verify(num_workers=0, progress=False)
+    assert v.ok and v.opened==2 and len(pd.read_csv(tmp_path/'.balmix_verified.csv'))==2
+
+def test_without_permission_to_write_it_goes_on_with_one_warning(tmp_path, monkeypatch):
+    df = on_disk(tmp_path, 'ab')
+    # a folder in its place cannot be replaced, by nobody
+    (tmp_path/'.balmix_verified.csv').mkdir()
+    def quiet(): return ImageData(df, ['a','b'], root=tmp_path).verify(num_workers=0, progress=False)
+    with pytest.warns(UserWarning, match='cannot be kept beside the data') as seen: v = quiet()
+    assert v.ok and len(seen)==1 and str(tmp_path) not in str(seen[0].message)
+    assert sorted(os.listdir(tmp_path))==['.balmix_verified.csv','x0.png','x1.png']
+    (tmp_path/'.balmix_verified.csv').rmdir()
+    def refuse(*args, **kwargs): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(pd.DataFrame, 'to_csv', refuse)
+    with pytest.warns(UserWarning, match='Permission denied') as seen: assert quiet().ok
+    assert len(seen)==1
+
+def test_a_setting_for_truncated_images_changes_nothing(tmp_path):
+    df = on_disk(tmp_path, 'ab')
+    fn = tmp_path/'x0.png'
+    fn.write_bytes(fn.read_bytes()[:-30])
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        assert len(ImageData(df, ['a','b'], root=tmp_path).verify(num_workers=0, progress=False).bad)==1
+        assert ImageFile.LOAD_TRUNCATED_IMAGES
+    finally: ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+def test_arrays_are_compared_by_their_bytes():
+    images = ArrayImages(lambda: dict(digits=pixels[[0,1,0,2]]))
+    v = ImageData(table('aaab', split=['train','train','test','test']), ['a','b'], images=images).verify()
+    assert v.duplicates.paths.tolist()==[['digits/0','digits/2']] and v.duplicates.across_parts.tolist()==[True] and not v.ok and not len(v.bad) and v.opened==0
+    ok = in_memory('aabb').verify()
+    assert ok.ok and repr(ok)=='4 images, 0 of them opened now: none unreadable, none there more than once.'
+
+def test_bad_number_of_processes():
+    with pytest.raises(ValueError, match="'num_workers' parameter of ImageData.verify must be an int"): in_memory().verify(num_workers=-1)

@@ -1,0 +1,456 @@
+"""The notebook looks at a few methods. Here each one is held against what its paper says, independently of the code that does it: what is drawn is counted, losses
+and priors are compared with formulas and with what a network without inputs learns, τ with a search by scikit-learn; and every method trains, pickles and keeps quiet."""
+
+import contextlib,inspect,io,warnings
+from functools import partial
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import log_softmax,softmax
+from sklearn.metrics import balanced_accuracy_score,cohen_kappa_score,matthews_corrcoef
+from torch import nn
+from torch.nn import functional as F
+from fastai.callback.mixup import MixUp
+from fastai.vision import all as fv
+from fastai_balmix import methods
+from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.methods import Method,Training,add_method,find_method,method_table,nearest,taus
+from fastai_balmix.metrics import MCC,imbalance_metrics
+from conftest import warm_call
+from toys import Counting,Mute,Numbered,Points,class_sizes,make_net,quiet_fit,seeded_dl,streams,tail_targets
+
+names = ['instance','class','sqrt','progressive','focal','class_balanced_loss','logit_adjusted','smoothing_uniform','smoothing_gaussian','cost_sensitive','qwk_loss','mixup',
+         'balmix_0.1','balmix_0.2','balmix_0.3','balmix_pair','balmix_sqrt','remix','crt','tau_norm']
+ordered = {'smoothing_gaussian','cost_sensitive','qwk_loss'}
+counts = np.array([200,60,15,5])
+n,p,p_sqrt = counts.sum(),counts/counts.sum(),np.sqrt(counts)/np.sqrt(counts).sum()
+even = np.full(4, 1/4)
+
+def make_dls(ds=None, bs=8, **kwargs):
+    ds = Numbered(tail_targets(*counts), (6,)) if ds is None else ds
+    return fv.DataLoaders(seeded_dl(ds, bs, **kwargs), seeded_dl(Points(), 32, shuffle=False))
+
+def applied(name, dls=None, **kwargs):
+    "A `Training` that a method was applied to"
+    t = Training(make_dls() if dls is None else dls, counts, **{'n_epoch':3, 'lr':.05, 'seed':4, **kwargs})
+    find_method(name)(t)
+    return t
+
+def make_learner(t, net=make_net, metrics=None): return fv.Learner(t.dls, net(), t.loss_func, opt_func=fv.SGD, lr=.05, metrics=fv.ifnone(metrics, imbalance_metrics()))
+
+# --- what is drawn ---
+
+class Drawn(fv.Callback):
+    "Asks the training loader, as it stands when an epoch starts, `n` times for an epoch's items; trains on none"
+    order = 70
+    def __init__(self, n): self.n,self.epochs = n,[]
+    def before_train(self):
+        self.epochs.append([self.learn.dl.get_idxs() for _ in range(self.n)])
+        raise fv.CancelTrainException
+
+def drawn(name, k=100, **kwargs):
+    "Items that a method draws: for each epoch of three, `k` times"
+    t,probe = applied(name, **kwargs),Drawn(k)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # nothing is trained, for which fastai has words
+        quiet_fit(make_learner(t), t.n_epoch, cbs=[*t.cbs,probe])
+    return probe.epochs,np.asarray(t.dls.train.dataset.targets)
+
+def assert_shares(idxs, y, p):
+    "Classes come in shares `p`: a χ² test of level 1e-4, the seeds being fixed; all classes have 5 or more expected draws"
+    got = np.bincount(y[idxs], minlength=len(p))
+    assert len(idxs)*p.min()>5 and stats.chisquare(got, len(idxs)*p).pvalue>1e-4, (got/len(idxs), p)
+
+def assert_even_within(idxs, y):
+    "The items of each class come equally often"
+    for k in range(4): assert stats.chisquare(np.bincount(idxs, minlength=len(y))[y==k]).pvalue>1e-4
+
+@pytest.mark.parametrize('name', [o for o in names if o not in ('class','sqrt','progressive') and 'balmix' not in o])
+def test_most_methods_visit_each_image_once_an_epoch(name):
+    for epoch in drawn(name, 2)[0]:
+        for idxs in epoch: assert sorted(idxs)==[*range(n)]
+        assert epoch[0]!=epoch[1]
+
+@pytest.mark.parametrize('name,p', [('class',even), ('sqrt',p_sqrt)])
+def test_weighted_methods_draw_by_class(name, p):
+    epochs,y = drawn(name)
+    for epoch in epochs:
+        assert all(len(o)==n for o in epoch)
+        idxs = np.concatenate(epoch)
+        assert_shares(idxs, y, p)
+        assert_even_within(idxs, y)
+
+def test_progressive_goes_from_one_to_the_other():
+    epochs,y = drawn('progressive')
+    assert all(sorted(o)==[*range(n)] for o in epochs[0])
+    for epoch,share in zip(epochs[1:], (.5,1)): assert_shares(np.concatenate(epoch), y, (1-share)*p + share*even)
+
+@pytest.mark.parametrize('name,first', [('balmix_0.2',p), ('balmix_pair',p), ('balmix_sqrt',p_sqrt)])
+def test_balmix_pairs_its_first_images_with_class_balanced_ones(name, first):
+    epochs,y = drawn(name)
+    for epoch in epochs:
+        i,j = np.concatenate(epoch).T
+        if name=='balmix_sqrt':
+            assert_shares(i, y, first)
+            assert_even_within(i, y)
+        else: assert all(sorted(np.array(o)[:,0])==[*range(n)] for o in epoch)
+        assert_shares(j[j>=0], y, even)
+
+class Lams(fv.Callback):
+    "λ of three epochs, from the loader that stands where a fit starts; trains on none"
+    order = 70
+    def before_train(self):
+        self.seen = [np.atleast_1d(lam) for _ in range(3) for *_,lam in streams(self.learn.dl)]
+        raise fv.CancelFitException
+
+@pytest.mark.parametrize('name,alpha,pair', [('balmix_0.1',.1,False), ('balmix_0.2',.2,False), ('balmix_0.3',.3,False), ('balmix_pair',.2,True), ('balmix_sqrt',.2,False)])
+def test_lambda_has_the_distribution_in_the_name(name, alpha, pair):
+    t,probe = applied(name, make_dls(bs=2)),Lams()
+    quiet_fit(make_learner(t), 1, cbs=[*t.cbs,probe])
+    lam = np.concatenate(probe.seen)
+    assert all(len(o)==1+pair for o in probe.seen) and len(np.unique(lam[lam>0]))==(lam>0).sum()
+    assert len(lam)==(840 if pair else 420)
+    # below 1/255 it counts as 0, with the probability (1/255)^α; above, Beta(α, 1) it is
+    assert stats.binomtest(int((lam==0).sum()), len(lam), 255**-alpha).pvalue>1e-4
+    tail = (lam[lam>0]**alpha - 255**-alpha)/(1-255**-alpha)
+    assert stats.kstest(tail, 'uniform').pvalue>1e-4
+
+def test_alphas_can_be_told_apart_by_this():
+    "The test above, given the λ of one α and asked for another"
+    lam = np.random.default_rng(0).random(420)**(1/.2)
+    lam[lam<1/255] = 0
+    for alpha in .1,.3: assert stats.binomtest(int((lam==0).sum()), len(lam), 255**-alpha).pvalue<1e-4
+
+@pytest.mark.parametrize('name', names)
+def test_draws_follow_from_the_seed(name):
+    draws = [drawn(name, 2, seed=s)[0] for s in (4,4,5)]
+    assert draws[0]==draws[1]
+    assert (draws[0]!=draws[2])==(name in ('class','sqrt','progressive') or 'balmix' in name)
+
+def test_loaders_that_were_given_stay_as_they_were():
+    dls = make_dls()
+    for name in names:
+        t = applied(name, dls)
+        assert (t.dls is dls)==(name not in ('class','sqrt','balmix_sqrt')) and type(dls.train) is fv.DataLoader and t.dls.valid is dls.valid
+
+# --- losses ---
+
+def row_losses(name, z, y):
+    "Loss of each item by the formula of the paper, in plain NumPy"
+    k,logp,prob = z.shape[1],log_softmax(z, axis=1),softmax(z, axis=1)
+    ce,grades = -logp[np.arange(len(y)),y],np.arange(k)
+    if name=='focal': return (1-np.exp(-ce))**2*ce
+    if name=='class_balanced_loss':
+        w = np.array([(1-.9999)/(1-.9999**o) for o in counts.tolist()])
+        return (w*k/w.sum())[y]*ce
+    if name=='logit_adjusted': return -log_softmax(z+np.log(p), axis=1)[np.arange(len(y)),y]
+    if name=='smoothing_uniform': return .9*ce - .1*logp.mean(1)
+    if name in ('smoothing_gaussian','cost_sensitive'):
+        t = np.exp(-(grades-y[:,None])**2/(2*.5**2))
+        soft = -(t/t.sum(1, keepdims=True)*logp).sum(1)
+        return soft if name=='smoothing_gaussian' else soft + 10*(((grades-y[:,None])/(k-1))**2*prob).sum(1)
+    return ce
+
+@pytest.mark.parametrize('name', [o for o in names if o!='qwk_loss'])
+def test_the_loss_is_the_one_of_the_paper(name):
+    rng = np.random.default_rng(0)
+    z,y = rng.normal(0, 2, (50,4)),rng.integers(0, 4, 50)
+    got = applied(name).loss_func(torch.tensor(z, dtype=torch.float32), torch.tensor(y))
+    assert got.item()==pytest.approx(row_losses(name, z, y).mean(), rel=1e-5)
+
+def test_the_kappa_loss_is_that_of_certain_predictions():
+    "With one-hot predictions it is log(1-κ), κ by scikit-learn, but for its constant"
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 200)
+    loss = applied('qwk_loss').loss_func
+    for wrong in .1,.5:
+        guess = np.where(rng.random(200)<wrong, rng.integers(0, 4, 200), y)
+        got = loss(100*F.one_hot(torch.tensor(guess), 4).float(), torch.tensor(y)).item()
+        assert got+np.log(1e-6)==pytest.approx(np.log(1-cohen_kappa_score(y, guess, weights='quadratic')), abs=1e-4)
+
+# --- callbacks ---
+
+def test_mixing_callbacks_have_the_settings_of_the_papers():
+    cbs = {name: applied(name).cbs for name in names}
+    mix, = cbs['mixup']
+    assert type(mix) is MixUp and mix.distrib.concentration0.item()==mix.distrib.concentration1.item()==pytest.approx(.2)
+    remix, = cbs['remix']
+    assert type(remix) is Remix and (remix.alpha,remix.kappa,remix.tau,remix.per_item,remix.seed)==(1.,3.,.5,False,4)
+    for name,alpha in ('balmix_0.1',.1),('balmix_0.2',.2),('balmix_0.3',.3),('balmix_pair',.2),('balmix_sqrt',.2):
+        cb, = cbs[name]
+        assert type(cb) is BalancedMixUp and (cb.alpha,cb.q,cb.per_item,cb.seed)==(alpha,'class',name=='balmix_pair',4)
+    prog, = cbs['progressive']
+    assert type(prog) is ProgressiveSampling and prog.seed==4
+    assert all(not v for k,v in cbs.items() if k not in ('mixup','remix','progressive') and 'balmix' not in k)
+
+# --- after training ---
+
+def bn_net():
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(6,8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8,4))
+
+def states(m): return {k: v.clone() for k,v in m.state_dict().items()}
+
+@pytest.mark.parametrize('n_epoch,second', [(1,1), (3,1), (4,2), (9,3)])
+def test_crt_trains_the_last_layer_again_on_a_body_that_is_held(n_epoch, second):
+    ds = Counting(tail_targets(*counts), (6,))
+    t = applied('crt', make_dls(ds), n_epoch=n_epoch)
+    learn = quiet_fit(make_learner(t, bn_net))
+    before,probe,dls = states(learn.model),Drawn(100),learn.dls
+    with learn.no_bar(), learn.no_logging(): t.finish(learn, [])
+    after = states(learn.model)
+    for k in before: assert torch.equal(before[k], after[k])==(not k.startswith('3.')), k
+    assert len(learn.recorder.values)==second and max(learn.recorder.lrs)==pytest.approx(.05, rel=.01)
+    assert learn.dls is dls
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        t.finish(learn, [probe])
+    assert len(probe.epochs)==second
+    assert_shares(np.concatenate(probe.epochs[0]), np.array(ds.targets), even)
+
+def test_crt_draws_by_its_seed():
+    seen = []
+    for seed in 4,4,5:
+        t,probe = applied('crt', seed=seed),Drawn(1)
+        learn = make_learner(t)
+        with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            t.finish(learn, [probe])
+        seen.append(probe.epochs)
+    assert seen[0]==seen[1]!=seen[2]
+
+score_of = dict(matthews_corrcoef=lambda: MCC(), balanced_accuracy_score=lambda: imbalance_metrics()[1])
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('score', [matthews_corrcoef,balanced_accuracy_score])
+def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
+    t = applied('tau_norm')
+    learn = make_learner(t, metrics=[score_of[score.__name__](),fv.accuracy])
+    rng = np.random.default_rng(seed)
+    w,b = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1)),rng.normal(size=4)
+    head = learn.model[3]
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(w))
+        head.bias.copy_(torch.tensor(b))
+    ds = learn.dls.valid.dataset
+    with torch.no_grad(): x = learn.model[:3].eval()(ds.x).double().numpy()
+    w = head.weight.detach().double().numpy()
+    scores = [score(ds.targets, (x@(w/np.linalg.norm(w, axis=1, keepdims=True)**tau).T).argmax(1)) for tau in taus]
+    plain = states(learn.model)
+    body = learn.model
+    with learn.no_bar(): t.finish(learn, [])
+    tau = taus[int(np.argmax(scores))]
+    torch.testing.assert_close(learn.model[3].weight.detach().double().numpy(), w/np.linalg.norm(w, axis=1, keepdims=True)**tau, rtol=1e-5, atol=1e-6)
+    assert not learn.model[3].bias.any() and torch.equal(learn.model[0].weight, plain['0.weight'])
+    for k,v in body.state_dict().items(): assert torch.equal(v, plain[k]) # the network itself is left
+
+@pytest.mark.parametrize('values,tau', [([.1,.2,.4,.4,.1],.5), ([0.]*5,0.), ([np.nan,-.5,np.nan,-.2,np.nan],.75), ([np.nan]*5,0.), ([-.9,-.8,-.7,-.6,-.5],1.)])
+def test_tau_is_the_smallest_of_equals_and_never_one_without_a_score(values, tau):
+    t = applied('tau_norm')
+    seen = iter(values)
+    learn = make_learner(t, metrics=[fv.ValueMetric(lambda: next(seen), 'score'),fv.accuracy])
+    w = learn.model[3].weight.detach().clone()
+    with learn.no_bar(): t.finish(learn, [])
+    torch.testing.assert_close(learn.model[3].weight.detach(), w/w.norm(dim=1, keepdim=True)**tau)
+
+def test_taus_start_with_the_plain_rows(): assert list(taus)==[0,.25,.5,.75,1]
+
+def test_tau_needs_a_metric():
+    t = applied('tau_norm')
+    learn = make_learner(t, metrics=[])
+    with pytest.raises(ValueError, match="tau_norm must be .*metric"), learn.no_bar(): t.finish(learn, [])
+
+def test_only_two_methods_do_something_afterwards(): assert {o for o in names if applied(o).finish is not None}=={'crt','tau_norm'}
+
+# --- the prior that answers stand for ---
+
+def mass(first, alpha): return (1-alpha/(1+alpha))*first + alpha/(1+alpha)*even
+
+cb_shares = np.array([o*(1-.9999)/(1-.9999**o) for o in counts.tolist()])
+priors = {**{o: p for o in ('instance','focal','smoothing_uniform','smoothing_gaussian','cost_sensitive','qwk_loss','mixup','tau_norm')},
+          **{o: even for o in ('class','progressive','logit_adjusted','crt')}, 'sqrt':p_sqrt, 'class_balanced_loss':cb_shares/cb_shares.sum(),
+          **{f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)}, 'balmix_pair':mass(p, .2), 'balmix_sqrt':mass(p_sqrt, .2), 'remix':None}
+
+@pytest.mark.parametrize('name', names)
+def test_priors_are_those_of_the_formulas(name):
+    got = applied(name).prior()
+    if priors[name] is None: assert got is None
+    else: np.testing.assert_allclose(got, priors[name], rtol=1e-12)
+
+def test_progressive_sampling_of_one_epoch_is_plain(): np.testing.assert_allclose(applied('progressive', n_epoch=1).prior(), p, rtol=1e-12)
+
+@pytest.mark.parametrize('name', ['instance','class_balanced_loss','logit_adjusted'])
+def test_a_network_without_inputs_answers_with_the_prior(name):
+    "Training on all items finds the same K probabilities for each: those that `prior` says the answers stand for"
+    t = applied(name)
+    z,y = torch.zeros(4, dtype=torch.float64, requires_grad=True),torch.tensor(t.dls.train.dataset.targets)
+    opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn='strong_wolfe')
+    def step():
+        opt.zero_grad()
+        loss = t.loss_func(z.expand(len(y), 4), y)
+        loss.backward()
+        return loss
+    opt.step(step)
+    np.testing.assert_allclose(softmax(z.detach().numpy()), t.prior(), atol=1e-4)
+
+def test_a_prior_of_ones_own():
+    t = Training(make_dls(), counts)
+    for implied,want in ((3,1,0,0),[.75,.25,0,0]),('balanced',even),(np.array(p),p),(None,p):
+        t.implied = implied
+        np.testing.assert_allclose(t.prior(), want, rtol=1e-12)
+    t.implied = 'instance'
+    with pytest.raises(ValueError, match="The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"): t.prior()
+
+def test_a_prior_that_cannot_be_known():
+    assert Training(fv.DataLoaders(seeded_dl(Mute(20)), seeded_dl(Mute(20))), [10,10]).prior() is None
+    assert Training(make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20))), [10,10]).prior() is None
+
+@given(class_sizes.filter(lambda o: len(o)>1 and all(o)))
+def test_counts_may_be_any_row(sizes):
+    "As a list, an array or a tensor, with the same losses and priors"
+    dls = fv.DataLoaders(seeded_dl(Numbered(tail_targets(*sizes))), seeded_dl(Numbered([0])))
+    for name in 'class_balanced_loss','logit_adjusted','instance':
+        got = []
+        for kind in list,np.array,torch.tensor:
+            t = Training(dls, kind(sizes))
+            find_method(name)(t)
+            got.append(t.prior())
+        np.testing.assert_array_equal(got[0], got[1])
+        np.testing.assert_array_equal(got[0], got[2])
+        assert got[0].sum()==pytest.approx(1)
+
+def test_a_training_starts_with_what_fastai_does():
+    t = Training(make_dls(), counts)
+    assert type(t.loss_func) is fv.CrossEntropyLossFlat and t.cbs==[] and t.finish is None and t.implied is None
+    assert (t.n_epoch,t.lr,t.seed)==(1,None,0) and Training(make_dls(), counts).cbs is not t.cbs
+
+# --- every method ---
+
+@pytest.mark.parametrize('name', names)
+def test_every_method_trains_in_silence(name):
+    t = applied(name, make_dls(Points(tuple(counts//4)), drop_last=True), n_epoch=2)
+    learn = make_learner(t)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('error')
+        quiet_fit(learn, 2, cbs=t.cbs)
+        if t.finish is not None:
+            with learn.no_bar(), learn.no_logging(): t.finish(learn, [])
+    assert learn.loss_func is t.loss_func and all(torch.isfinite(v).all() for v in learn.model.state_dict().values())
+    assert all(np.isfinite(v) for row in learn.recorder.values for v in row)
+    probs,_ = learn.get_preds()
+    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5) # losses have the right activation
+
+@pytest.mark.parametrize('name', names)
+def test_every_method_pickles(name):
+    m = cloudpickle.loads(cloudpickle.dumps(find_method(name)))
+    t,t1 = applied(name),Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
+    m(t1)
+    assert (m.name,m.line,m.source,m.ordered)==(name,*(getattr(find_method(name), o) for o in ('line','source','ordered')))
+    assert repr(t1.loss_func)==repr(t.loss_func) and list(map(repr, t1.cbs))==list(map(repr, t.cbs)) and (t1.finish is None)==(t.finish is None)
+
+def loaded(data):
+    "The name, the line, and the loss of a method that was pickled elsewhere"
+    m = cloudpickle.loads(data)
+    t = Training(None, counts)
+    m(t)
+    return m.name,m.line,t.loss_func(torch.zeros(1, 4), torch.tensor([1])).item()
+
+def test_a_method_of_ones_own_goes_to_another_process(registry):
+    factor = 3.
+    def mine(t):
+        "three times the loss"
+        t.loss_func = lambda pred,targ: factor*F.cross_entropy(pred, targ)
+    add_method('mine', mine)
+    name,line,loss = warm_call(loaded, cloudpickle.dumps(find_method('mine')))
+    assert (name,line)==('mine','three times the loss') and loss==pytest.approx(3*np.log(4))
+
+# --- the registry ---
+
+@pytest.fixture
+def registry(monkeypatch): monkeypatch.setattr(methods, '_methods', dict(methods._methods))
+
+def test_names_are_those_of_the_tables():
+    df = method_table()
+    assert [*df.index]==names
+    assert [*df.columns]==['method','needs order','source'] and df.index.name=='name'
+    assert {o for o in df.index if df['needs order'][o]=='yes'}==ordered and set(df['needs order'])=={'','yes'}
+    assert (df.method.str.len()>5).all() and df.source.str.contains('20[0-9]{2}').all() and not df.method.str.contains('\n').any()
+    for name in names: assert find_method(name).name==name and find_method(name).ordered==(name in ordered)
+
+def test_two_forms_of_adding(registry):
+    def f(t): "one"
+    assert add_method('a', f) is f
+    @add_method('b', source='here', ordered=True)
+    def g(t): "two"
+    assert callable(g) and g.__doc__=='two'
+    add_method('c', f, 'three', 'there', True)
+    h = add_method('d', line='four')(f)
+    got = [(m.func,m.line,m.source,m.ordered) for m in map(find_method, 'abcd')]
+    assert got==[(f,'one','',False), (g,'two','here',True), (f,'three','there',True), (f,'four','',False)] and h is f
+    assert [*method_table().index[-4:]]==[*'abcd']
+    assert repr(find_method('a'))=='a: one' and repr(find_method('b'))=='b: two (here)'
+
+def test_a_name_may_be_taken_over(registry):
+    place = [*method_table().index].index('mixup')
+    called = []
+    add_method('mixup', called.append, line='mine')
+    assert [*method_table().index].index('mixup')==place and len(method_table())==20 and method_table().method['mixup']=='mine'
+    find_method('mixup')('a training')
+    assert called==['a training']
+
+def test_lines_are_lines(registry):
+    "Whatever the function looks like"
+    def long(t):
+        """First line.
+
+        More words."""
+    def below(t):
+        """
+        On a line of its own.
+        """
+    class Called:
+        def __call__(self, t): pass
+    def bare(t): pass
+    for func,line in (long,'First line.'),(partial(long),'First line.'), (below,'On a line of its own.'),(Called(),''),(bare,''),(lambda t: t,''),(partial(bare),''):
+        add_method('x', func)
+        assert find_method('x').line==line and repr(find_method('x'))==f'x: {line}'
+
+@pytest.mark.parametrize('name', ['', 'a b', 'a/b', '../a', 'a\n', 'a:b', 'balmix,0.2', None, 3, b'a', ['a']])
+def test_bad_names_are_refused_when_they_are_given(registry, name):
+    for add in (lambda: add_method(name, print)), (lambda: add_method(name)):
+        with pytest.raises(ValueError) as e: add()
+        assert str(e.value)==f"The 'name' parameter of add_method must be letters, digits and . _ + -. Got {name!r} instead."
+    assert len(method_table())==20
+
+@pytest.mark.parametrize('name', ['a', 'balmix_0.25', 'focal+class', 'größer', 'A-1'])
+def test_good_names(registry, name):
+    add_method(name, print)
+    assert find_method(name).name==name
+
+@pytest.mark.parametrize('func', [3, 'instance', [print]])
+def test_what_cannot_be_called_is_refused(registry, func):
+    with pytest.raises(ValueError) as e: add_method('x', func)
+    assert str(e.value)==f"The 'func' parameter of add_method must be a function of a `Training`. Got {func!r} instead."
+
+@pytest.mark.parametrize('name,words', [('balmix_02',"Did you mean 'balmix_0.2'"), ('balmix',"Did you mean 'balmix_"), ('tau-norm',"Did you mean 'tau_norm'?"),
+    ('instnce',"Did you mean 'instance'"), ('banana','There are: instance, class, sqrt, progressive, '), ('','There are: instance'),
+    (None,'There are: instance'), (7,'There are: instance'), (['instance'],'There is no method')])
+def test_unknown_names_bring_up_those_nearest(name, words):
+    with pytest.raises(ValueError) as e: find_method(name)
+    assert f'There is no method {name!r}. ' in str(e.value) and words in str(e.value)
+
+def test_nearest_of_any_names():
+    assert nearest('mc', ['mcc','κ'])=="Did you mean 'mcc'?"
+    assert nearest('ab', ['abc','abd','abe','abf']).count("'")==6 # no more than three
+    assert nearest('x', [1,2])=='There are: 1, 2.' and nearest(12, [12])=="Did you mean '12'?"
+
+def test_a_method_stands_for_itself():
+    m = Method('x', print, 'line')
+    assert find_method(m) is m and (m.source,m.ordered)==('',False) and 'x' not in method_table().index
+
+def test_parameters_are_documented():
+    for f in Training,add_method,nearest,find_method,method_table: assert inspect.getdoc(f)

@@ -1,0 +1,679 @@
+"""What the notebook cannot do to itself: processes are killed with SIGKILL, interrupted, doubled and starved of disk; a method kills the process it runs in; folders are
+damaged, foreign and in the way. Whatever happened, the same call again must end in the table of an unbroken run. The command is run as a shell runs it."""
+
+import errno,io,json,os,pty,random,re,resource,shutil,signal,stat,subprocess,sys,threading,time
+from concurrent.futures import BrokenExecutor,Executor,Future,ProcessPoolExecutor,ThreadPoolExecutor
+from contextlib import redirect_stdout
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from fastcore.script import anno_parser
+from filelock import FileLock
+from PIL import Image
+from torch import nn
+from fastai.vision.all import Callback
+from fastai_balmix import methods,protocol,runs
+from fastai_balmix.checkpoint import DiskFull
+from fastai_balmix.images import ImageData
+from fastai_balmix.methods import Method,find_method
+from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan,process_pool,read_settings
+from fastai_balmix.runs import Results,Run,TrainConfig
+from conftest import warm_call
+from test_runs import grades,net,picture,pixels,recipe,split_of
+
+fork = get_context('fork')
+# What differs between two runs of the same thing; the revision, where somebody works in this checkout at the same time
+circumstances = ['seconds','started','host','revision']
+def table(folder): return pd.read_csv(Path(folder)/'results.csv', dtype=str, keep_default_na=False).drop(columns=circumstances)
+
+def assert_same(a, b):
+    "Are the tables of two folders one, and the predictions?"
+    pd.testing.assert_frame_equal(table(a), table(b))
+    for run in table(a).run.unique():
+        x,y = (np.load(Path(o)/'runs'/run/'predictions.npz') for o in (a,b))
+        assert x.files==y.files
+        for k in x.files: np.testing.assert_array_equal(x[k], y[k])
+        h,i = (Results(o).record(run) for o in (a,b))
+        for k in 'history','best_epoch','calibration': assert json.dumps(h[k])==json.dumps(i[k])
+
+def compared(out, methods=('instance',), data=None, archs=net, **kwargs): return compare(grades() if data is None else data, methods, archs, out=out, **{**recipe, 'show':False, 'folds':[1], **kwargs})
+
+def shell(*args):
+    "What the command ends with: None, or the words after which a shell sees a 1"
+    given = {k: v for k,v in vars(anno_parser(balmix_compare).parse_args([*map(str, args)])).items() if k not in ('pdb','xtra')}
+    try: return balmix_compare(**given)
+    except SystemExit as e: return e.code
+
+small = '--archs','small','--epochs',1,'--size',8,'--bs',8,'--augment','none','--pretrained','no'
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory):
+    "A folder of images of eight patients, two classes"
+    root = tmp_path_factory.mktemp('data')/'scans'
+    for c,n in ('benign',24),('malign, or not',12):
+        (root/c).mkdir(parents=True)
+        for i in range(n): Image.fromarray(pixels(f'{int(c!="benign")}/{i}')).save(root/c/f'p{i%8}_{i}.png')
+    return root
+
+def of_scans(scans): return '--data',scans,'--group',r'(p\d)_','--n-folds',2,*small
+
+@pytest.fixture(scope='module')
+def one(tmp_path_factory, scans):
+    "A folder the command has finished, and what it printed"
+    out,text = tmp_path_factory.mktemp('one')/'out',io.StringIO()
+    with redirect_stdout(text): assert shell(*of_scans(scans), '--methods', 'instance,balmix_0.2', '--out', out) is None
+    return out,text.getvalue()
+
+def ages(out): return {p.parent.name: p.stat().st_mtime_ns for p in Path(out).glob('runs/*/run.json')}
+
+# Killed
+
+log = []
+
+class Epochs(Callback):
+    "Writes a line for each epoch that is trained"
+    order = 90
+    def __init__(self, name): self.nm = name
+    def before_train(self):
+        with open(log[0], 'a') as f: f.write(f'{self.nm} {self.epoch}\n')
+
+def logged(t, name):
+    find_method(name)(t)
+    t.cbs.append(Epochs(name))
+
+def with_log(names): return [Method(o, partial(logged, name=o), 'x', ordered=find_method(o).ordered) for o in names]
+
+def in_fork(*args, **kwargs):
+    p = fork.Process(target=compared, args=args, kwargs=kwargs)
+    p.start()
+    return p
+
+def finish(*args, **kwargs):
+    p = in_fork(*args, **kwargs)
+    p.join(200)
+    assert p.exitcode==0
+
+def checkpoints(out): return {(p.parent.name,p.name): p.stat().st_mtime_ns for p in Path(out).glob('runs/*/*') if p.name.startswith(('checkpoint','run.json'))}
+
+def killed_and_resumed(folder, n_kills, names, seed, epochs, **kwargs):
+    "Number of kills there was time for, and of lines of epochs"
+    rng,kwargs = random.Random(seed),dict(methods=with_log(names), epochs=epochs, augment=dict(flip='horizontal', shift=.1), **kwargs)
+    log[:] = [folder/'whole.log']
+    finish(folder/'whole', **kwargs)
+    log[:] = [folder/'killed.log']
+    done = 0
+    for _ in range(n_kills):
+        before = checkpoints(folder/'killed')
+        p = in_fork(folder/'killed', **kwargs)
+        while p.is_alive() and checkpoints(folder/'killed')==before: time.sleep(.01) # until one epoch more is done
+        time.sleep(rng.uniform(0, .3))
+        os.kill(p.pid, signal.SIGKILL)
+        p.join()
+        done += p.exitcode==-signal.SIGKILL
+        for o in (folder/'killed').glob('results.csv'): assert {*pd.read_csv(o).run} <= {o.parent.name for o in (folder/'killed').glob('runs/*/run.json')}
+    finish(folder/'killed', **kwargs)
+    return done,*(len((folder/f'{o}.log').read_text().split('\n'))-1 for o in ('whole','killed'))
+
+def check_killed(folder, *args, **kwargs):
+    n,whole,killed = warm_call(killed_and_resumed, folder, *args, **kwargs)
+    assert n>=1 and whole<=killed<=whole+n # a kill costs one epoch at most
+    assert_same(folder/'whole', folder/'killed')
+    assert not [*folder.glob('killed/runs/*/checkpoint*')] and not [*folder.glob('killed/runs/*/*.part')]
+
+def test_two_kills_change_nothing(tmp_path): check_killed(tmp_path, 2, ['balmix_0.2','crt'], 1, 5)
+
+def two_at_once(folder):
+    log[:] = [folder/'log']
+    ms = with_log(['instance','class','sqrt'])
+    ps = [in_fork(folder/'out', ms, epochs=2) for _ in range(2)]
+    for p in ps: p.join(200)
+    log[:] = [folder/'alone.log']
+    finish(folder/'alone', ms, epochs=2)
+    return [p.exitcode for p in ps],sorted((folder/'log').read_text().split()),sorted((folder/'alone.log').read_text().split())
+
+def test_two_processes_share_the_runs(tmp_path):
+    codes,both,alone = warm_call(two_at_once, tmp_path)
+    assert codes==[0,0] and both==alone
+    assert_same(tmp_path/'out', tmp_path/'alone')
+
+# Processes that die
+
+def kills_itself(t): os.kill(os.getpid(), signal.SIGKILL)
+
+def kills_itself_once(t):
+    if not Path(log[0]).exists():
+        Path(log[0]).touch()
+        kills_itself(t)
+
+def forked_pools(): protocol.get_context = lambda method: fork # spawned ones import fastai for seconds; they are among the slow tests
+
+def with_a_killer(folder):
+    forked_pools()
+    log[:] = [folder/'once']
+    res = compared(folder/'out', [Method('killer', kills_itself, 'x'),'instance',Method('once', kills_itself_once, 'x'),'class'], jobs=2)
+    return res.df.method.unique().tolist(),[(o['method'],o['error']) for o in res.meta['failed']],Results(folder/'out').df.run.nunique()
+
+def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path):
+    names,failed,n = warm_call(with_a_killer, tmp_path)
+    assert names==['instance','once','class'] and n==3
+    ((name,error),) = failed
+    assert name=='killer' and error.startswith('its process died: BrokenProcessPool')
+    compared(tmp_path/'alone', ['instance','class'])
+    df = table(tmp_path/'out')
+    pd.testing.assert_frame_equal(df[df.method!='once'].reset_index(drop=True), table(tmp_path/'alone'))
+
+class Sleep(Callback):
+    order = 90
+    def before_train(self):
+        if self.epoch==1:
+            (Path(log[0])/str(os.getpid())).touch()
+            time.sleep(60)
+
+def sleepy(t):
+    if not (Path(log[0])/'awake').exists(): t.cbs.append(Sleep())
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]!='Z'
+    except FileNotFoundError: return False
+
+def until(cond, seconds=60):
+    end = time.monotonic()+seconds
+    while not cond() and time.monotonic()<end: time.sleep(.05)
+    return cond()
+
+def parent_killed(folder):
+    forked_pools()
+    log[:] = [folder]
+    p = in_fork(folder/'out', [Method('sleepy', sleepy, 'x'),'instance'], folds=[1,2], jobs=2)
+    pids = lambda: [o.name for o in folder.iterdir() if o.name.isdigit()]
+    assert until(lambda: len(pids())==2)
+    os.kill(p.pid, signal.SIGKILL)
+    p.join()
+    ended = until(lambda: not any(map(alive, pids())), 30)
+    (folder/'awake').touch()
+    finish(folder/'out', [Method('sleepy', sleepy, 'x'),'instance'], folds=[1,2])
+    return ended,Results(folder/'out').df.run.nunique()
+
+def test_processes_of_a_pool_end_with_their_parent_and_free_their_runs(tmp_path): assert warm_call(parent_killed, tmp_path)==(True,4)
+
+def interrupted_pool(folder):
+    forked_pools()
+    log[:] = [folder]
+    methods.add_method('sleepy', sleepy, 'x')
+    pids = lambda: [o.name for o in folder.iterdir() if o.name.isdigit()]
+    def interrupt():
+        until(lambda: len(pids())==2)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt).start()
+    said = shell('--preset', 'quick', '--methods', 'sleepy', '--jobs', 2, '--out', folder/'out')
+    return said,until(lambda: not any(map(alive, pids())), 30)
+
+def test_ctrl_c_does_not_wait_for_runs_in_work(tmp_path):
+    said,ended = warm_call(interrupted_pool, tmp_path)
+    assert said=='\nStopped. The same command goes on from here.' and ended
+
+class CtrlC(Callback):
+    order = 90
+    def __init__(self, flag): self.flag = flag
+    def before_train(self):
+        if self.epoch==1 and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGINT)
+
+def test_ctrl_c_in_the_middle_of_a_run(tmp_path, monkeypatch, scans, capsys):
+    def method(t): t.cbs.append(CtrlC(tmp_path/'flag'))
+    monkeypatch.setitem(methods._methods, 'stopped', Method('stopped', method, 'x'))
+    args = [*of_scans(scans), '--methods', 'instance,stopped', '--epochs', 2, '--folds', 1]
+    assert 'Stopped. The same command goes on from here.' in shell(*args, '--out', tmp_path/'out')
+    kept,(ck,) = ages(tmp_path/'out'),(tmp_path/'out').glob('runs/stopped*/checkpoint1.pth')
+    assert len(kept)==1
+    FileLock(ck.with_name('lock'), timeout=0).acquire().lock.release()
+    assert shell(*args, '--out', tmp_path/'out') is None and kept.items()<=ages(tmp_path/'out').items()
+    assert shell(*args, '--out', tmp_path/'whole') is None
+    assert_same(tmp_path/'out', tmp_path/'whole')
+
+# Failing
+
+def test_a_failing_method_stops_no_other(tmp_path, monkeypatch, scans, capsys):
+    def boom(t):
+        if not (tmp_path/'mended').exists(): raise RuntimeError('no such luck,\n"really"')
+    monkeypatch.setitem(methods._methods, 'boom', Method('boom', boom, 'x'))
+    args = [*of_scans(scans), '--methods', 'boom,instance', '--out', tmp_path/'out']
+    said = shell(*args)
+    text = capsys.readouterr().out
+    assert 'RuntimeError: no such luck, "really"' in said and '2 of the runs failed' in said and '\n' not in said and 'tries them again' in said
+    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (tmp_path/'out'/'summary.md').is_file()
+    res = Results(tmp_path/'out')
+    assert {*res.df.method}=={'instance'} and res.df.fold.unique().tolist()==[1,2]
+    assert sorted((o['method'],o['fold']) for o in res.meta['failed'])==[('boom',1),('boom',2)]
+    kept = ages(tmp_path/'out')
+    (tmp_path/'mended').touch()
+    assert shell(*args) is None and kept.items()<=ages(tmp_path/'out').items()
+    res = Results(tmp_path/'out')
+    assert {*res.df.method}=={'instance','boom'} and res.meta['failed']==[]
+
+def test_nothing_but_failures(tmp_path):
+    def boom(t): raise RuntimeError('no such luck')
+    with pytest.raises(RuntimeError, match='No run was finished. The first error: RuntimeError: no such luck. All are in'): compared(tmp_path/'out', Method('boom', boom, 'x'))
+    with pytest.raises(ValueError, match='holds results.csv'): Results(tmp_path/'out')
+
+def test_figures_of_other_settings_never_stand_beside_these(tmp_path):
+    def boom(t): raise RuntimeError
+    compared(tmp_path/'out', selection='reported-fold')
+    assert Results(tmp_path/'out').meta['selection']=='reported-fold'
+    old = table(tmp_path/'out')
+    with pytest.raises(RuntimeError): compared(tmp_path/'out', Method('boom', boom, 'x'))
+    assert not (tmp_path/'out'/'results.csv').exists()
+    kept = ages(tmp_path/'out')
+    compared(tmp_path/'out', selection='reported-fold')
+    assert ages(tmp_path/'out')==kept
+    pd.testing.assert_frame_equal(table(tmp_path/'out'), old)
+
+def test_changed_methods_and_settings_are_not_mixed(tmp_path):
+    def v1(t): "one"
+    def v2(t): "two"
+    mine = lambda f: Method('mine', f, 'x')
+    runs_of = lambda: table(tmp_path/'out').groupby('method').run.unique().map(list).to_dict()
+    compared(tmp_path/'out', ['instance',mine(v1)])
+    first,kept = runs_of(),ages(tmp_path/'out')
+    compared(tmp_path/'out', [mine(v2)])
+    second = runs_of()
+    assert second['instance']==first['instance'] and len(second['mine'])==1 and second['mine']!=first['mine']
+    compared(tmp_path/'out', ['class']) # added later, to what is finished
+    assert runs_of()=={**second, 'class':runs_of()['class']} and kept.items()<=ages(tmp_path/'out').items()
+    compared(tmp_path/'out', [mine(v2)], epochs=1)
+    assert [*runs_of()]==['mine'] and {*table(tmp_path/'out').epochs}=={'1'}
+    n = len(ages(tmp_path/'out'))
+    compared(tmp_path/'out', [mine(v1),'instance'])
+    assert len(ages(tmp_path/'out'))==n and runs_of()['mine']==first['mine']
+    def other(n_classes): return nn.Sequential(nn.Flatten(), nn.Linear(192, n_classes))
+    other.__name__ = 'net'
+    compared(tmp_path/'out', ['instance'], archs=other)
+    assert not {*table(tmp_path/'out').run} & {*first['instance']}
+
+# A full disk, folders in the way
+
+def disk_of(n, monkeypatch):
+    "From the `n`-th file on nothing reaches the disk"
+    left = [n]
+    def fsync(fd):
+        if not stat.S_ISREG(os.fstat(fd).st_mode): return
+        left[0] -= 1
+        if left[0]<=0: raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', fsync)
+
+def test_a_full_disk_at_every_write(tmp_path, monkeypatch):
+    kept,said = {},[]
+    for n in (o//2 for o in range(2, 100)): # each twice, since a second attempt starts from what the first has written
+        disk_of(n, monkeypatch)
+        try: compared(tmp_path/'out', ['instance','class'])
+        except DiskFull as e: said.append(str(e))
+        else: break
+        now = ages(tmp_path/'out')
+        assert kept.items()<=now.items()
+        kept = now
+        assert not [*(tmp_path/'out').rglob('*.part')]
+        if (tmp_path/'out'/'results.csv').exists(): assert {*table(tmp_path/'out').run}<={*now}
+    (tmp_path/'out'/'results.csv').unlink() # the only file that no attempt has begun with
+    disk_of(4, monkeypatch)
+    with pytest.raises(DiskFull) as e: compared(tmp_path/'out', ['instance','class'])
+    said.append(str(e.value))
+    monkeypatch.undo()
+    assert compared(tmp_path/'out', ['instance','class']) and ages(tmp_path/'out')==now
+    for o in said: assert re.search(r'No room left for \S+ \(\d+\.\d MB\). Free at least twice as much on the disk of .* and start again: what is finished is kept$', o)
+    files = {re.search(r'for (\S+)', o)[1] for o in said}
+    assert files=={'meta.json','settings.yaml','checkpoint1.pth','predictions.npz','run.json','results.csv'}
+    compared(tmp_path/'whole', ['instance','class'])
+    assert_same(tmp_path/'out', tmp_path/'whole')
+
+@pytest.mark.parametrize('where', ['mkdir','lock'])
+def test_a_full_disk_elsewhere(tmp_path, monkeypatch, where):
+    def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
+    compared(tmp_path/'out')
+    kept = ages(tmp_path/'out')
+    if where=='mkdir': monkeypatch.setattr(Path, 'mkdir', full)
+    if where=='lock': monkeypatch.setattr(runs.FileLock, 'acquire', full)
+    with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(tmp_path/'out', ['instance','class'])
+    monkeypatch.undo()
+    assert ages(tmp_path/'out')==kept
+    assert compared(tmp_path/'out', ['instance','class']).df.run.nunique()==2
+
+def test_the_command_on_a_full_disk(tmp_path, monkeypatch, scans, capsys):
+    disk_of(9, monkeypatch)
+    said = shell(*of_scans(scans), '--out', tmp_path/'out')
+    assert said.startswith('balmix-compare: ') and 'Free at least twice as much' in said and '\n' not in said
+
+def test_a_folder_that_was_begun_is_gone_on_with(tmp_path):
+    for i,make in enumerate((lambda o: o.mkdir(), lambda o: (o/'runs').mkdir(parents=True), lambda o: (o.mkdir(), (o/'meta.json.12.part').write_text('{"d')))):
+        make(tmp_path/str(i))
+        assert len(compared(tmp_path/str(i), epochs=1).df)
+
+@pytest.mark.parametrize('there', [['results.csv'],['holiday.jpg','runs'],['results.csv','runs'],['runs.txt']])
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, there):
+    for o in there: (tmp_path/o).mkdir() if o=='runs' else (tmp_path/o).write_text('mine')
+    with pytest.raises(ValueError, match='is there, and not of an earlier comparison. It is kept'): compared(tmp_path)
+    assert sorted(o.name for o in tmp_path.iterdir())==sorted(there) and all((tmp_path/o).read_text()=='mine' for o in there if o!='runs')
+
+def test_places_that_cannot_be_written_to(tmp_path):
+    # Root may write to any folder, but not into a file
+    (tmp_path/'file').write_text('mine')
+    with pytest.raises(ValueError, match='is there, and not of'): compared(tmp_path/'file')
+    with pytest.raises(ValueError, match='cannot be written to: Not a directory'): compared(tmp_path/'file'/'out')
+    assert (tmp_path/'file').read_text()=='mine'
+
+def test_no_permission(tmp_path, monkeypatch):
+    def denied(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(protocol, 'write_file', denied)
+    with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(tmp_path/'out')
+
+@pytest.mark.parametrize('change, words', [(dict(version='0.0.0'), 'another version of fastai_balmix: 0.0.0'), (dict(data='eyes'), 'another data set: eyes, now grades'), (dict(fingerprint='0'*32), 'another content of the data set')])
+def test_folders_of_another_version_or_data_set(tmp_path, change, words):
+    compared(tmp_path/'out', epochs=1)
+    p,was = tmp_path/'out'/'meta.json',{o: o.read_bytes() for o in (tmp_path/'out').rglob('*') if o.is_file()}
+    meta = json.loads(p.read_text())
+    p.write_text(json.dumps({**meta, **change}))
+    with pytest.raises(ValueError, match=words): compared(tmp_path/'out', epochs=1)
+    assert all(o.read_bytes()==b for o,b in was.items() if o!=p)
+
+def test_other_images_of_the_same_name_are_another_data_set(tmp_path):
+    compared(tmp_path/'out', epochs=1)
+    with pytest.raises(ValueError, match='another content'): compared(tmp_path/'out', data=grades(change=[(0,'label','g1')]), epochs=1)
+
+@pytest.mark.parametrize('name', ['meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
+@pytest.mark.parametrize('content', [b'', b'{"run', b'[]'])
+def test_damaged_files_are_written_anew(tmp_path, half_done, name, content):
+    shutil.copytree(half_done, tmp_path/'out')
+    for p in (tmp_path/'out').glob(name): p.write_bytes(content)
+    kept = ages(tmp_path/'out')
+    (tmp_path/'awake').touch()
+    log[:] = [tmp_path]
+    res = compared(tmp_path/'out', ['instance',Method('boom', fails_in_epoch_1, 'x')])
+    assert kept.items()<=ages(tmp_path/'out').items() and res.df.run.nunique()==2 and res.meta['failed']==[]
+    pd.testing.assert_frame_equal(table(tmp_path/'out'), table(half_done.parent/'whole'))
+
+class Fails(Callback):
+    order = 90
+    def before_train(self):
+        if self.epoch==1 and not (Path(log[0])/'awake').exists(): raise RuntimeError('in epoch 1')
+
+def fails_in_epoch_1(t): t.cbs.append(Fails())
+
+@pytest.fixture(scope='module')
+def half_done(tmp_path_factory):
+    "A folder with a finished run, and one that failed after its first epoch"
+    folder = tmp_path_factory.mktemp('half')
+    log[:] = [folder]
+    ms = ['instance',Method('boom', fails_in_epoch_1, 'x')]
+    assert len(compared(folder/'out', ms).meta['failed'])==1 and [*folder.glob('out/runs/*/checkpoint1.pth')] and [*folder.glob('out/runs/*/error.json')]
+    (folder/'awake').touch()
+    compared(folder/'whole', ms)
+    return folder/'out'
+
+@pytest.mark.parametrize('name', ['../../up','/etc/passwd','..','a\nb'])
+def test_odd_names_stay_in_the_folder(tmp_path, name):
+    def arch(n_classes): return net(n_classes)
+    arch.__name__ = name
+    res = compared(tmp_path/'a'/'out', Method(name, find_method('instance').func, 'x'), archs=arch, epochs=1)
+    assert [o.name for o in tmp_path.iterdir()]==['a'] and [o.name for o in (tmp_path/'a').iterdir()]==['out'] and len([*(tmp_path/'a'/'out'/'runs').iterdir()])==1
+    assert {*res.df.method}=={name}=={*res.df.arch}
+
+# Executors
+
+def test_a_thread(tmp_path):
+    with ThreadPoolExecutor(1) as ex: compared(tmp_path/'a', ['instance','class'], executor=ex)
+    compared(tmp_path/'b', ['instance','class'])
+    assert_same(tmp_path/'a', tmp_path/'b')
+
+def in_a_pool(folder):
+    forked_pools()
+    with process_pool(2) as ex: compared(folder/'a', ['instance','class'], executor=ex)
+    compared(folder/'b', ['instance','class'], jobs=2)
+    compared(folder/'c', ['instance','class'])
+
+def test_a_pool_of_processes(tmp_path):
+    warm_call(in_a_pool, tmp_path)
+    for o in 'ab': assert_same(tmp_path/o, tmp_path/'c')
+
+class Odd(Executor):
+    "Runs jobs at once, but for those whose number has something else in store"
+    def __init__(self, **faults): self.faults,self.futures = {int(k[1:]): v for k,v in faults.items()},[]
+    def submit(self, f, *args):
+        res,fault = Future(),self.faults.get(len(self.futures))
+        self.futures.append(res)
+        if fault is None: res.set_result(f(*args))
+        elif fault!='never': res.set_exception(fault)
+        return res
+
+def test_an_executor_that_loses_a_job(tmp_path):
+    res = compared(tmp_path/'out', ['instance','class','sqrt'], executor=Odd(n1=RuntimeError('node 7 is gone')))
+    assert {*res.df.method}=={'instance','sqrt'} and [(o['method'],o['error']) for o in res.meta['failed']]==[('class','RuntimeError: node 7 is gone')]
+
+@pytest.mark.parametrize('error', [BrokenExecutor('all nodes are gone'), DiskFull(errno.ENOSPC, 'No room left for x')])
+def test_an_executor_that_ends(tmp_path, error):
+    ex = Odd(n1=error, n2='never')
+    with pytest.raises(type(error)): compared(tmp_path/'out', ['instance','class','sqrt'], executor=ex)
+    assert {*table(tmp_path/'out').method}=={'instance'} and ex.futures[2].cancelled()
+    assert compared(tmp_path/'out', ['instance','class','sqrt']).df.run.nunique()==3
+
+def test_ctrl_c_cancels_what_an_executor_has_not_begun(tmp_path, monkeypatch):
+    def stop(seconds): raise KeyboardInterrupt
+    monkeypatch.setattr(protocol.time, 'sleep', stop)
+    ex = Odd(n0='never', n1='never')
+    with pytest.raises(KeyboardInterrupt): compared(tmp_path/'out', ['instance','class'], executor=ex)
+    assert all(f.cancelled() for f in ex.futures)
+
+@pytest.mark.parametrize('executor', [None, 'threads'])
+def test_a_run_in_work_elsewhere_is_waited_for(tmp_path, executor):
+    (run,) = plan(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), tmp_path/'out')
+    run.path.mkdir(parents=True)
+    lock = FileLock(run.path/'lock', thread_local=False)
+    lock.acquire()
+    threading.Timer(2, lock.release).start()
+    with ThreadPoolExecutor(1) as ex: res = compared(tmp_path/'out', ['instance','class'], executor=ex if executor else None)
+    assert res.df.run.nunique()==2
+
+# What is shown
+
+def test_the_estimate_learns():
+    run = lambda method, arch='a': Run(shown, method, arch, 1, 0, TrainConfig(**recipe), '/nowhere')
+    shown = grades()
+    e = Estimate()
+    assert e.seconds(run('class')) is None and e.left([run('class')]) is None and e.left([])==0
+    e.add(run('instance', 'b'), 40)
+    assert e.seconds(run('class'))==40 # what is known
+    e.add(run('instance'), 10)
+    assert e.seconds(run('class'))==10 and e.seconds(run('class', 'c'))==25 # of this network; of all
+    e.add(run('class'), 20)
+    e.add(run('class'), 30)
+    assert e.seconds(run('class'))==25 and e.seconds(run('instance'))==10 and e.seconds(run('sqrt'))==20
+    assert e.left([run('class'),run('instance')])==35 and e.left([run('class'),run('instance')], 2)==17.5
+
+@pytest.mark.parametrize('s, words', [(None,'time left not known yet'), (0,'about 1 s left'), (89.4,'about 89 s left'), (90,'about 2 min left'), (5399,'about 90 min left'), (5400,'about 1.5 h left'), (36000,'about 10.0 h left')])
+def test_times_in_words(s, words): assert in_words(s)==words
+
+def boom(t): raise RuntimeError('no such luck')
+three = 'instance',Method('boom', boom, 'x'),'class'
+
+def test_a_line_for_each_run(tmp_path, capsys):
+    compared(tmp_path/'out', three, show=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines)==3 and all(re.match(o, l) for o,l in zip((r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$', '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
+                                                                r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$'), lines)), lines
+    compared(tmp_path/'out', ['instance'], show=True) # what was finished before has had its line
+    compared(tmp_path/'new', ['instance'], show=False)
+    assert capsys.readouterr().out==''
+
+def test_a_bar_on_a_terminal(tmp_path):
+    ours,theirs = pty.openpty()
+    seen = []
+    def read():
+        try:
+            while b := os.read(ours, 1000): seen.append(b)
+        except OSError: pass # nobody writes any more
+    t = threading.Thread(target=read)
+    t.start()
+    with os.fdopen(theirs, 'w') as tty, redirect_stdout(tty): compared(tmp_path/'out', three, show=True)
+    t.join(10)
+    os.close(ours)
+    text = b''.join(seen).decode()
+    assert 'time left not known yet' in text and 'instance · net · fold 1 · seed 0 · epoch 1' in text and re.search(r'1/3 · about \d+ s left', text)
+    assert not re.search(r'\de-|<\d', text) # neither a share of a run nor the bar's own estimate
+    assert re.search(r'\r\x1b\[K1/3  instance · net', text) and 'FAILED' in text and text.endswith('\r\x1b[K')
+    # what is left on the screen
+    lines = [re.sub(r'.*(\r\x1b\[K|\r)', '', o) for o in text.replace('\r\n', '\n').split('\n')]
+    assert [o[:3] for o in lines if o.strip()]==['1/3','2/3','3/3']
+
+def test_a_table_in_jupyter(tmp_path, monkeypatch):
+    import fastprogress.fastprogress,IPython.display
+    shown = []
+    class Shown:
+        def __init__(self, o): self.update(o)
+        def update(self, o): shown.append(o)
+    monkeypatch.setattr(IPython.display, 'display', lambda o, display_id=None: Shown(o))
+    monkeypatch.setattr(protocol, 'IN_NOTEBOOK', True)
+    monkeypatch.setattr(protocol, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
+    compared(tmp_path/'out', three, show=True)
+    tables = [o for o in shown if isinstance(o, pd.DataFrame)]
+    assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class'] and tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
+    text = ' '.join(str(o) for o in shown if not isinstance(o, pd.DataFrame))
+    assert '1/3' in text and 'epoch 2' in text
+
+# Settings
+
+def test_one_file_holds_every_setting_and_starts_the_same_again(one, tmp_path, capsys):
+    out,_ = one
+    s = yaml.safe_load((out/'settings.yaml').read_text())
+    assert {*s}=={'data','external','methods','archs','folds','seeds','n_folds','training'} and {*s['training']}=={*TrainConfig.__dataclass_fields__}
+    assert shell('--settings', out/'settings.yaml', '--out', tmp_path/'again') is None
+    assert_same(out, tmp_path/'again')
+    assert yaml.safe_load((tmp_path/'again'/'settings.yaml').read_text())==s
+    assert shell('--settings', out/'settings.yaml', '--out', tmp_path/'more', '--epochs', 2, '--methods', 'instance', '--folds', 2) is None
+    df = Results(tmp_path/'more').df
+    assert {*df.epochs}=={2} and {*df.method}=={'instance'} and {*df.fold}=={2}
+
+def test_everything_set_survives_the_file(tmp_path):
+    data = dict(reader='digits', n_folds=2, n_max=40)
+    res = compare(data, ['class'], 'small', folds=np.array([2]), seeds=[5], epochs=1, out=tmp_path/'a', show=False, size=9, bs=np.int64(7), lr=1e-5, mom=np.float64(.5), wd=.01, augment=dict(scale=(.9,1.1), shift=.1),
+                  normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False, external=dict(more=dict(reader='digits', n_folds=2, n_max=30)))
+    assert shell('--settings', tmp_path/'a'/'settings.yaml', '--out', tmp_path/'b') is None
+    assert_same(tmp_path/'a', tmp_path/'b')
+    assert {*res.df.part}=={'select','report','more'} and {*res.df.seed}=={5} and {*res.df.fold}=={2}
+
+@pytest.mark.parametrize('text', ['!!python/object/apply:os.system ["touch HARM"]', 'data: !!python/object/new:os.system ["touch HARM"]', 'training: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["HARM"]]',
+                                  '? !!python/object/apply:os.system ["touch HARM"]\n: 1'])
+def test_a_hostile_file_does_nothing(tmp_path, text):
+    p = tmp_path/'settings.yaml'
+    p.write_text(text.replace('HARM', str(tmp_path/'harm')))
+    said = shell('--settings', p, '--out', tmp_path/'out')
+    assert 'is no YAML file' in said and '\n' not in said and [*tmp_path.iterdir()]==[p]
+
+@pytest.mark.parametrize('text, words', [('', "'settings' parameter of balmix-compare must be a YAML file of names and values. Got NoneType"), ('- 1', 'Got list'), ('datas: 1', "There is no setting 'datas'. Did you mean 'data'?"), ('data: [', 'is no YAML file'),
+    ('data: digits', 'Say which data'), ('data: {reader: digit}', "There is no reader 'digit'. Did you mean 'digits'"), ('data: {reader: digits, n_fold: 2}', "no argument 'n_fold'. Did you mean 'n_folds'"), ('data: {root: x}', "'reader'"),
+    ('{data: {reader: digits}, training: {epoch: 3}}', "There is no setting 'epoch'. Did you mean 'epochs'?"), ('{data: {reader: digits}, training: [1]}', 'training'), ('{data: {reader: digits}, training: {lr: 1e-3}}', "Got '1e-3'"),
+    ('{data: {reader: digits}, external: [a]}', 'external'), ('{data: {reader: digits}, external: {a: b}}', 'external'), ('{data: {reader: digits}, seeds: x}', 'seeds'), ('{data: {reader: digits}, methods: 5}', 'no method 5'),
+    ('{data: {reader: digits}, folds: {a: 1}}', 'folds'), ('{data: {reader: digits}, archs: [5]}', 'archs'), ('{data: {reader: digits}, epochs: 3, training: {epochs: 4}}', "There is no setting 'epochs'"), ('{data: {reader: digits, then: [{step: cut}]}}', 'with_folds'),
+    ('data: "\xe9"'.encode('latin-1'), 'balmix-compare: ')])
+def test_a_file_with_mistakes(tmp_path, text, words):
+    p = tmp_path/'settings.yaml'
+    p.write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = shell('--settings', p, '--out', tmp_path/'out')
+    assert isinstance(said, str) and words in said and '\n' not in said and '--debug' not in said and not (tmp_path/'out').exists()
+
+# Mistakes on the command line
+
+@pytest.mark.parametrize('args, words', [(['--methods','balmix_02'], "There is no method 'balmix_02'. Did you mean 'balmix_0.2'"), (['--archs','mobilnetv2_100'], "Did you mean 'mobilenetv2_100'"), (['--archs','resnet18.a1_in2k'], 'There are no weights'),
+    (['--folds','7'], r'folds of the data, [1, 2]. Got 7'), (['--folds','one'], 'no list of whole numbers'), (['--folds',''], 'folds'), (['--methods',''], 'methods'), (['--methods','instance,instance'], "'instance' more than once"),
+    (['--methods','qwk_loss'], 'order'), (['--monitor','quad_kappa'], 'monitor'), (['--monitor','mc'], 'monitor'), (['--seeds','0'], 'seeds'), (['--seeds','-1'], 'seeds'), (['--bs','100'], 'at most 14, the training images of fold 1'), (['--epochs','0'], 'epochs'),
+    (['--n-folds','9'], 'at most 8, the number of groups'), (['--augment','papr'], 'augment'), (['--pretrained','nothing.pth'], 'pretrained'), (['--selection','inn'], 'selection'), (['--jobs','0'], 'jobs'), (['--num-workers','-1'], 'num_workers'),
+    (['--group','(x'], 'group'), (['--group',r'q(\d)'], 'finds the patient'), (['--vocab','a,b'], 'vocab'), (['--settings','nowhere.yaml'], 'no settings file'), (['--external','nowhere'], "no folder, CSV file or reader 'nowhere'"),
+    (['--external','select=digits'], "other than 'report' and 'select'"), (['--external','d=digits'], "data with the classes ['benign', 'malign, or not']"), (['--preset','quik'], "There is no preset 'quik'. Did you mean 'quick'"),
+    (['--preset','quick','--settings','x'], 'not both'), (['--data','nowhere'], "no folder, CSV file or reader 'nowhere'"), (['--data','eyepac:x'], "Did you mean 'eyepacs'"), (['--data','eyepacs:x'], "eyepacs has no argument 'group'")])
+def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, scans, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, 'attempt', None)
+    said = shell(*of_scans(scans), '--out', tmp_path/'out', *args)
+    assert isinstance(said, str) and said.startswith('balmix-compare: ') and words in said and '\n' not in said and '--debug' not in said
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('data, words', [('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs',"needs an argument 'root'"), ('digits:x','root')])
+def test_readers_that_do_not_find_their_data(tmp_path, data, words):
+    said = shell('--data', data, '--out', tmp_path/'out')
+    assert said.startswith('balmix-compare: ') and words in said and '\n' not in said and '--debug' not in said
+
+def test_no_data_and_no_folder(scans, tmp_path):
+    assert shell('--data', scans)=='balmix-compare: Say where results go: --out FOLDER.'
+    assert 'Say which data to compare on' in shell('--out', tmp_path/'out')
+
+def test_mistakes_in_python(tmp_path):
+    for bad,words in ((dict(executor=5), 'executor'), (dict(external=dict(a=5)), 'external'), (dict(external={'a/b':grades()}), "without '/'"), (dict(external={'':grades()}), 'external'), (dict(data=5), '`ImageData`'),
+                      (dict(data='digits'), '`ImageData`'), (dict(seeds=[-1]), 'seeds'), (dict(seeds=[0,0]), '0 more than once'), (dict(folds=[1,1]), 'more than once'), (dict(folds=3), 'folds'), (dict(folds=['1']), 'folds'),
+                      (dict(archs=[net,lambda n: 0,lambda n: 1]), "'<lambda>' more than once"), (dict(archs=[partial(net),partial(net)]), 'more than once'), (dict(archs=[]), 'archs'), (dict(learning_rate=1), "no setting 'learning_rate'"),
+                      (dict(jobs=1.5), 'jobs'), (dict(data=grades(part=split_of), folds=[1]), 'left out, since the data have a split of their own'), (dict(data=grades(part=split_of), folds=None, selection='reported-fold'), 'official test')):
+        with pytest.raises(ValueError) as e: compared(tmp_path/'out', **bad)
+        assert words in str(e.value), bad
+    assert not (tmp_path/'out').exists()
+
+def test_small_data_have_their_say(tmp_path):
+    for counts,words in ((30,1),"'g1' with 1 image"),((12,8),'at most 8, the training images of fold 1'),((30,0),'every class'),((3,2),'leaves images to choose on'):
+        data = grades(counts, n_folds=99)
+        df = data.df.drop(columns='fold')
+        with pytest.raises(ValueError) as e: compared(tmp_path/'out', data=ImageData(df, data.vocab, images=picture), folds=None, n_folds=2)
+        assert words in str(e.value)
+    df = grades((20,20,4)).df
+    df.loc[df.label=='g2', 'fold'] = 1
+    with pytest.raises(ValueError, match="training images of every class. Got 'g2' without one when fold 1 is reported"): compared(tmp_path/'out', data=ImageData(df, ['g0','g1','g2'], images=picture))
+
+def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch):
+    monkeypatch.setattr(protocol, 'attempt', None)
+    shutil.copytree(scans, tmp_path/'a')
+    from fastai_balmix.data import from_folder_table
+    good,bad = from_folder_table(scans).with_folds(2),from_folder_table(tmp_path/'a').with_folds(2)
+    (tmp_path/'a'/bad.df.path[3]).unlink()
+    for kwargs in dict(data=bad),dict(data=good, external=dict(e=bad)):
+        with pytest.raises(ValueError, match=f'1 missing in a, such as {bad.df.path[3]}'): compared(tmp_path/'out', **kwargs)
+
+def test_a_traceback_only_when_asked_for(tmp_path, scans, monkeypatch):
+    def broken(*args, **kwargs): raise LookupError('what is that')
+    monkeypatch.setattr(protocol, 'summarise', broken)
+    args = [*of_scans(scans), '--out', tmp_path/'out', '--folds', 1]
+    assert shell(*args)=='balmix-compare: LookupError: what is that (--debug shows where)'
+    with pytest.raises(LookupError): shell(*args, '--debug')
+
+# The command
+
+def test_the_command_on_a_folder_of_images(one):
+    out,text = one
+    res = Results(out)
+    assert res.meta['vocab']==['benign','malign, or not'] and res.meta['grouped'] and res.meta['n_folds']==2 and res.meta['data']=='scans'
+    assert len(res.df)==2*2*2*3 and {*res.df.fold}=={1,2}
+    groups = [{*res.predictions(r)['groups']} for r in res.df.run[res.df.method=='instance'].unique()]
+    assert groups[0]|groups[1]=={f'p{i}' for i in range(8)} and not groups[0]&groups[1]
+    md = (out/'summary.md').read_text()
+    assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text and text.startswith('1/4  instance · small · fold 1')
+
+def test_a_table_external_data_and_the_published_protocol(tmp_path, scans, capsys):
+    rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]
+    pd.DataFrame(rows).to_csv(scans/'table.csv', index=False)
+    said = shell('--data', scans/'table.csv', '--n-folds', 2, '--folds', 1, *small, '--methods', 'instance', '--selection', 'reported-fold', '--external', f'{scans},twice={scans}', '--keep-weights', '--out', tmp_path/'out')
+    assert said is None
+    res,text = Results(tmp_path/'out'),capsys.readouterr().out
+    assert {*res.df.part}=={'select','report','scans','twice'} and len(res.predictions(res.df.run[0], 'scans')['targs'])==36
+    assert res.meta['selection']=='reported-fold' and not res.meta['grouped'] and [*(tmp_path/'out').glob('runs/*/weights.pth')]
+    for o in text,(tmp_path/'out'/'summary.md').read_text(): assert 'reported' in o.lower() and 'chosen' in o.lower()
+
+def test_the_list(capsys):
+    assert shell('--list') is None
+    text = capsys.readouterr().out
+    for k,row in methods.method_table().iterrows(): assert re.search(rf'^{re.escape(k)} +{re.escape(row.method)}', text, re.M), k
+
+def test_the_quick_preset_from_nothing(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    p = subprocess.run([Path(sys.executable).parent/'balmix-compare','--preset','quick','--out',tmp_path/'out'], capture_output=True, text=True, timeout=280, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert p.returncode==0 and p.stderr=='', p.stderr
+    assert after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime < 40 # seconds of one core: whatever else the machine does
+    assert Results(tmp_path/'out').df.run.nunique()==6 and '6/6  balmix_0.2 · small · fold 2' in p.stdout and 'Traceback' not in p.stdout+p.stderr

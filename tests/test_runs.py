@@ -1,0 +1,587 @@
+"""The notebook trains a run and looks at it. Here every method of the registry is watched as it opens images: what is reported is opened once, after training;
+figures are compared with scikit-learn's on the stored predictions, predictions with a plain forward pass of the stored weights; a key must change with whatever
+determines a run and with nothing else; and files are damaged in every way."""
+
+import json,pickle,shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from filelock import FileLock
+from hypothesis import example,given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn import metrics as sk
+from torch import nn
+from fastai.vision.all import AdaptiveAvgPool,Callback,ConvLayer,Flatten
+from fastai_balmix import runs
+from fastai_balmix.images import ImageData
+from fastai_balmix.methods import Method,find_method,method_table
+from fastai_balmix.protocol import compare
+from fastai_balmix.runs import Results,Run,TrainConfig,attempt,check_arch,make_model,read_failures,read_predictions,read_record,score_row
+from conftest import warm_call
+import toys # its profile
+
+def pixels(key):
+    "8×8 noise, the brighter the higher the grade, of a key 'grade/number'"
+    grade,i = map(int, key.split('/'))
+    return np.random.default_rng([grade,i]).integers(0, 80*(grade+1), (8,8,3)).clip(0, 255).astype(np.uint8)
+
+def picture(key): return Image.fromarray(pixels(key))
+
+opened = [] # (method, what was going on, key)
+now = ['','']
+
+def watched_picture(key):
+    opened.append((*now,key))
+    return picture(key)
+
+def grades(counts=(48,32,20,12), n_folds=2, first=0, part=None, images=picture, change=(), **kwargs):
+    "Synthetic grades, in folds, or with the splits of `part`, a function of an image's number; `change` is a list of (row, column, value)"
+    rows = [dict(path=f'{g}/{first+i}', label=f'g{g}') for g,n in enumerate(counts) for i in range(n)]
+    df = pd.DataFrame(rows)
+    if part is None: df['fold'] = [1+int(o.split('/')[1])%n_folds for o in df.path]
+    else: df['split'] = [part(int(o.split('/')[1])) for o in df.path]
+    for i,k,v in change: df.loc[i,k] = v
+    return ImageData(df, **{**dict(vocab=[f'g{g}' for g in range(len(counts))], ordered=True, name='grades', images=images), **kwargs})
+
+def net(n_classes): return nn.Sequential(ConvLayer(3, 8, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(8, n_classes))
+
+recipe = dict(epochs=2, size=None, bs=14, lr=.05, mom=.9, augment='none', pretrained=False, select=.25)
+config = TrainConfig(**recipe)
+
+class Watch(Callback):
+    "Says what is going on, and how a network starts"
+    order = 70
+    def __init__(self, name, starts): self.nm,self.starts = name,starts
+    def before_fit(self): self.starts[self.nm] = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+    def before_train(self): now[:] = self.nm,'train'
+    def before_validate(self): now[:] = self.nm,'valid'
+
+starts = {}
+
+def watched(t, name):
+    now[:] = name,'start'
+    find_method(name)(t)
+    t.cbs.append(Watch(name, starts))
+    finish = t.finish
+    def then(learn, cbs):
+        now[:] = name,'finish'
+        if finish is not None: finish(learn, cbs)
+        now[:] = name,'over'
+    t.finish = then
+
+def all_methods(): return [Method(k, partial(watched, name=k), m.line, m.source, m.ordered) for k in method_table().index for m in [find_method(k)]]
+
+@pytest.fixture(scope='module')
+def every(tmp_path_factory):
+    "All methods on one fold of grades, watched, and external data"
+    data,ext = (grades(images=watched_picture, **k) for k in ({},dict(counts=(6,5,4,3), first=1000)))
+    for d in data,ext: d.fingerprint # opens all images, long before anything is trained
+    opened.clear()
+    res = compare(data, all_methods(), net, folds=[1], external=dict(elsewhere=ext), out=tmp_path_factory.mktemp('every')/'out', show=False, **recipe)
+    return res,data,[*opened]
+
+odd_names = ['plain','with, comma','a "quote"','ünïcode\nand a line']
+
+def split_of(i): return ('train','train','valid','test')[i%4]
+
+@pytest.fixture(scope='module')
+def split(tmp_path_factory):
+    "Two seeds on splits, read at the class shares of training; with odd names, weights kept"
+    data = grades(part=split_of, vocab=[f'g{i}' for i in range(4)], ordered=False, prevalence='train', name='läsions, "2024"\n')
+    return compare(data, ['instance','1.0'] if '1.0' in method_table().index else ['instance'], net, seeds=[3,4], keep_weights=True, normalise='imagenet',
+                   external={'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)}, out=tmp_path_factory.mktemp('split')/'out', show=False, **recipe),data
+
+# What is trained on, what is chosen on, what is reported
+
+def test_every_method_runs(every):
+    res = every[0]
+    assert res.meta['failed']==[] and [*res.df.method.unique()]==[*method_table().index]
+    assert (res.df.groupby(['method','part','point']).size()==1).all() and len(res.df)==len(method_table())*9
+    assert {*res.df.part}=={'select','report','elsewhere'} and {*res.df.point}=={'as trained','train prevalence','balanced prior'}
+    assert not res.df[['mcc','balanced_accuracy','macro_f1','quad_kappa','accuracy','brier','calibration_error','seconds']].isna().any(axis=None)
+
+@pytest.mark.parametrize('method', method_table().index)
+def test_what_is_reported_is_opened_once_after_training(every, method):
+    res,data,log = every
+    part = {k: [*data.df.path[v]] for k,v in data.parts(fold=1, select=.25).items()}
+    mine = {}
+    for m,what,key in log:
+        if m==method: mine.setdefault(what, []).append(key)
+    before = [k for what,keys in mine.items() if what!='over' for k in keys]
+    assert before and not {*before} & {*part['report']} and not [k for k in before if int(k.split('/')[1])>=1000]
+    assert {*mine['train']} <= {*part['train']} and {*mine['valid']}=={*part['select']}
+    assert {*mine.get('finish', [])} <= {*part['train'],*part['select']}
+    # fastai opens the first item of a loader once more, and one of training, to see what it is
+    n = {k: mine['over'].count(k) for k in mine['over']}
+    assert sorted(n)==sorted({*part['report'],*part['select'],*(f'{g}/{1000+i}' for g,k in enumerate((6,5,4,3)) for i in range(k)),*({*n} & {part['train'][0]})})
+    assert {k for k,v in n.items() if v>1} <= {part['train'][0],part['report'][0],part['select'][0],'0/1000'} and max(n.values())<=3
+
+def test_the_published_protocol_opens_it_to_choose_the_epoch(tmp_path):
+    data = grades(images=watched_picture)
+    data.fingerprint
+    opened.clear()
+    res = compare(data, [Method('instance', partial(watched, name='instance'), 'x')], net, folds=[2], selection='reported-fold', out=tmp_path/'out', show=False, **recipe)
+    report = {*data.df.path[data.df.fold==2]}
+    assert {k for _,what,k in opened if what=='valid'}==report and res.meta['selection']=='reported-fold'
+    assert {k for _,what,k in opened if what=='train'}=={*data.df.path[data.df.fold==1]}
+    s,r = (res.df[(res.df.part==o) & (res.df.point=='as trained')] for o in ('select','report'))
+    assert s.mcc.tolist()==r.mcc.tolist()
+
+def is_within(few, many):
+    "Do `few` come in this order among `many`?"
+    it = iter(many)
+    return all(o in it for o in few)
+
+def test_all_methods_start_alike_and_see_images_in_the_same_order(every):
+    assert {*starts} >= {*method_table().index}
+    for k,v in starts.items(): torch.testing.assert_close(v, starts['instance'], rtol=0, atol=0, msg=k)
+    order = {m: [k for n,what,k in every[2] if n==m and what=='train'] for m in method_table().index}
+    assert len(order['instance'])==2*42
+    drawn = {'class','sqrt','progressive','balmix_sqrt'} # these draw, that is what they are
+    for m in order.keys()-drawn: assert is_within(order['instance'], order[m]), m
+    for m in drawn: assert not is_within(order['instance'], order[m]), m
+
+def test_seeds_differ(split):
+    res,_ = split
+    assert res.df[res.df.part=='report'].groupby('point').brier.nunique().max()<=1 # none is read at another prevalence
+    a,b = (res.predictions(r)['plain'] for r in res.df.run.unique())
+    assert np.abs(a-b).max()>1e-3
+
+def test_the_epoch_is_the_best_on_the_selection_split(every):
+    for run in every[0].df.run.unique():
+        r = every[0].record(run)
+        last = r['history'][-2:] if r['rows'][0]['method']!='crt' else r['history'][2:]
+        assert r['epochs']==len(r['history'])==(3 if r['rows'][0]['method']=='crt' else 2)
+        assert r['best_epoch']==len(r['history'])-len(last)+1+int(np.argmax([h['quad_kappa'] for h in last]))
+
+def test_without_flips_the_chosen_epoch_scores_as_it_did(tmp_path):
+    res = compare(grades(), ['instance','balmix_0.2'], net, folds=[1], tta=False, monitor='macro_f1', out=tmp_path/'out', show=False, **{**recipe, 'epochs':4})
+    for run in res.df.run.unique():
+        r = res.record(run)
+        got = [o['macro_f1'] for o in r['rows'] if (o['part'],o['point'])==('select','as trained')]
+        np.testing.assert_allclose(got, [max(h['macro_f1'] for h in r['history'])], rtol=1e-12)
+        p = res.predictions(run)
+        np.testing.assert_array_equal(p['plain'], p['probs']['as trained'])
+
+# Figures
+
+def weighted_tau(t, p, w):
+    "τ-b of weighted pairs, by its definition"
+    s = np.sign(t[:,None]-t)*np.sign(p[:,None]-p)
+    ww = w[:,None]*w
+    return (s*ww).sum()/np.sqrt(((t[:,None]!=t)*ww).sum()*((p[:,None]!=p)*ww).sum())
+
+def by_scikit_learn(probs, t, ordered, shares=None):
+    k,p = probs.shape[1],probs.argmax(1)
+    w = np.ones(len(t)) if shares is None else np.asarray(shares)[t]/(np.bincount(t, minlength=k)/len(t))[t]
+    recall = sk.recall_score(t, p, average=None, labels=np.unique(t), sample_weight=w, zero_division=0)
+    res = dict(mcc=sk.matthews_corrcoef(t, p, sample_weight=w), balanced_accuracy=recall.mean(), macro_f1=sk.f1_score(t, p, average='macro', sample_weight=w, zero_division=0),
+               geometric_mean=recall.prod()**(1/len(recall)), accuracy=sk.accuracy_score(t, p, sample_weight=w))
+    res['mean_auc'] = np.mean([sk.roc_auc_score(t==c, probs[:,c]) for c in range(k) if 0<(t==c).sum()<len(t)] or [np.nan])
+    if ordered:
+        with np.errstate(invalid='ignore'):
+            res['kendall_tau'] = scipy.stats.kendalltau(t, p).statistic if shares is None else weighted_tau(t, p, w)
+        one = len(np.unique(t))==len(np.unique(p))==1 and t[0]==p[0]
+        res['quad_kappa'] = np.nan if one else sk.cohen_kappa_score(t, p, labels=range(k), weights='quadratic', sample_weight=w)
+    if shares is None:
+        y = np.eye(k)[t]
+        res['brier'] = ((probs-y)**2).sum(1).mean()
+        conf,right = probs.max(1),p==t
+        bins = np.minimum((conf*15).astype(int), 14)
+        res['calibration_error'] = sum(abs(right[bins==b].mean()-conf[bins==b].mean())*(bins==b).mean() for b in np.unique(bins))
+    return res
+
+def all_close(got, want):
+    assert {*got}=={*want}
+    for k in want: np.testing.assert_allclose(got[k], want[k], rtol=1e-5, atol=1e-7, err_msg=k) # predictions are in single precision
+
+@example(seed=0, n=1, k=1, ordered=True, at=False)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 6), st.booleans(), st.booleans())
+@pytest.mark.filterwarnings('ignore')
+def test_any_row_of_figures_is_scikit_learns(seed, n, k, ordered, at):
+    rng = np.random.default_rng(seed)
+    n += k*at
+    probs,t = rng.dirichlet(np.ones(k), n),rng.integers(0, k, n)
+    shares = None
+    if at: t[:k],shares = np.arange(k),rng.dirichlet(np.ones(k))
+    want = by_scikit_learn(probs, t, ordered, shares)
+    all_close(score_row(probs, t, ordered, shares), want)
+
+@pytest.mark.parametrize('name', ['every','split'])
+@pytest.mark.filterwarnings('ignore')
+def test_every_figure_of_a_table_is_scikit_learns_on_the_stored_predictions(request, name):
+    res,data = request.getfixturevalue(name)[:2]
+    for row in res.df.to_dict('records'):
+        p = res.predictions(row['run'], row['part'])
+        shares = res.record(row['run'])['train_shares'] if data.prevalence and row['part']=='report' else None
+        want = by_scikit_learn(p['probs'][row['point']], p['targs'], data.ordered, shares)
+        all_close({k: row[k] for k in want}, want)
+        assert row['n_images']==len(p['targs']) and (shares is None or np.isnan(row['brier']) and np.isnan(row['calibration_error']))
+
+@pytest.mark.parametrize('name', ['every','split'])
+def test_operating_points_by_their_formula(request, name):
+    res,data = request.getfixturevalue(name)[:2]
+    for run in res.df.run.unique():
+        r = res.record(run)
+        prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+        parts = data.parts(fold=1 if data.folds else None, select=.25)
+        shares = np.bincount(data.y[parts['train']])/len(parts['train'])
+        np.testing.assert_allclose(r['train_shares'], shares)
+        for part in res.df.part.unique():
+            p = res.predictions(run, part)['probs']
+            for point,new in ('train prevalence',shares),('balanced prior',np.ones(4)/4):
+                want = np.maximum(p['as trained'].astype(float), np.finfo(np.float32).tiny)**(1/temp)*new/prior
+                np.testing.assert_allclose(p[point], want/want.sum(1, keepdims=True), rtol=2e-5, atol=1e-7)
+
+def test_calibration_is_of_the_selection_split_alone(every):
+    # the temperature and prior that maximise the likelihood there are no better elsewhere: a small change of them makes it worse
+    res = every[0]
+    run = res.df.run[res.df.method=='instance'].iloc[0]
+    r,p = res.record(run),res.predictions(run, 'select')
+    probs,t = p['probs']['as trained'].astype(float),p['targs']
+    counts = np.array(r['train_shares'])
+    own = np.bincount(t, minlength=4)/len(t)
+    def cost(prior, temp):
+        q = probs**(1/temp)*own/prior
+        q /= q.sum(1, keepdims=True)
+        return -np.log(q[np.arange(len(t)),t]).sum() + ((1/temp-1)**2 + ((np.log(prior)-np.log(counts))**2).sum())/2
+    prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+    best = cost(prior, temp)
+    assert cost(prior, temp*1.05)>best and cost(prior, temp/1.05)>best
+    for i in range(4):
+        for f in 1.1,.9:
+            other = prior.copy()
+            other[i] *= f
+            assert cost(other/other.sum(), temp) > best-1e-4
+
+def test_predictions_are_those_of_the_stored_weights_on_the_images_named(split):
+    res,data = split
+    mean,std = np.array([.485,.456,.406]),np.array([.229,.224,.225])
+    for run in res.df.run.unique():
+        model = net(4)
+        model.load_state_dict(torch.load(res.folder/'runs'/run/'weights.pth', weights_only=True))
+        model.eval()
+        for part in res.df.part.unique():
+            p = res.predictions(run, part)
+            x = torch.tensor((np.stack([pixels(o) for o in p['paths']])/255-mean)/std, dtype=torch.float32).permute(0,3,1,2)
+            with torch.no_grad(): a,b = (model(o).softmax(1).numpy() for o in (x,x.flip(-1)))
+            np.testing.assert_allclose(p['plain'], a, atol=1e-5)
+            np.testing.assert_allclose(p['probs']['as trained'], (a+b)/2, atol=1e-5)
+            np.testing.assert_array_equal(p['targs'], [int(o[0]) for o in p['paths']])
+        parts = data.parts()
+        for k in 'select','report': assert [*res.predictions(run, k)['paths']]==[*data.df.path[parts[k]]]
+        assert {data.df.split[i] for i in parts['report']}=={'test'} and {data.df.split[i] for i in parts['select']}=={'valid'}
+
+def test_the_table_holds_what_the_records_do(every, split):
+    for res in every[0],split[0]:
+        for run,df in res.df.groupby('run'):
+            r = res.record(run)
+            for row in r['rows']:
+                got = df[(df.part==row['part']) & (df.point==row['point'])].iloc[0]
+                for k,v in row.items(): assert v!=v or got[k]==v or got[k]==pytest.approx(v, rel=1e-15, abs=0), k
+            for k in 'settings','fingerprint','versions','data': assert {*df[k]}=={r[k]}
+            assert f'torch {torch.__version__.split("+")[0]}' in r['versions'] and 'fastai_balmix' in r['versions']
+    assert {*split[0].df.part}=={'select','report','ünï, "code"'} and {*split[0].df.data}=={'läsions, "2024"\n'}
+    assert split[0].df.fold.unique().tolist()==[0] and split[0].df.seed.unique().tolist()==[3,4]
+
+def test_groups_are_stored(tmp_path):
+    df = grades().df
+    df['group'] = [f'patient "{int(o.split("/")[1])//4}, {o[0]}"' for o in df.path]
+    df['fold'] = [1+int(o.split('/')[1])//4%2 for o in df.path]
+    data = ImageData(df, [f'g{i}' for i in range(4)], images=picture)
+    res = compare(data, 'instance', net, folds=[2], out=tmp_path/'out', show=False, **{**recipe, 'epochs':1})
+    parts = data.parts(fold=2, select=.25)
+    for k in 'select','report': assert [*res.predictions(res.df.run[0], k)['groups']]==[*df.group.iloc[parts[k]]]
+    assert res.meta['grouped'] and not {*res.predictions(res.df.run[0], 'select')['groups']} & {*df.group.iloc[parts['report']]}
+
+# Keys
+
+def other_net(n_classes): return net(n_classes)
+def holding(x):
+    def method(t): t.held = x
+    return method
+def with_default(t, x=1): pass
+def with_keyword(t, *, x=1): pass
+class Callable:
+    def __init__(self, x): self.x = x
+    def __call__(self, t): pass
+
+def base_run(folder='/nowhere', **kwargs):
+    return Run(**{**dict(data=grades(), method='instance', arch='small', fold=1, seed=0, config=config, folder=folder), **kwargs})
+
+def keys(*args): return [base_run(method=Method('m', o, 'x')).key for o in (holding(.1), with_default, Callable(2), partial(holding(2), 3))] + [base_run(arch=net).key, base_run().key]
+
+def test_a_key_is_the_same_in_another_process_and_another_folder(): assert warm_call(keys)==keys() and base_run('/elsewhere').key==base_run().key
+
+def test_what_does_not_change_results_does_not_change_a_key():
+    key = base_run().key
+    for k in dict(num_workers=2),dict(keep_weights=True),dict(config=replace(config, lr=np.float64(.05), epochs=np.int64(2))),dict(config=replace(config, wd=0)),dict(data=grades(name='other')):
+        assert base_run(**k).key==key, k
+
+def test_every_setting_changes_a_key(tmp_path):
+    (tmp_path/'w.pth').write_bytes(b'one')
+    changes = dict(epochs=3, size=9, bs=9, lr=.02, mom=.5, wd=.1, augment='flip', normalise='imagenet', pretrained=tmp_path/'w.pth', select=.2, selection='reported-fold', monitor='mcc', tta=False)
+    assert {*changes}=={*TrainConfig.__dataclass_fields__}
+    got = [base_run().key, *(base_run(config=replace(config, **{k: v})).key for k,v in changes.items())]
+    got += [base_run(config=replace(config, augment=dict(shift=o))).key for o in (.1,.2)]
+    ext = grades((5,4,3,2), first=500)
+    got += [base_run(**k).key for k in (dict(method='class'), dict(arch='test_resnet'), dict(arch=net), dict(fold=2), dict(seed=1), dict(external=dict(e=ext)), dict(external=dict(f=ext)),
+                                        dict(external=dict(e=grades((5,4,3,3), first=500))))]
+    got += [base_run(data=d).key for d in (grades(change=[(0,'label','g1')]), grades(change=[(0,'fold',2)]), grades(first=1), grades(ordered=False), grades(vocab=['g1','g0','g2','g3']),
+                                           grades(images=lambda key: Image.fromarray(pixels(key)^(key=='0/0'))))]
+    assert len({*got})==len(got)
+    (tmp_path/'w.pth').write_bytes(b'two')
+    assert base_run(config=replace(config, pretrained=tmp_path/'w.pth')).key not in got
+    shutil.copy(tmp_path/'w.pth', tmp_path/'v.pth')
+    assert base_run(config=replace(config, pretrained=tmp_path/'v.pth')).key==base_run(config=replace(config, pretrained=tmp_path/'w.pth')).key
+
+def test_another_version_changes_a_key(monkeypatch):
+    old = base_run().key
+    monkeypatch.setattr(runs, '__version__', '99')
+    assert base_run().key!=old
+
+def test_functions_are_told_apart_by_source_and_by_what_they_hold():
+    def of(source):
+        def f(t): "one"
+        def g(t): "two"
+        return dict(f=f, g=g)[source]
+    funcs = [of('f'), of('g'), holding(.1), holding(.2), holding('.1'), holding((1,2)), holding((1,3)), holding(None), holding(of('f')), holding(nn.Linear), partial(with_default, x=2),
+             partial(with_default, x=3), partial(with_keyword, x=3), partial(with_keyword, 3), with_default, with_keyword, Callable(1), Callable(2), print, sorted]
+    d2,k2 = (type(f)(f.__code__, f.__globals__, f.__name__, (2,), f.__closure__) for f in (with_default,with_default))
+    k2.__kwdefaults__ = dict(x=3)
+    got = [base_run(method=Method('m', o, 'x')).key for o in (*funcs,d2,k2)] + [base_run(arch=o).key for o in (net,other_net)]
+    assert len({*got})==len(got)
+    seen = []
+    f = holding(seen)
+    key = base_run(method=Method('m', f, 'x')).key
+    seen.append(1) # what a method writes down while it runs is no other method
+    assert base_run(method=Method('m', f, 'x')).key==key
+    assert base_run(method=Method('n', f, 'x')).key!=key
+
+def test_functions_that_hold_one_another():
+    def method(t): return method if t is None else later
+    base_run(method=Method('m', method, 'x')).key
+    later = 1
+
+@pytest.mark.parametrize('name', ['../../up', '/etc/passwd', 'a/b', 'x'*300, 'ü\n\0"', '..', ''])
+def test_names_cannot_leave_the_folder(tmp_path, name):
+    def arch(n_classes): return net(n_classes)
+    arch.__name__ = name
+    for run in base_run(tmp_path/'out', method=Method(name, print, 'x')),base_run(tmp_path/'out', arch=arch):
+        assert run.path.parent==tmp_path/'out'/'runs' and run.path.resolve()==run.path and run.path.name not in ('','.','..')
+        run.path.mkdir(parents=True)
+
+# Bad values
+
+@pytest.mark.parametrize('bad, words', [(dict(epochs=0), 'epochs'), (dict(epochs=True), 'epochs'), (dict(epochs=2.), 'epochs'), (dict(size=0), 'size'), (dict(size=True), 'size'), (dict(size='8'), 'size'),
+    (dict(bs=0), 'bs'), (dict(lr=-1), 'lr'), (dict(lr='fast'), 'lr'), (dict(lr=float('nan')), 'lr'), (dict(mom=1), 'mom'), (dict(mom=-.1), 'mom'), (dict(wd=-1), 'wd'), (dict(select=0), 'select'),
+    (dict(select=.95), 'select'), (dict(selection='outer'), "'inner' or 'reported-fold'"), (dict(selection=['inner']), 'selection'), (dict(normalise='zero'), "'auto'"), (dict(pretrained='no_such_file'), 'pretrained'),
+    (dict(pretrained=1), 'pretrained'), (dict(tta=1), 'tta'), (dict(monitor='f1'), "'macro_f1'"), (dict(augment='much'), "'paper'"), (dict(augment=5), 'augment'), (dict(augment=dict(flop=1)), "'flip'"),
+    (dict(augment=dict(flip='no')), 'flip'), (dict(augment=dict(scale=[1.2,.9])), 'scale'), (dict(augment=dict(scale=[0,1])), 'scale'), (dict(augment=dict(scale=5)), 'scale'), (dict(augment=dict(scale=['a','b'])), 'scale'),
+    (dict(augment=dict(shift=2)), 'shift'), (dict(augment=dict(rotate=-1)), 'rotate'), (dict(augment=dict(hue=.6)), 'hue'), (dict(augment=dict(jitter='x')), 'jitter')])
+def test_bad_settings(bad, words):
+    with pytest.raises(ValueError) as e: TrainConfig(**bad)
+    assert words in str(e.value)
+
+@pytest.mark.parametrize('arch, words', [('mobilenetv2_10', 'mobilenetv2_100'), ('test_resnet.r160_in2k', 'test_resnet.r160_in1k'), ('', 'no architecture'), (5, "'archs' parameter"), (None, 'archs'), ('smal', 'no architecture'),
+                                         ('hf-hub:timm/resnet18', 'no architecture'), ('../x', 'no architecture')])
+def test_unknown_architectures(arch, words):
+    with pytest.raises(ValueError) as e: check_arch(arch)
+    assert words in str(e.value) and len(str(e.value))<300
+
+def test_weights_from_a_file(tmp_path):
+    import timm
+    torch.manual_seed(1)
+    donor = timm.create_model('test_resnet', num_classes=1000)
+    torch.save(donor.state_dict(), tmp_path/'w.pth')
+    torch.manual_seed(2)
+    model,fresh = make_model('test_resnet', 3, tmp_path/'w.pth'),make_model('test_resnet', 3, False)
+    a,b,c = (dict(m.named_parameters()) for m in (donor,model,fresh))
+    body = [k for k in a if a[k].shape==b[k].shape and a[k].ndim>1]
+    assert len(body)>5 and model.eval()(torch.zeros(1,3,32,32)).shape==(1,3)
+    for k in body:
+        assert torch.equal(a[k], b[k]), k
+        assert not torch.equal(a[k], c[k]), k
+
+# Augmentation
+
+spot = Image.fromarray(np.pad(np.full((8,8,3), 255, np.uint8), ((4,20),(4,20),(0,0)))) # bright, upper left, in 32×32
+
+def moved(augment, n=60):
+    "Centre and brightness of the spot in images as training sees them, (n,3)"
+    data = ImageData(pd.DataFrame(dict(path=[str(i) for i in range(n+2)], label='a', fold=[1]*n+[2]*2)), ['a'], images=lambda key: spot)
+    torch.manual_seed(0)
+    dls = data.dataloaders(fold=2, size=32, bs=n, item_tfms=runs.augmentation(**augment), num_workers=0)
+    res = []
+    for dl in dls.train.new(shuffle=False),dls.valid:
+        x = torch.cat([b[0] for b in dl]).mean(1).numpy()
+        i = np.arange(32)
+        res.append(np.stack([(x.sum(2)@i)/x.sum((1,2)), (x.sum(1)@i)/x.sum((1,2)), x.sum((1,2))], axis=1))
+    np.testing.assert_allclose(res[1], [[7.5,7.5,64]]*2, rtol=1e-5) # never in validation
+    return res[0]
+
+def test_flips():
+    for flip,places in ('none',{(7.5,7.5)}),('horizontal',{(7.5,7.5),(7.5,23.5)}),('vertical',{(7.5,7.5),(23.5,7.5)}),('both',{(a,b) for a in (7.5,23.5) for b in (7.5,23.5)}):
+        got = moved(dict(flip=flip))
+        assert {(a,b) for a,b,_ in got.round(2).tolist()}==places
+        for axis in 0,1: # each with probability ½: 60 draws stay within 4 standard errors, 15.5
+            if len({p[axis] for p in places})>1: assert abs((got[:,axis]>16).sum()-30)<15.5
+
+def test_moves():
+    s = moved(dict(shift=.1))
+    assert s[:,:2].min()>=7.5-3.3 and s[:,:2].max()<=7.5+3.3 and s[:,0].std()>.5 and s[:,1].std()>.5
+    z = moved(dict(scale=[.8,1.2]))
+    assert .8**2*64*.9<z[:,2].min()<64<z[:,2].max()<1.2**2*64*1.1
+    r = moved(dict(rotate=30))
+    angle = np.degrees(np.arctan2(r[:,0]-15.5, r[:,1]-15.5)-np.arctan2(-8, -8))
+    assert np.abs(angle).max()<32 and np.abs(angle).max()>15
+    j = moved(dict(jitter=.5))
+    assert 64*.25<j[:,2].min()<60 and j[:,2].std()>2
+    paper = moved(runs.augments['paper'])
+    assert paper[:,2].std()>2
+
+# Runs on disk
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    run = base_run(tmp_path_factory.mktemp('run')/'out', arch=net, config=replace(config, epochs=1))
+    out = attempt(run)
+    assert out.status=='finished' and out.new
+    return run,out
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished[0].folder, tmp_path/'out')
+    return replace(finished[0], folder=tmp_path/'out'),finished[1]
+
+def figures(record): return json.dumps(record['rows']) # NaN equals NaN
+
+def test_a_finished_run_is_not_trained_again(copied, monkeypatch):
+    run,first = copied
+    monkeypatch.setattr(runs, 'train', None)
+    out = attempt(run)
+    assert out.status=='finished' and not out.new and json.dumps(out.record)==json.dumps(first.record)
+    assert sorted(o.name for o in run.path.iterdir())==['lock','predictions.npz','run.json']
+
+@pytest.mark.parametrize('name, damage', [(n,d) for n in ('run.json','predictions.npz') for d in ('cut','empty','gone')] + [('run.json',o) for o in (b'{}',b'null',b'[]',b'"x"',b'\xff\xfe',b'{"n_bytes": 3}')])
+def test_a_damaged_run_is_done_again(copied, name, damage):
+    run,first = copied
+    p = run.path/name
+    b = p.read_bytes()
+    if damage=='gone': p.unlink()
+    else: p.write_bytes(dict(cut=b[:len(b)//2], empty=b'').get(damage, damage))
+    assert read_record(run.path) is None
+    out = attempt(run)
+    assert out.new and out.status=='finished' and figures(out.record)==figures(first.record)
+    read_predictions(run.path)
+
+def test_flipped_bytes_in_predictions_are_a_clear_word(copied):
+    run,_ = copied
+    p = run.path/'predictions.npz'
+    b = bytearray(p.read_bytes())
+    b[len(b)//2] ^= 255
+    b[200] ^= 255
+    p.write_bytes(b)
+    with pytest.raises(ValueError, match='predictions that cannot be read. Delete this folder'):
+        for part in 'report','select': read_predictions(run.path, part)
+
+class Malice:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch,(self.path,)
+
+def test_predictions_are_never_unpickled(copied, tmp_path):
+    run,_ = copied
+    np.savez(run.path/'predictions.npz', **{'report/paths':np.array([Malice(tmp_path/'harm')], dtype=object)})
+    with pytest.raises(ValueError): read_predictions(run.path)
+    (run.path/'predictions.npz').write_bytes(pickle.dumps(Malice(tmp_path/'harm')))
+    with pytest.raises(ValueError): read_predictions(run.path)
+    assert not (tmp_path/'harm').exists()
+
+def test_no_stored_array_is_of_objects(finished):
+    with np.load(finished[0].path/'predictions.npz', allow_pickle=False) as f: assert {f[k].dtype.kind for k in f.files}<={'f','i','U'}
+
+def test_unknown_part(finished):
+    with pytest.raises(ValueError, match=r"one of \['report', 'select'\]. Got 'messidor2'"): read_predictions(finished[0].path, 'messidor2')
+
+def test_work_elsewhere_is_left_alone(copied):
+    run,_ = copied
+    (run.path/'run.json').unlink()
+    with FileLock(run.path/'lock'): assert attempt(run).status=='busy'
+    assert attempt(run).status=='finished'
+
+def test_an_error_becomes_part_of_the_outcome(tmp_path):
+    def boom(t):
+        if (tmp_path/'mended').exists(): return
+        raise KeyError('two\nlines')
+    run = base_run(tmp_path/'out', method=Method('boom', boom, 'x'), arch=net, config=replace(config, epochs=1))
+    out = attempt(run)
+    assert out.status=='failed' and out.new and out.error=="KeyError: 'two\\nlines'" and '\n' not in out.error
+    (o,) = read_failures(tmp_path/'out')
+    assert (o['run'],o['method'],o['fold'],o['seed'],o['error'])==(run.key,'boom',1,0,out.error) and 'Traceback' in o['traceback'] and 'boom' in o['traceback']
+    assert read_failures(tmp_path/'out', run.settings)==[o] and read_failures(tmp_path/'out', 'another')==[]
+    (tmp_path/'mended').touch()
+    assert attempt(run).status=='finished' and read_failures(tmp_path/'out')==[] and not (run.path/'error.json').exists()
+
+@pytest.mark.parametrize('stop', [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_process_ends_it(tmp_path, stop):
+    def method(t): raise stop
+    run = base_run(tmp_path/'out', method=Method('m', method, 'x'))
+    with pytest.raises(stop): attempt(run)
+    assert not (run.path/'error.json').exists()
+    FileLock(run.path/'lock', timeout=0).acquire().lock.release()
+
+def test_leftovers_of_killed_processes_go(copied):
+    run,_ = copied
+    (run.path/'run.json').rename(run.path/'run.json.123.part')
+    (run.path/'checkpoint1.pth.77.part').write_bytes(b'half')
+    attempt(run)
+    assert not [*run.path.glob('*.part')]
+
+def test_a_selection_split_without_a_class_is_said_in_the_record(tmp_path):
+    data = grades((48,32,2), part=lambda i: ('train','valid','test')[i%3], ordered=False)
+    assert np.bincount(data.y[data.parts()['select']], minlength=3)[2]==1
+    df = data.df.copy()
+    df.loc[(df.label=='g2') & (df.split=='valid'), 'split'] = 'test'
+    run = base_run(tmp_path/'out', data=ImageData(df, data.vocab, images=picture), arch=net, fold=0, config=replace(config, epochs=1))
+    out = attempt(run)
+    assert out.status=='finished' and any('no item of class 2' in o for o in out.record['warnings'])
+
+def test_without_git(copied, monkeypatch):
+    run,_ = copied
+    (run.path/'run.json').unlink()
+    monkeypatch.setenv('PATH', '/nowhere')
+    out = attempt(run)
+    assert out.status=='finished' and out.record['revision']==''
+
+# The table
+
+def test_names_and_numbers_survive_the_table(copied, tmp_path):
+    run,out = copied
+    folder = tmp_path/'table'
+    folder.mkdir()
+    recs = []
+    for i,name in enumerate(('NA','nan','None','1.0','007','null','-','1e5')):
+        rec = json.loads(json.dumps(out.record))
+        rec.update(revision=name, settings='123456789012', host=name, run=name, fingerprint='12e45678')
+        for o in rec['rows']: o.update(method=name, arch=name, mcc=1/3+i/7)
+        recs.append(rec)
+    runs.results_table(recs).to_csv(folder/'results.csv', index=False)
+    (folder/'meta.json').write_text('{"data": "x"}')
+    df = Results(folder).df
+    for k in 'method','arch','revision','host','run': assert [*df[k].unique()]==['NA','nan','None','1.0','007','null','-','1e5'], k
+    assert {*df.settings}=={'123456789012'} and {*df.fingerprint}=={'12e45678'} and df.mcc.tolist()==[o['mcc'] for r in recs for o in r['rows']]
+
+@pytest.mark.parametrize('name, content, words', [('results.csv', b'', 'results.csv'), ('results.csv', b'a,b\n1,2,3\n4,5,6,7,8\n', 'results.csv'), ('results.csv', b'\xff\xfe\x00', 'results.csv'),
+                                                  ('meta.json', b'{"da', 'meta.json'), ('meta.json', b'[]', 'meta.json'), ('meta.json', None, 'holds meta.json'), ('results.csv', None, 'holds results.csv')])
+def test_a_damaged_folder_of_results_is_a_clear_word(tmp_path, every, name, content, words):
+    for o in 'results.csv','meta.json': shutil.copy(every[0].folder/o, tmp_path/o)
+    if content is None: (tmp_path/name).unlink()
+    else: (tmp_path/name).write_bytes(content)
+    with pytest.raises(ValueError) as e: Results(tmp_path)
+    assert words in str(e.value)

@@ -1,0 +1,273 @@
+"""The notebook shows splits of one table; here hypothesis makes the tables: patients of all sizes with all mixtures of classes, classes of one image,
+fewer patients than folds. The authors' folds meet a second way of computing them, and what scikit-learn deals meets what is claimed of it."""
+
+import os,subprocess,sys,warnings
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume,given
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
+from conftest import root
+from fastai_balmix.splits import authors_folds,check_groups,fold_numbers,group_numbers,nearest,split_off
+from toys import class_sizes,tail_targets
+
+seeds,shares = st.integers(0, 50),st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])
+
+@st.composite
+def patients(draw, n_min=2, n_max=25, n_classes=4):
+    "Classes and patients of images; a patient has up to four, of any classes"
+    sizes = draw(st.lists(st.integers(1, 4), min_size=n_min, max_size=n_max))
+    g = np.repeat(np.arange(len(sizes)), sizes)
+    y = np.array(draw(st.lists(st.integers(0, n_classes-1), min_size=len(g), max_size=len(g))))
+    order = np.random.default_rng(draw(seeds)).permutation(len(g))
+    return y[order],np.array([f'p{o}' for o in g])[order]
+
+def quiet_folds(*args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return fold_numbers(*args, **kwargs)
+
+def sides(g, part): return pd.Series(part).groupby(np.asarray(g)).nunique()
+
+# split_off
+
+@given(patients(), shares, seeds)
+def test_no_group_is_on_two_sides_and_every_class_is_left(table, share, seed):
+    y,g = table
+    held = split_off(y, g, share, seed)
+    assert held.dtype==bool and held.shape==y.shape
+    assert sides(g, held).max()==1
+    assert set(y[~held])==set(y)
+    assert held.tolist()==split_off(y.tolist(), g.tolist(), share, seed).tolist()
+
+@given(class_sizes, shares, seeds)
+def test_images_are_held_out_by_class(sizes, share, seed):
+    y = np.array(tail_targets(*sizes))
+    held = split_off(y, share=share, seed=seed)
+    for k,n in enumerate(sizes):
+        m = held[y==k].sum()
+        assert m==0 if n<2 else m<=n-1 and abs(m-share*n)<=1+1e-9 or m==n-1<share*n
+    # Whole numbers for each class sum to the whole share, but for what is given back
+    assert held.sum()<=round(share*len(y)) and held.sum()>=round(share*len(y))-len(sizes)
+
+def test_the_share_is_met_and_every_image_is_held_out_equally_often():
+    y = np.array(tail_targets(60, 30, 10))
+    n = 400
+    times = np.sum([split_off(y, share=.2, seed=s) for s in range(n)], axis=0)
+    # Each image is held out in a binomial number of the n splits: within 5 standard errors
+    assert np.abs(times-.2*n).max() < 5*(n*.2*.8)**.5
+    assert split_off(y, share=.2).sum()==20
+
+def test_the_leftover_of_rounding_goes_to_the_largest_remainders():
+    y = np.array(tail_targets(19, 11, 70)) # 1.9, 1.1 and 7 of 10
+    assert np.bincount(y[split_off(y, share=.1)]).tolist()==[2,1,7]
+
+def test_the_leftover_of_rounding_goes_to_classes_by_chance_where_they_are_equal():
+    y = np.repeat(np.arange(10), 5) # a tenth is half an image of each class: five of the ten classes give one
+    taken = np.array([[split_off(y, share=.1, seed=s)[y==k].sum() for k in range(10)] for s in range(200)])
+    assert (taken.sum(1)==5).all()
+    # Binomial with p = 1/2, 200 times: within 5 standard errors
+    assert np.abs(taken.sum(0)-100).max() < 5*(200*.25)**.5
+
+@pytest.mark.parametrize('share,n,m', [(.1,10,1), (.2,5,1), (.25,4,1), (.3,10,3), (.15,20,3), (.4,5,2)])
+def test_groups_are_dealt_by_scikit_learn(share, n, m):
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(120), 2)
+    y = rng.choice(3, 240, p=[.6,.3,.1])
+    tests = [t for _,t in StratifiedGroupKFold(n, shuffle=True, random_state=7).split(y, y, g)]
+    assert np.flatnonzero(split_off(y, g, share, seed=7)).tolist()==sorted(np.concatenate(tests[:m]).tolist())
+
+def test_names_of_groups_do_not_matter():
+    y,g = np.array(tail_targets(20, 12, 8)),np.arange(40)//2
+    for rename in lambda o: f'patient {o}', lambda o: 1000-o, lambda o: ('x',o): assert split_off(y, pd.Series(map(rename, g)), .2).tolist()==split_off(y, g, .2).tolist()
+
+def test_the_smallest_group_comes_back_and_nothing_else():
+    # Class 1 is in two patients, of three images and of one; wherever scikit-learn holds out both, the one with one image returns
+    y = np.array([0]*20+[1]*4)
+    g = np.array([f'a{i:02}' for i in range(20)]+['b','b','b','c'])
+    times = 0
+    for s in range(20):
+        with warnings.catch_warnings(action='ignore'): tests = [t for _,t in StratifiedGroupKFold(10, shuffle=True, random_state=s).split(y, y, g)]
+        want = np.isin(np.arange(24), np.concatenate(tests[:9]))
+        assert not want[y==0].all()
+        if want[y==1].all(): want,times = want & (g!='c'),times+1
+        assert split_off(y, g, share=.9, seed=s).tolist()==want.tolist()
+    assert times>5 # else this test asks nothing
+
+def test_a_large_share_of_few_patients_leaves_one_of_them_by_chance():
+    g = np.repeat(list('abc'), [1,2,3])
+    left = {tuple(np.unique(g[~split_off([0]*6, g, share=.9, seed=s)])) for s in range(40)}
+    assert left=={('a',),('b',),('c',)}
+
+def test_another_process_splits_alike():
+    code = ("import numpy as np; from fastai_balmix.splits import *; y=np.arange(90)%3; g=np.array([f'p{i//2}' for i in range(90)]);"
+            "print(split_off(y,g,.2,3).nonzero()[0].tolist(), split_off(y,share=.1,seed=3).nonzero()[0].tolist(), fold_numbers(y,g,4,3).tolist())")
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root, env={**os.environ, 'PYTHONHASHSEED':'1'}).stdout
+    y,g = np.arange(90)%3,np.array([f'p{i//2}' for i in range(90)])
+    assert out==f'{split_off(y,g,.2,3).nonzero()[0].tolist()} {split_off(y,share=.1,seed=3).nonzero()[0].tolist()} {fold_numbers(y,g,4,3).tolist()}\n'
+
+# fold_numbers
+
+@given(patients(), st.integers(2, 6), seeds)
+def test_folds_hold_whole_groups_and_no_class_lies_in_one(table, n_folds, seed):
+    y,g = table
+    per_class = pd.DataFrame(dict(y=y, g=g)).groupby('y').g.nunique()
+    assume((per_class>1).all() and len(set(g))>=n_folds and np.bincount(y).max()>=n_folds)
+    try: fold = quiet_folds(y, g, n_folds, seed)
+    except ValueError as e:
+        assert 'groups that can be dealt' in str(e)
+        # Two folds, or patients with many classes each, leave cases that cannot be solved; with three or more and many patients there are none
+        assert n_folds==2 or len(set(g))<10
+        return
+    assert fold.dtype==np.int64 and set(fold)==set(range(1, n_folds+1))
+    assert sides(g, fold).max()==1
+    for k in range(1, n_folds+1): assert set(y[fold!=k])==set(y)
+
+def test_what_is_refused_cannot_be_done():
+    "Every dealing of up to six patients is tried by brute force"
+    from itertools import product
+    rng,refused = np.random.default_rng(0),0
+    for _ in range(300):
+        n,n_folds = int(rng.integers(3, 7)),int(rng.integers(2, 4))
+        g = np.repeat(np.arange(n), 2)
+        y = rng.integers(3, size=2*n)
+        y = np.unique(y, return_inverse=True)[1]
+        per_class = pd.DataFrame(dict(y=y, g=g)).groupby('y').g.nunique()
+        if (per_class<2).any() or np.bincount(y).max()<n_folds: continue
+        def good(by_group):
+            f = np.array(by_group)[g]
+            return set(by_group)==set(range(n_folds)) and all(len(set(f[y==k]))>1 for k in set(y))
+        possible = any(good(o) for o in product(range(n_folds), repeat=n))
+        try: fold = quiet_folds(y, g, n_folds)
+        except ValueError:
+            refused += 1
+            assert not possible
+        else: assert good(fold[::2]-1)
+    assert refused>0 # else this test asks nothing
+
+def test_where_moving_one_patient_does_not_help_all_are_dealt_again():
+    "Found by search: no single move mends the first deal of seed 0, and a good one exists"
+    y,g = np.array([2,0,1,0,1,2]),np.array([0,0,1,2,2,3])
+    for seed in range(10):
+        fold = quiet_folds(y, g, 2, seed)
+        assert [len(set(fold[y==k])) for k in range(3)]==[2,2,2] and sides(g, fold).max()==1
+
+def test_no_fold_is_emptied_by_moving_its_only_patient():
+    "Found by search: a move of patient 0 would help its class and leave a fold without images"
+    fold = quiet_folds([0,1,0,0,0,0,0,1,1], [0,1,1,1,2,2,2,3,3], 4)
+    assert set(fold)=={1,2,3,4}
+
+@given(class_sizes, st.integers(2, 5), seeds)
+def test_images_are_dealt_evenly(sizes, n_folds, seed):
+    assume(min(sizes)>1 and max(sizes)>=n_folds)
+    y = np.array(tail_targets(*sizes))
+    fold = quiet_folds(y, None, n_folds, seed)
+    t = pd.crosstab(fold, y).reindex(range(1, n_folds+1), fill_value=0).to_numpy()
+    assert (t.max(0)-t.min(0)<=1).all() and ((t>0).sum(0)>1).all()
+
+def test_folds_are_those_of_scikit_learn():
+    y,g = np.array(tail_targets(50, 30, 20)),np.arange(100)//2
+    for cv,groups in (StratifiedKFold,None),(StratifiedGroupKFold,g):
+        want = np.zeros(100, dtype=int)
+        for k,(_,idx) in enumerate(cv(5, shuffle=True, random_state=3).split(y, y, groups)): want[idx] = k+1
+        assert fold_numbers(y, groups, 5, 3).tolist()==want.tolist()
+
+def test_grades_are_spread_over_folds_of_patients():
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(500), 2)
+    y = rng.choice(5, 1000, p=[.7,.1,.1,.06,.04])
+    t = pd.crosstab(fold_numbers(y, g, 5), y).to_numpy()
+    assert (np.abs(t-t.mean(0))<=np.maximum(2, .06*t.mean(0))).all()
+
+def test_small_classes_are_named_once():
+    y,g = [0]*10+[1]*4+[2]*3,[*range(10), 10,10,11,11, 12,13,14]
+    with pytest.warns(UserWarning) as seen: fold_numbers(y, g, 5, names=['none','mild','severe'])
+    assert [str(o.message) for o in seen]==["fold_numbers: some of the 5 folds will be reported without a class that has fewer groups: 'mild' with 2, 'severe' with 3 groups."]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        fold_numbers(y, g, 2)
+        split_off(y, g, .1)
+
+@pytest.mark.parametrize('call,words', [
+    (lambda: fold_numbers([0,0,1,1], n_folds=1), r"'n_folds' parameter of fold_numbers must be an int in the range \[2, inf\)\. Got 1"),
+    (lambda: fold_numbers([0,0,1,1], n_folds=5), "'n_folds' parameter of fold_numbers must be at most 4, the number of images. Got 5"),
+    (lambda: fold_numbers([0,0,1,1], n_folds=3), "'n_folds' parameter of fold_numbers must be at most 2, the images of the largest class. Got 3"),
+    (lambda: fold_numbers([0]*6+[1]*6, [1]*4+[2]*8, 3), "'n_folds' parameter of fold_numbers must be at most 2, the number of groups. Got 3"),
+    (lambda: fold_numbers([0]*4+[1]*3+[2], n_folds=2, names=['a','b','c']), "must be classes with at least two images each, .* Got 'c' with 1 image instead"),
+    (lambda: fold_numbers([0]*4+[1,2], n_folds=2), "Got 1 with 1, 2 with 1 images instead"),
+    (lambda: fold_numbers([0,1,1,2,2,0], list('aabbcc'), 2, names=['x','y','z']), "'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies in two folds or more. Got '[xyz]' with 2 groups, all in one fold"),
+    (lambda: fold_numbers([0,0,1,1], [1,1,2], 2), r"'groups' parameter of fold_numbers must be 4 values, one for each item. Got an array of shape \(3,\)"),
+    (lambda: fold_numbers([0,3], n_folds=2, names=['a','b']), r"'y' parameter of fold_numbers must be ints in the range \[0, 1\]. Got 3 at index 1"),
+    (lambda: fold_numbers([0,0], n_folds=2, seed=-1), "'seed' parameter of fold_numbers"),
+    (lambda: fold_numbers([], n_folds=2), "at most 0, the number of images"),
+    (lambda: fold_numbers([], [], n_folds=2), "at most 0, the number of groups"),
+    (lambda: split_off([0,1], share=1), r"'share' parameter of split_off must be a float in the range \[0, 1\)\. Got 1"),
+    (lambda: split_off([0,1], share=0), "'share' parameter of split_off must be above 0. Got 0"),
+    (lambda: split_off([0,1], share=None), "'share' parameter of split_off must be a float"),
+    (lambda: split_off([0,1], seed=.5), "'seed' parameter of split_off"),
+    (lambda: split_off([0,1], [float('nan'),1]), "'groups' parameter of split_off must be a group for each item.* Got none at index 0"),
+    (lambda: split_off([0,1], [3,3]), "at least two, that one of them may be held out. Got 1"),
+    (lambda: split_off([0,2], n_classes=2), "'y' parameter of split_off"),
+    (lambda: authors_folds([0,0]), r"'n' parameter of authors_folds must be an int in the range \[5, inf\)"),
+    (lambda: authors_folds([0]*20+[1]), "authors_folds: fold 1 cannot be cut off. The least populated class"),
+    (lambda: check_groups(['a','b','a','b'], [1,2,3,1], 'mine'), r"'groups' parameter of mine must be groups that each lie in one part. Got 'a' with items in 1 and 3 \(2 such groups\)"),
+])
+def test_bad_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=words): call()
+
+def test_classes_that_are_named_but_absent_are_no_error():
+    with warnings.catch_warnings(action='error'): assert set(fold_numbers([0,0,2,2], n_folds=2, names=['a','b','c']))=={1,2}
+    assert split_off([0]*10+[2]*10, share=.1, n_classes=4).sum()==2
+
+def test_one_image_a_class_leaves_nothing_to_hold_out():
+    assert not split_off([0,1,2], share=.5).any()
+    assert not split_off([0,1,2], ['a','b','c'], share=.5).any()
+
+# What others use
+
+def test_groups_are_numbered_as_they_come():
+    assert group_numbers(['b','a','b',7], 4, 'x').tolist()==[0,1,0,2]
+    check_groups([1,1,2], ['a','a','b'], 'x')
+
+def test_names_that_are_like():
+    assert nearest('mobilnet', ['mobilenet','resnet'])=="Did you mean 'mobilenet'?"
+    assert nearest('q', ['a',1])=="There are: 'a', '1'."
+    assert nearest('q', range(40)).endswith("'29', ...")
+
+# The authors' folds
+
+def reference_folds(labels):
+    "The rule with scikit-learn's splitter itself, on names"
+    labels = np.asarray(labels)
+    n,rest,res = len(labels),np.arange(len(labels)),np.zeros(len(labels), dtype=int)
+    for k in range(1, 5):
+        keep,cut = next(StratifiedShuffleSplit(1, test_size=n//5, random_state=0).split(rest, labels[rest]))
+        res[rest[cut]] = k
+        rest = rest[keep]
+    res[rest] = 5
+    return res
+
+def published_labels():
+    df = pd.read_csv(root/'fastai_balmix'/'hyper_kvasir_class_counts.csv')
+    return np.repeat(df['class'].to_numpy(dtype=object), df.images)
+
+def test_folds_of_the_authors_for_the_published_classes():
+    labels = published_labels()
+    names,y = np.unique(labels.astype(str), return_inverse=True)
+    fold = authors_folds(y)
+    assert len(labels)==10_662 and len(names)==23
+    assert np.bincount(fold).tolist()==[0,2132,2132,2132,2132,2134]
+    assert fold.tolist()==reference_folds(labels.astype(str)).tolist()
+    t = pd.crosstab(fold, y).to_numpy()
+    assert (t>0).all() and (np.abs(t-np.bincount(y)/5)<2).all()
+
+@given(st.lists(st.integers(8, 30), min_size=2, max_size=5), seeds)
+def test_folds_of_the_authors_follow_the_row_order(sizes, seed):
+    y = np.array(tail_targets(*sizes, seed=seed))
+    assert authors_folds(y).tolist()==reference_folds(y).tolist()
+
+def test_the_fifth_is_of_all_images():
+    y = np.array(tail_targets(40, 30))
+    assert np.bincount(authors_folds(y, n=50)).tolist()==[0,10,10,10,10,30]
+    assert np.bincount(authors_folds(y)).tolist()==[0,14,14,14,14,14]
