@@ -36,7 +36,7 @@ from .longtail import *
 from .sampling import *
 from .splits import *
 
-# %% ../nbs/08_data.ipynb #891f2611
+# %% ../nbs/08_data.ipynb #422d67bf
 _suffixes = '.bmp','.gif','.jpeg','.jpg','.pgm','.png','.ppm','.tif','.tiff','.webp'
 
 def _root(root, owner):
@@ -51,7 +51,7 @@ def _csv(fn, columns, owner, name='root', sep=','):
     check(fn.is_file(), name, owner, f'a folder with {fn.name}', f'none in {str(fn.parent)!r}')
     try:
         with warnings.catch_warnings(action='error', category=pd.errors.ParserWarning): # rows longer than the header
-            df = pd.read_csv(fn, sep=sep, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False).fillna('')
+            df = pd.read_csv(fn, sep=sep, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False)
     except (ValueError,pd.errors.ParserWarning) as e: raise ValueError(f'{owner} cannot read {fn.name} as a table: {e}') from None
     df.columns = [o.strip() for o in df.columns]
     for o in columns:

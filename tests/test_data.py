@@ -436,7 +436,8 @@ def test_only_training_is_cut_and_validation_along():
     assert b.loc['train',['c2','c0','c1']].tolist()==tail_counts(30, 3, 10).tolist()
     assert b.loc['test'].tolist()==a.loc['test'].tolist()
     assert b.loc['valid'].tolist()==np.maximum(np.rint(a.loc['valid']*b.loc['train']/a.loc['train']), 1).astype(int).tolist()
-    least = long_tail(data, imbalance=40, n_max=40) # one image for training, half a one for validation
+    flat = data_of(plain([50,50,50]).assign(split=lambda d: np.where(d.groupby('label').cumcount()<40, 'train', 'valid')))
+    least = long_tail(flat, imbalance=40, n_max=40) # one image for training, a quarter of one for validation
     assert pd.crosstab(least.df.split, least.df.label).loc[['train','valid']].min(axis=1).tolist()==[1,1]
     assert cut.prevalence=='train' and cut.vocab==data.vocab and 'Cut to a long tail: imbalance 10, at most 30 images a class.' in cut.notes
     assert cut.recipe['then']==[dict(step='long_tail', imbalance=10., n_max=30, profile='exp', order=['c2','c0','c1'], seed=1)]

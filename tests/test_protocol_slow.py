@@ -1,13 +1,12 @@
 """What takes minutes: ten kills in a row, pools of fresh processes, a Dask cluster that loses a worker, jobs of submitit, a disk that is really full."""
 
-import os,re,shutil,signal,subprocess,sys,time
+import os,re,shutil,signal,subprocess,sys,threading
 from pathlib import Path
 import cloudpickle
 import pytest
 import test_protocol,test_runs
 from fastai_balmix.runs import Results
-from conftest import warm_call
-from test_protocol import alive,ages,assert_same,check_killed,checkpoints,compared,log,small,table,until,with_log
+from test_protocol import alive,ages,assert_same,check_killed,checkpoints,compared,log,until,with_log
 
 pytestmark = pytest.mark.slow
 command = Path(sys.executable).parent/'balmix-compare'
@@ -51,15 +50,14 @@ def test_a_dask_cluster_that_loses_a_worker(tmp_path):
     for o in test_protocol,test_runs: cloudpickle.register_pickle_by_value(o) # workers do not know this folder
     log[:] = [tmp_path/'log']
     what = dict(methods=with_log(['instance','balmix_0.2','class']), folds=[1,2], epochs=25)
+    killed = []
+    def kill():
+        if until(lambda: len(checkpoints(tmp_path/'out'))>=3, 120):
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
     try:
         with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
             pids = [*client.run(os.getpid).values()]
-            killed = []
-            def kill():
-                if until(lambda: len(checkpoints(tmp_path/'out'))>=3, 120):
-                    os.kill(pids[0], signal.SIGKILL)
-                    killed.append(pids[0])
-            import threading
             t = threading.Thread(target=kill)
             t.start()
             res = compared(tmp_path/'out', executor=client.get_executor(), **what)
@@ -87,11 +85,11 @@ def test_jobs_of_submitit(tmp_path):
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path/'disk'
     disk.mkdir()
-    def on_a_small_disk(script): return subprocess.run(['unshare','-rm','sh','-c',f'mount -t tmpfs -o size=700k tmpfs {disk} && {script}'], capture_output=True, text=True, timeout=280, env=env)
+    def on_a_small_disk(script): return subprocess.run(['unshare','-rm','sh','-c',f'mount -t tmpfs -o size=2m tmpfs {disk} && {script}'], capture_output=True, text=True, timeout=280, env=env)
     if not shutil.which('unshare') or on_a_small_disk('true').returncode: pytest.skip('no mounts of one\'s own here')
     run = f'{command} --preset quick --out {disk}/out'
-    # room for one run and a half, what is finished copied out, then room made
-    p = on_a_small_disk(f'head -c 560k /dev/zero > {disk}/film; {run} >&2; echo "code $?"; ls {disk}/out/runs/*/run.json | wc -l; find {disk} -name "*.part" | wc -l; rm {disk}/film; {run} && cp -r {disk}/out {tmp_path}/copy')
+    # room for a run and its two checkpoints, what is finished copied out once there is more
+    p = on_a_small_disk(f'head -c 1050k /dev/zero > {disk}/film; {run} >&2; echo "code $?"; ls {disk}/out/runs/*/run.json | wc -l; find {disk} -name "*.part" | wc -l; rm {disk}/film; {run} && cp -r {disk}/out {tmp_path}/copy')
     code,n,parts = (int(o) for o in re.search(r'code (\d+)\n(\d+)\n(\d+)\n', p.stdout).groups())
     assert code==1 and n<6 and parts==0 and 'Traceback' not in p.stderr, p.stderr
     said = p.stderr.strip().split('\n')[-1]

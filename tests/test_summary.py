@@ -12,7 +12,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.summary import PrintedTable,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
+from fastai_balmix.summary import PrintedTable,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
 import toys # its profile for hypothesis
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -518,6 +518,11 @@ def shown(a, t, b): return dict(zip(POINTS, (a,t,b)))
 def test_verdicts(states, p_change, word, said):
     got = _verdict(states, p_change)
     assert got[0]==word and said in got[1]
+
+@pytest.mark.parametrize('p_change,word', [((.001,.002), 'operating point'), ((.001,.3), 'not told apart'), ((.3,.001), 'not told apart'), ((.001,np.nan), 'not told apart')])
+def test_a_difference_must_shrink_at_both_equal_operating_points(p_change, word):
+    g = pd.DataFrame(dict(point=POINTS, method='other', metric='mcc', diff=[.1,.01,.01], p_both=[.001,.5,.5], shown=['better','',''], kind='folds', n=5, p_change=[np.nan,*p_change]))
+    assert _sentence(g, 'instance', 5, '')[0]==word
 
 def test_an_undefined_point_is_no_point_where_nothing_shows():
     "A gain as trained that could not be tested later must not be called one of operating point"
