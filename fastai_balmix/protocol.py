@@ -12,8 +12,8 @@ res = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=3, 
 # %% auto #0
 __all__ = ['presets', 'read_settings', 'plan', 'Estimate', 'in_words', 'process_pool', 'compare', 'data_recipe', 'balmix_compare']
 
-# %% ../nbs/09_protocol.ipynb #230c78e6
-import json,os,signal,sys,tempfile,threading,time,warnings
+# %% ../nbs/09_protocol.ipynb #7af73fb8
+import json,os,signal,sys,threading,time,warnings
 from collections import deque
 from concurrent.futures import BrokenExecutor,ProcessPoolExecutor
 from multiprocessing import get_context,parent_process

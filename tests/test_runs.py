@@ -2,7 +2,7 @@
 figures are compared with scikit-learn's on the stored predictions, predictions with a plain forward pass of the stored weights; a key must change with whatever
 determines a run and with nothing else; and files are damaged in every way."""
 
-import json,pickle,shutil
+import json,pickle,random,shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,15 +86,13 @@ def every(tmp_path_factory):
     res = compare(data, all_methods(), net, folds=[1], external=dict(elsewhere=ext), out=tmp_path_factory.mktemp('every')/'out', show=False, **recipe)
     return res,data,[*opened]
 
-odd_names = ['plain','with, comma','a "quote"','ünïcode\nand a line']
-
 def split_of(i): return ('train','train','valid','test')[i%4]
 
 @pytest.fixture(scope='module')
 def split(tmp_path_factory):
     "Two seeds on splits, read at the class shares of training; with odd names, weights kept"
     data = grades(part=split_of, vocab=[f'g{i}' for i in range(4)], ordered=False, prevalence='train', name='läsions, "2024"\n')
-    return compare(data, ['instance','1.0'] if '1.0' in method_table().index else ['instance'], net, seeds=[3,4], keep_weights=True, normalise='imagenet',
+    return compare(data, 'instance', net, seeds=[3,4], keep_weights=True, normalise='imagenet',
                    external={'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)}, out=tmp_path_factory.mktemp('split')/'out', show=False, **recipe),data
 
 # What is trained on, what is chosen on, what is reported
@@ -152,6 +150,25 @@ def test_seeds_differ(split):
     assert res.df[res.df.part=='report'].groupby('point').brier.nunique().max()<=1 # none is read at another prevalence
     a,b = (res.predictions(r)['plain'] for r in res.df.run.unique())
     assert np.abs(a-b).max()>1e-3
+
+def test_a_method_that_draws_numbers_disturbs_no_other(tmp_path):
+    def draws(t): torch.rand(3), np.random.rand(), random.random()
+    def drawing_net(n_classes):
+        res = net(n_classes)
+        torch.rand(3), random.random()
+        return res
+    res = compare(grades(), [find_method('mixup'),Method('draws', lambda t: (draws(t),find_method('mixup')(t)), 'x')], [net,drawing_net], folds=[1], out=tmp_path/'out', show=False, **{**recipe, 'augment':'shift'})
+    a,*others = (res.predictions(r)['plain'] for r in res.df.run.unique())
+    assert len(others)==3
+    for b in others: np.testing.assert_array_equal(a, b)
+
+def test_every_setting_of_training_has_an_effect(tmp_path):
+    changes = dict(epochs=1, size=12, bs=9, lr=.01, mom=.5, wd=.1, augment='shift', normalise='imagenet', select=.4, selection='reported-fold', monitor='mcc', tta=False)
+    out = [attempt(base_run(tmp_path, arch=net, config=replace(config, epochs=3, **{k: v for k,v in c.items() if k!='epochs'}) if 'epochs' not in c else replace(config, **c))) for c in ({},*({k: v} for k,v in changes.items()))]
+    base,*others = ({o: v for o,v in json.loads(json.dumps(r.record)).items() if o in ('history','rows','best_epoch')} for r in out)
+    for k,r in zip(changes, others):
+        if k!='monitor': assert r['rows']!=base['rows'], k
+    assert [int(np.argmax([h[m] for h in r['history']]))+1 for m,r in (('quad_kappa',base),('mcc',others[-2]))]==[base['best_epoch'],others[-2]['best_epoch']]
 
 def test_the_epoch_is_the_best_on_the_selection_split(every):
     for run in every[0].df.run.unique():
@@ -276,6 +293,7 @@ def test_predictions_are_those_of_the_stored_weights_on_the_images_named(split):
             np.testing.assert_array_equal(p['targs'], [int(o[0]) for o in p['paths']])
         parts = data.parts()
         for k in 'select','report': assert [*res.predictions(run, k)['paths']]==[*data.df.path[parts[k]]]
+        assert [*res.predictions(run, 'ünï, "code"')['paths']]==[*grades((5,4,3,2), first=500).df.path]
         assert {data.df.split[i] for i in parts['report']}=={'test'} and {data.df.split[i] for i in parts['select']}=={'valid'}
 
 def test_the_table_holds_what_the_records_do(every, split):
@@ -289,6 +307,10 @@ def test_the_table_holds_what_the_records_do(every, split):
             assert f'torch {torch.__version__.split("+")[0]}' in r['versions'] and 'fastai_balmix' in r['versions']
     assert {*split[0].df.part}=={'select','report','ünï, "code"'} and {*split[0].df.data}=={'läsions, "2024"\n'}
     assert split[0].df.fold.unique().tolist()==[0] and split[0].df.seed.unique().tolist()==[3,4]
+
+def test_workers_change_nothing_where_nothing_is_random(tmp_path):
+    a,b = (compare(grades(), 'class', net, folds=[1], num_workers=n, out=tmp_path/str(n), show=False, **recipe) for n in (0,1))
+    pd.testing.assert_frame_equal(*(o.df.drop(columns=['seconds','started','revision']) for o in (a,b)))
 
 def test_groups_are_stored(tmp_path):
     df = grades().df
@@ -441,6 +463,7 @@ def test_moves():
     r = moved(dict(rotate=30))
     angle = np.degrees(np.arctan2(r[:,0]-15.5, r[:,1]-15.5)-np.arctan2(-8, -8))
     assert np.abs(angle).max()<32 and np.abs(angle).max()>15
+    assert np.abs(r[:,2]-r[:,2].round()).max()>.02 # pixels are mixed, not chosen
     j = moved(dict(jitter=.5))
     assert 64*.25<j[:,2].min()<60 and j[:,2].std()>2
     paper = moved(runs.augments['paper'])
@@ -469,7 +492,7 @@ def test_a_finished_run_is_not_trained_again(copied, monkeypatch):
     assert out.status=='finished' and not out.new and json.dumps(out.record)==json.dumps(first.record)
     assert sorted(o.name for o in run.path.iterdir())==['lock','predictions.npz','run.json']
 
-@pytest.mark.parametrize('name, damage', [(n,d) for n in ('run.json','predictions.npz') for d in ('cut','empty','gone')] + [('run.json',o) for o in (b'{}',b'null',b'[]',b'"x"',b'\xff\xfe',b'{"n_bytes": 3}')])
+@pytest.mark.parametrize('name, damage', [(n,d) for n in ('run.json','predictions.npz') for d in ('cut','empty','gone')] + [('run.json',o) for o in (b'{}',b'null',b'"x"',b'\xff\xfe',b'{"n_bytes": 3}')])
 def test_a_damaged_run_is_done_again(copied, name, damage):
     run,first = copied
     p = run.path/name
@@ -527,6 +550,11 @@ def test_an_error_becomes_part_of_the_outcome(tmp_path):
     assert read_failures(tmp_path/'out', run.settings)==[o] and read_failures(tmp_path/'out', 'another')==[]
     (tmp_path/'mended').touch()
     assert attempt(run).status=='finished' and read_failures(tmp_path/'out')==[] and not (run.path/'error.json').exists()
+
+def test_a_finished_run_has_not_failed(copied):
+    run,_ = copied
+    (run.path/'error.json').write_text(json.dumps(dict(run=run.key, settings=run.settings, error='of old'))) # killed before it was removed
+    assert read_failures(run.folder)==[]
 
 @pytest.mark.parametrize('stop', [KeyboardInterrupt, SystemExit])
 def test_what_ends_a_process_ends_it(tmp_path, stop):
