@@ -35,7 +35,7 @@ from .checkpoint import *
 from .runs import *
 from .summary import *
 
-# %% ../nbs/09_protocol.ipynb #a42906f7
+# %% ../nbs/09_protocol.ipynb #02316b92
 _paper_methods = 'class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3'
 _paper = dict(methods=[*_paper_methods], archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
     training=dict(epochs=30, size=512, bs=8, lr=.01, mom=0., wd=0., augment='paper', normalise='half', pretrained=True, tta=True))
@@ -44,6 +44,8 @@ _small = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise=
 presets = {
     'quick': dict(data=dict(reader='digits', n_folds=2), methods=['instance','class','balmix_0.2'], archs=['small'], seeds=[0], training=dict(_small, epochs=3)),
     'digits': dict(data=dict(reader='digits', n_folds=5), methods=['instance','class','sqrt','logit_adjusted','mixup','balmix_0.1','balmix_0.2','balmix_0.3','balmix_pair'], archs=['small'], seeds=[0], training=dict(_small, epochs=10)),
+    'fashion': dict(data=dict(reader='fashion_mnist_lt'), methods=['instance','class','sqrt','mixup','balmix_0.2','balmix_pair'], archs=['small'], seeds=[0,1,2,3],
+        training=dict(_small, epochs=15, size=None, bs=64, wd=5e-4, augment='light', tta=True)),
     'paper-eyepacs': dict(_paper, data=dict(reader='eyepacs'), training=dict(_paper['training'], monitor='quad_kappa')),
     'paper-hyperkvasir': dict(_paper, data=dict(reader='hyper_kvasir', folds='authors'), training=dict(_paper['training'], monitor='mcc')),
 }
@@ -394,7 +396,7 @@ def _yaml(config):
     "A `TrainConfig` as YAML knows it"
     return {k: str(v) if isinstance(v, Path) else v for k,v in asdict(config).items()}
 
-# %% ../nbs/09_protocol.ipynb #20d1d848
+# %% ../nbs/09_protocol.ipynb #9df5763c
 def data_recipe(
     text:str, # A folder, a CSV file, a reader's name, or `reader:place`
     **kwargs # Further arguments of the reader
@@ -426,7 +428,7 @@ def _settings(preset, settings, given):
 @call_parse
 def balmix_compare(
     out:Path=None, # Folder of results; made, or gone on with
-    preset:str=None, # quick, digits, paper-eyepacs or paper-hyperkvasir
+    preset:str=None, # quick, digits, fashion, paper-eyepacs or paper-hyperkvasir
     settings:Path=None, # A settings.yaml to start from
     data:str=None, # A folder with a subfolder for each class, a CSV file with the columns path and label, or READER:FOLDER
     group:str=None, # Column of a CSV file, or regular expression whose first bracket finds the patient in a path

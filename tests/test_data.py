@@ -1,7 +1,7 @@
 """The notebook shows each reader on a small tree as it should be. Here the trees are as they come: other suffixes, files missing or spare, tables with wrong
 columns, wrong grades or a patient on both sides; and every recipe must make the same data again."""
 
-import gzip,io,os,re,shutil,warnings
+import gzip,re,shutil,warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -289,7 +289,6 @@ def test_hyper_kvasir_in_disorder(tmp_path, spoil, kwargs, words):
 
 def npz(fn, shape=(28,28), n=(30,9,12), k=4, flat=False, save=np.savez, **more):
     rng = np.random.default_rng(0)
-    d = {}
     for s,m in zip(('train','val','test'), n):
         d[f'{s}_images'] = rng.integers(0, 256, (m,*shape), dtype=np.uint8)
         d[f'{s}_labels'] = np.resize(np.arange(k), m).reshape(-1 if flat else (m,1))
@@ -341,7 +340,6 @@ def idx(fn, a):
 def fashion(tmp_path_factory):
     "Files in the published format; each image is of one grey level, its class and its number"
     root = tmp_path_factory.mktemp('fashion')
-    d = {}
     for s,n in ('train',900),('t10k',50):
         y = np.resize(np.arange(10), n)
         x = np.zeros((n,28,28), dtype=np.uint8)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import log_softmax,softmax
 from sklearn.metrics import balanced_accuracy_score,cohen_kappa_score,matthews_corrcoef

@@ -2,7 +2,7 @@
 damaged, foreign and in the way. Whatever happened, the same call again must end in the table of an unbroken run. The command is run as a shell runs it."""
 
 import errno,io,json,os,pty,random,re,resource,shutil,signal,stat,subprocess,sys,threading,time
-from concurrent.futures import BrokenExecutor,Executor,Future,ProcessPoolExecutor,ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor,Executor,Future,ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from multiprocessing import get_context
@@ -20,7 +20,7 @@ from fastai_balmix import methods,protocol,runs
 from fastai_balmix.checkpoint import DiskFull
 from fastai_balmix.images import ImageData
 from fastai_balmix.methods import Method,find_method
-from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan,process_pool,read_settings
+from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan,process_pool
 from fastai_balmix.runs import Results,Run,TrainConfig
 from conftest import warm_call
 from test_runs import grades,net,picture,pixels,recipe,split_of
@@ -261,11 +261,15 @@ def test_nothing_but_failures(tmp_path):
     with pytest.raises(RuntimeError, match='No run was finished. The first error: RuntimeError: no such luck. All are in'): compared(tmp_path/'out', Method('boom', boom, 'x'))
     with pytest.raises(ValueError, match='holds results.csv'): Results(tmp_path/'out')
 
-def test_figures_of_other_settings_never_stand_beside_these(tmp_path):
+def test_figures_of_other_settings_never_stand_beside_these(tmp_path, monkeypatch):
     def boom(t): raise RuntimeError
     compared(tmp_path/'out', selection='reported-fold')
     assert Results(tmp_path/'out').meta['selection']=='reported-fold'
     old = table(tmp_path/'out')
+    disk_of(2, monkeypatch)
+    with pytest.raises(DiskFull, match='settings.yaml'): compared(tmp_path/'out')
+    monkeypatch.undo()
+    assert json.loads((tmp_path/'out'/'meta.json').read_text())['selection']=='inner' and not (tmp_path/'out'/'results.csv').exists()
     with pytest.raises(RuntimeError): compared(tmp_path/'out', Method('boom', boom, 'x'))
     assert not (tmp_path/'out'/'results.csv').exists()
     kept = ages(tmp_path/'out')

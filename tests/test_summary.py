@@ -12,7 +12,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.summary import PrintedTable,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
+from fastai_balmix.summary import PrintedTable,_p,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
 import toys # its profile for hypothesis
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -531,6 +531,10 @@ def test_an_undefined_point_is_no_point_where_nothing_shows():
     r.df.loc[r.df.point!='as trained','mcc'] = np.nan
     o = summarise(r, metrics='mcc', n=200).verdicts.iloc[0]
     assert o.verdict=='not told apart' and 'not measured' in o.sentence
+
+@pytest.mark.parametrize('p,words', [(1e-5,'p < 0.001'), (.00099,'p < 0.001'), (.001,'p = 0.001'), (.0049,'p = 0.005'), (.0499,'p = 0.050'), (.2,'p = 0.20'), (1,'p = 1.00'),
+                                     (np.nan,'p unknown')])
+def test_p_in_words(p, words): assert _p(p)==words
 
 def test_sentences_say_what_the_numbers_do(summary):
     d = summary.differences
