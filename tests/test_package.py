@@ -48,7 +48,7 @@ def imports(path):
     res = set()
     for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(o, ast.Import): res |= {a.name for a in o.names}
-        if isinstance(o, ast.ImportFrom): res.add(f'fastai_balmix.{o.module}' if o.level else o.module) # nbdev makes ours relative
+        if isinstance(o, ast.ImportFrom): res.add('.'.join(filter(None, ['fastai_balmix',o.module])) if o.level else o.module) # nbdev makes ours relative
     return res
 
 
@@ -75,7 +75,7 @@ def test_imports_are_requirements():
     cfg = ConfigParser()
     cfg.read(root/'settings.ini', encoding='utf-8')
     needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
-    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'sklearn', 'yaml'}
+    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'sklearn', 'yaml', 'IPython'} # the last only where a notebook runs
     for p in package.glob('*.py'):
         used = {o.split('.')[0] for o in imports(p)}
         assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'
