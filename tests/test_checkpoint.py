@@ -217,6 +217,17 @@ def test_fits_go_on_as_though_nothing_had_happened(name, tmp_path):
     make = partial(make_learner, **made)
     assert_alike(go(tmp_path/'whole.pth', make, **kwargs), cut_and_resumed(tmp_path, make, **kwargs))
 
+@pytest.mark.parametrize('name', ['momentum','gradients that wait','own generators','two of a kind','balmix','progressive','mixup','weighted',
+                                  'PyTorch, generator','PyTorch, sampler'])
+def test_a_fit_is_what_it_would_be_without(name, tmp_path):
+    "Resumed and unbroken fits might agree and both be wrong, as the state of all generators is put back at every epoch"
+    made,kwargs = fits[name]
+    kept,_ = go(tmp_path/'a.pth', partial(make_learner, **made), monitor=None, **kwargs)
+    learn = make_learner(**made)
+    seed_all(1)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, cbs=kwargs.get('cbs', list)())
+    for x,y in zip(kept.model.state_dict().values(), learn.model.state_dict().values(), strict=True): assert torch.equal(x, y)
+
 @pytest.mark.parametrize('order', [0, 80])
 @pytest.mark.parametrize('at', ['before_fit','before_epoch','before_train','before_batch','after_step','after_batch',
                                 'after_train','before_validate','after_validate','after_epoch'])

@@ -288,7 +288,7 @@ def test_hyper_kvasir_in_disorder(tmp_path, spoil, kwargs, words):
 # MedMNIST
 
 def npz(fn, shape=(28,28), n=(30,9,12), k=4, flat=False, save=np.savez, **more):
-    rng = np.random.default_rng(0)
+    rng,d = np.random.default_rng(0),{}
     for s,m in zip(('train','val','test'), n):
         d[f'{s}_images'] = rng.integers(0, 256, (m,*shape), dtype=np.uint8)
         d[f'{s}_labels'] = np.resize(np.arange(k), m).reshape(-1 if flat else (m,1))

@@ -277,6 +277,13 @@ def test_figures_of_other_settings_never_stand_beside_these(tmp_path, monkeypatc
     assert ages(tmp_path/'out')==kept
     pd.testing.assert_frame_equal(table(tmp_path/'out'), old)
 
+def test_figures_of_a_method_that_was_changed_and_fails_go(tmp_path):
+    def v1(t): pass
+    def v2(t): raise RuntimeError('no such luck')
+    compared(tmp_path/'out', Method('mine', v1, 'x'), epochs=1)
+    with pytest.raises(RuntimeError, match='No run was finished'): compared(tmp_path/'out', Method('mine', v2, 'x'), epochs=1)
+    assert not (tmp_path/'out'/'results.csv').exists() and len(ages(tmp_path/'out'))==1
+
 def test_changed_methods_and_settings_are_not_mixed(tmp_path):
     def v1(t): "one"
     def v2(t): "two"

@@ -9,7 +9,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
 from conftest import root
-from fastai_balmix.splits import authors_folds,check_groups,fold_numbers,group_numbers,nearest,split_off
+from fastai_balmix.splits import authors_folds,check_groups,fold_numbers,group_numbers,split_off
 from toys import class_sizes,tail_targets
 
 seeds,shares = st.integers(0, 50),st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])
@@ -229,11 +229,6 @@ def test_one_image_a_class_leaves_nothing_to_hold_out():
 def test_groups_are_numbered_as_they_come():
     assert group_numbers(['b','a','b',7], 4, 'x').tolist()==[0,1,0,2]
     check_groups([1,1,2], ['a','a','b'], 'x')
-
-def test_names_that_are_like():
-    assert nearest('mobilnet', ['mobilenet','resnet'])=="Did you mean 'mobilenet'?"
-    assert nearest('q', ['a',1])=="There are: 'a', '1'."
-    assert nearest('q', range(40)).endswith("'29', ...")
 
 # The authors' folds
 
