@@ -1,6 +1,7 @@
 """Modules:
 
 - `fastai_balmix.all`: The public names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
+- `fastai_balmix.cache`: What is constant of every item is made once, for all workers and epochs.
 - `fastai_balmix.callback`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
 - `fastai_balmix.checkpoint`: A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
 - `fastai_balmix.checks`: One sentence for every bad argument: whose it is, which it is, what is allowed, what came.
@@ -22,6 +23,7 @@
 - `fastai_balmix.sampling`: How many images has each class, how often should each be drawn, and drawing so.
 - `fastai_balmix.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
 - `fastai_balmix.splits`: Who is held out: patients never on two sides, and every class left for training.
+- `fastai_balmix.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
 - `fastai_balmix.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
 - `fastai_balmix.watch`: Two mistakes that leave no trace in a table of results, found before the first batch."""
 
