@@ -32,7 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fastai_balmix.cache._holds_generator': ('cache.html#_holds_generator', 'fastai_balmix/cache.py'),
                                      'fastai_balmix.cache._megabytes': ('cache.html#_megabytes', 'fastai_balmix/cache.py'),
                                      'fastai_balmix.cache._name': ('cache.html#_name', 'fastai_balmix/cache.py'),
-                                     'fastai_balmix.cache._ranks': ('cache.html#_ranks', 'fastai_balmix/cache.py'),
+                                     'fastai_balmix.cache._order': ('cache.html#_order', 'fastai_balmix/cache.py'),
                                      'fastai_balmix.cache._states': ('cache.html#_states', 'fastai_balmix/cache.py'),
                                      'fastai_balmix.cache._store': ('cache.html#_store', 'fastai_balmix/cache.py'),
                                      'fastai_balmix.cache._touched': ('cache.html#_touched', 'fastai_balmix/cache.py'),

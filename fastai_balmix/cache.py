@@ -19,7 +19,7 @@ kept.cache_info()
 # %% auto #0
 __all__ = ['size_bytes', 'is_random', 'Steps', 'Cached', 'CacheInfo']
 
-# %% ../nbs/02_cache.ipynb #a455b859
+# %% ../nbs/02_cache.ipynb #1309e3d0
 import inspect,math,random,re,tempfile,warnings
 from copy import copy
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from .checks import *
 from .loaders import *
 from .store import *
 
-# %% ../nbs/02_cache.ipynb #00ca5e71
+# %% ../nbs/02_cache.ipynb #304fe0ca
 def size_bytes(
     size, # A number of bytes, or words such as '2GB', '500 MB' or '1.5GiB'
     owner:str='size_bytes' # Whose parameter `size` this is
@@ -45,7 +45,7 @@ def size_bytes(
     check(ok, 'size', owner, "a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'", repr(size))
     return round(float(m[1])*(1024 if m[3] else 1000)**'_kmgt'.index(m[2].lower() or '_')) if m else int(size)
 
-# %% ../nbs/02_cache.ipynb #4e4ab9a9
+# %% ../nbs/02_cache.ipynb #bd3ca361
 _generators = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
 _plain = type,ModuleType,str,bytes,int,float,np.ndarray,torch.Tensor,Image.Image
 
@@ -76,7 +76,7 @@ def is_random(
         return not (fixed and f.p==1)
     return own==0 or _holds_generator(f)
 
-# %% ../nbs/02_cache.ipynb #9e556a3c
+# %% ../nbs/02_cache.ipynb #c2626659
 def _states(): return random.getstate(),np.random.get_state()[1:],torch.get_rng_state()
 
 def _touched(a, b): return a[0]!=b[0] or any(not np.array_equal(x, y) for x,y in zip(a[1], b[1])) or not torch.equal(a[2], b[2])
@@ -165,7 +165,7 @@ class Steps:
     def _settings(self):
         "Arguments of the constant steps as they are now"
         fs = [*(f for row,k in zip(self.rows, self.fixed) for f in row[:k]), *self.after[:self.n_after]]
-        return repr([{k: getattr(f, k, None) for k in getattr(f, '__stored_args__', {})} for f in fs])
+        return repr([{k: getattr(f, k, None) for k in inspect.signature(type(f).__init__).parameters} for f in fs if isinstance(f, Transform)])
 
     def hold(self,
         dl # The loader
@@ -179,7 +179,7 @@ class Steps:
         row,k = self.rows[0],self.fixed[0]
         return [[n for n in map(_name, o) if n!='noop'] for o in (row[:k]+self.after[:self.n_after], row[k:]+self.after[self.n_after:])]
 
-# %% ../nbs/02_cache.ipynb #8cddffea
+# %% ../nbs/02_cache.ipynb #bbf3f826
 class Cached(LoaderExtension):
     "Makes what is constant of an item once, and the rest each time"
     store,steps,number,first,before,live = None,None,0,0,None,False
@@ -206,33 +206,28 @@ class Cached(LoaderExtension):
             for o in 'store','steps','number','first','before': setattr(res, o, getattr(self, o))
         return res
 
-# %% ../nbs/02_cache.ipynb #e799bb1f
-def _ranks(loaders):
-    "Rank of each item of all loaders, the training items of the rarest class first, (N,) int64"
+# %% ../nbs/02_cache.ipynb #e1e1e195
+def _order(loaders):
+    "Items of all loaders, numbered one loader after the other: first those to train on, the rarest class first, (N,) int64"
     n = sum(len(o.dataset) for o in loaders)
-    first,res = np.arange(len(loaders[0].dataset)),np.arange(n)
     try: y = train_labels(loaders[0])
-    except ValueError: return res # without labels, as they come
-    # a loader may visit some of its items only
-    rare = np.append(np.bincount(y)[y], np.full(len(first)-len(y), n))
-    res[np.argsort(rare, kind='stable')] = first
-    return res
+    except ValueError: return np.arange(n) # without labels, as they come
+    # items that are never visited, since the loader has a length of its own, go last
+    return np.argsort(np.append(np.bincount(y)[y], np.full(n-len(y), n)), kind='stable')
 
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 
-def _store(limit, steps, ranks, n_loaders, folder):
+def _store(limit, loaders, steps, folder):
     "The store for what is constant, no larger than that and `limit`; with a warning None where there is none to be had"
-    sizes = [o for s in steps for o in s.sizes]
-    total = sum(s.n*np.mean(s.sizes) for s in steps if s)
-    # Pictures of several sizes: those that were not looked at may be larger
-    if any(len({*s.sizes})>1 for s in steps): total *= 2
-    over = Store.overhead(len(ranks), n_loaders)
-    need = over+math.ceil(total)
     if limit==0: return None
-    if limit<over+min(sizes): return warnings.warn(f"cached: {limit:,} bytes have no room for an item, which takes {min(sizes):,} and {over:,} for the table of items. Nothing is kept.", stacklevel=3)
-    try: return Store(min(limit, need), ranks, math.ceil(np.mean(sizes)), n_loaders, folder)
+    sizes = np.concatenate([np.full(len(dl.dataset), math.ceil(np.mean(s.sizes)) if s else 0) for dl,s in zip(loaders, steps)])
+    over,least = Store.overhead(len(sizes), len(loaders)),min(o for s in steps if s for o in s.sizes)
+    # Where sizes differ, those of items that were not looked at may be larger
+    n_bytes = min(limit, over+int(sizes.sum())*(2 if any(s and len({*s.sizes})>1 for s in steps) else 1))
+    if limit<over+least: return warnings.warn(f"cached: {limit:,} bytes have no room for an item, which takes {least:,} and {over:,} for the table of items. Nothing is kept.", stacklevel=3)
+    try: return Store(n_bytes, sizes, _order(loaders), len(loaders), folder)
     except OSError as e:
-        return warnings.warn(f"cached: {_megabytes(min(limit, need))} cannot be reserved in '{folder or tempfile.gettempdir()}': {e.strerror or e}. Nothing is kept, and training goes on without. "
+        return warnings.warn(f"cached: {_megabytes(n_bytes)} cannot be reserved in '{folder or tempfile.gettempdir()}': {e.strerror or e}. Nothing is kept, and training goes on without. "
                              "Ask for less, or give another `folder`.", stacklevel=3)
 
 @patch
@@ -247,20 +242,20 @@ def cached(self:DataLoaders,
     limit = size_bytes(size, 'cached')
     check(folder is None or Path(folder).is_dir(), 'folder', 'cached', 'a folder that is there', repr(str(folder)))
     loaders = [fastai_loader(o, 'cached') for o in self.loaders]
+    n_items(loaders[0], 'cached')
     for o in loaders:
         check(type(o).do_item in (DataLoader.do_item,Cached.do_item) and o.indexed, 'dls', 'cached', 'loaders that make items one by one from a data set', type(o).__name__)
-    n_items(loaders[0], 'cached')
     steps = [Steps(o) if len(o.dataset) else None for o in loaders]
     names = steps[0].names()
     check(bool(steps[0]), 'dls', 'cached', 'loaders of items that begin with a constant step, such as opening a file', ' and '.join(names[1][:1])+', which is random')
-    store = _store(limit, [o for o in steps if o], _ranks(loaders), len(loaders), folder)
+    store = _store(limit, loaders, steps, folder)
     firsts = np.cumsum([0, *(len(o.dataset) for o in loaders)]).tolist()
     res = copy(self)
     res.loaders = [extend_loader(o, Cached, store=store if s else None, steps=s, number=k, first=f, before=vars(o).get('before_iter'), live=False, rng=copy(o.rng))
                    for k,(o,s,f) in enumerate(zip(loaders, steps, firsts))]
     return res
 
-# %% ../nbs/02_cache.ipynb #7734aa94
+# %% ../nbs/02_cache.ipynb #b0484cba
 @dataclass
 class CacheInfo:
     "What a cache holds, and how often it helped"

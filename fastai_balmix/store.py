@@ -15,7 +15,7 @@ len(packed), again
 # %% auto #0
 __all__ = ['unpicklable', 'pack', 'unpack', 'packed_size', 'Store']
 
-# %% ../nbs/01c_store.ipynb #2734fe23
+# %% ../nbs/01c_store.ipynb #3393c21d
 import io,mmap,os,pickle,struct,tempfile,threading
 from contextlib import contextmanager
 from multiprocessing import context,reduction
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-# %% ../nbs/01c_store.ipynb #08d273f3
+# %% ../nbs/01c_store.ipynb #602dcde7
 def _tensor(cls, dtype, shape, order, buf, attrs):
     t = torch.frombuffer(bytearray(buf), dtype=dtype) if len(buf) else torch.empty(0, dtype=dtype)
     t = t.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
@@ -88,7 +88,7 @@ def packed_size(
     "Bytes that a packed item takes in a store"
     return _aligned(sum(map(len, parts)))
 
-# %% ../nbs/01c_store.ipynb #6c162897
+# %% ../nbs/01c_store.ipynb #6d64212b
 def _reserve(fd, n_bytes):
     "Give a file its size, with all its blocks; an `OSError` where there is no room"
     if hasattr(os, 'posix_fallocate'): return os.posix_fallocate(fd, 0, n_bytes)
@@ -99,34 +99,39 @@ class Store:
     "Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`. Raises an `OSError` where there is no room."
     def __init__(self,
         n_bytes:int, # Size of the file: that of the items, and `overhead`
-        ranks, # Which items go first where not all fit, from 0, (N,) ints
-        size:int, # Bytes of an item, as far as is known
+        sizes, # Bytes of each item, as far as is known, (N,) ints
+        order=None, # Items from the first to the last, where not all fit, (N,) ints. Default: as they are numbered.
         n_loaders:int=1, # Number of loaders that share it
         folder=None # Where the file is. Default: the folder for temporary files.
     ):
         if fcntl is None: raise OSError('this system has no locks on files')
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)
         _reserve(self.file.fileno(), n_bytes)
-        self._map(n_bytes, ranks, n_loaders)
-        with self._locked(): self.head[:3] = self.start,1,size
+        sizes = np.asarray(sizes)
+        # room that an item takes together with all that go before it
+        ends = np.empty(len(sizes), dtype=np.int64)
+        order = np.arange(len(sizes)) if order is None else np.asarray(order)
+        ends[order] = np.cumsum(sizes[order])
+        self._map(n_bytes, sizes, ends, n_loaders)
+        with self._locked(): self.head[:3] = self.start,max(sizes.sum()//len(sizes), 1),max(sizes.sum()//len(sizes), 1)
 
     @staticmethod
     def overhead(n, n_loaders=1):
         "Bytes that are needed beside those of `n` items"
         return _aligned(8*(3+3*n_loaders+n))
 
-    def _map(self, n_bytes, ranks, n_loaders):
-        self.n_bytes,self.ranks,self.n_loaders,self.start = n_bytes,np.asarray(ranks),n_loaders,self.overhead(len(ranks), n_loaders)
+    def _map(self, n_bytes, sizes, ends, n_loaders):
+        self.n_bytes,self.sizes,self.ends,self.n_loaders,self.start = n_bytes,sizes,ends,n_loaders,self.overhead(len(sizes), n_loaders)
         self.mem,self.threads = mmap.mmap(self.file.fileno(), n_bytes),threading.RLock()
-        # Where the next item goes, how many came and their bytes; then hits, misses and items kept of each loader
+        # Where the next item goes; bytes that those that came were expected to take, and took; then hits, misses and items kept of each loader
         self.head = np.frombuffer(self.mem, np.int64, 3+3*n_loaders)
         self.counts = self.head[3:].reshape(n_loaders, 3)
-        self.at = np.frombuffer(self.mem, np.int64, len(ranks), self.head.nbytes) # of each item: 0 not kept, -1 being written
+        self.at = np.frombuffer(self.mem, np.int64, len(sizes), self.head.nbytes) # of each item: 0 not kept, -1 being written
 
     def __reduce__(self):
         # A worker that is spawned is handed the file; whatever else is pickled, such as an exported learner, does without
         if context.get_spawning_popen() is None: return _nothing, ()
-        return _opened, (reduction.DupFd(self.file.fileno()),self.n_bytes,self.ranks,self.n_loaders)
+        return _opened, (reduction.DupFd(self.file.fileno()),self.n_bytes,self.sizes,self.ends,self.n_loaders)
 
     def __deepcopy__(self, memo): return self
 
@@ -153,8 +158,8 @@ class Store:
     def wants(self,
         k:int # Number of the item
     )->bool:
-        "Is there room for item `k` and all that go before it, if they are like those that came?"
-        return bool(self.at[k]==0 and (self.ranks[k]+1)*self.head[2] <= (self.n_bytes-self.start)*self.head[1])
+        "Is there room for item `k` and all that go before it, if they are larger than expected by as much as those that came?"
+        return self.at[k]==0 and int(self.ends[k])*int(self.head[2]) <= (self.n_bytes-self.start)*int(self.head[1])
 
     def put(self,
         k:int, # Number of the item
@@ -168,7 +173,7 @@ class Store:
         n = packed_size(parts)
         with self._locked():
             at = int(self.head[0])
-            self.head[1:3] += 1,n
+            self.head[1:3] += self.sizes[k],n
             if self.at[k] or at+n>self.n_bytes: return
             self.head[0],self.at[k] = at+n,-1
         end = at
