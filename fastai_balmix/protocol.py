@@ -448,6 +448,7 @@ def balmix_compare(
     pretrained:str=None, # yes, no, or a file of weights
     selection:str=None, # inner, or reported-fold (the published protocol: chooses on what it reports)
     monitor:str=None, # Metric that chooses the epoch
+    decode:str=None, # full, or fast: JPEGs much larger than size are decoded at a fraction of their size
     jobs:int=1, # Runs at a time, each a process
     num_workers:int=0, # Worker processes of each run's loaders
     keep_weights:bool=False, # Keep the weights of every run?
@@ -462,7 +463,7 @@ def balmix_compare(
         extra = {k: v for k,v in dict(group=group, vocab=_split(vocab), ordered=ordered or None, verify=verify or None).items() if v is not None}
         ext = dict(o.split('=', 1) if '=' in o else (Path(o.partition(':')[0]).stem,o) for o in _split(external) or [])
         given = dict(data=None if data is None else data_recipe(data, **extra), external={k: data_recipe(v) for k,v in ext.items()} or None, methods=_split(methods), archs=_split(archs), folds=_split(folds, int),
-                     seeds=seeds, n_folds=n_folds, training=dict(epochs=epochs, size=size, bs=bs, lr=lr, augment=augment, pretrained=_pretrained(pretrained), selection=selection, monitor=monitor))
+                     seeds=seeds, n_folds=n_folds, training=dict(epochs=epochs, size=size, bs=bs, lr=lr, augment=augment, pretrained=_pretrained(pretrained), selection=selection, monitor=monitor, decode=decode))
         s = _settings(preset, settings, given)
         if data is None: s['data'] = {**s['data'], **extra}
         res = compare(**{k: v for k,v in s.items() if k!='training' and v is not None}, **s['training'], out=out, jobs=jobs, num_workers=num_workers, keep_weights=keep_weights)

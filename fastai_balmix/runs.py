@@ -62,6 +62,7 @@ class TrainConfig:
     selection:str='inner' # 'inner', or 'reported-fold', the published protocol, that chooses the epoch on the fold it reports
     monitor:str=None # Metric that chooses the epoch: 'mcc', 'quad_kappa', … Default: quadratic κ for ordered classes, else MCC.
     tta:bool=True # Predict by the mean of image and mirror image?
+    decode:str='full' # 'full', or 'fast': JPEGs much larger than `size` are decoded at a fraction of their size
 
     def __post_init__(self):
         own = 'TrainConfig'
@@ -77,6 +78,8 @@ class TrainConfig:
         _one_of(self.normalise, own, 'normalise', ('auto','none',*_stats))
         check(isinstance(self.pretrained, bool) or isinstance(self.pretrained, (str,Path)) and Path(self.pretrained).is_file(), 'pretrained', own, 'True, False or a file of weights', repr(self.pretrained))
         check(isinstance(self.tta, bool), 'tta', own, 'True or False', repr(self.tta))
+        _one_of(self.decode, own, 'decode', ('full','fast'))
+        check(self.decode=='full' or self.size is not None, 'decode', own, "'full' where `size` is None", repr(self.decode))
         if self.monitor is not None: _one_of(self.monitor, own, 'monitor', tuple(score_functions))
         if isinstance(self.augment, str): _one_of(self.augment, own, 'augment', tuple(augments))
         else: check(isinstance(self.augment, dict), 'augment', own, f"one of {', '.join(map(repr, augments))}, or a dict of `augmentation`'s parameters", repr(self.augment))
@@ -269,7 +272,7 @@ def _learner(run, parts):
     set_seed(run.seed)
     model = make_model(run.arch, len(run.data.vocab), c.pretrained)
     dls = run.data.dataloaders(parts=(parts['train'],parts['select']), size=c.size, bs=c.bs, val_bs=4*c.bs, item_tfms=augmentation(**c.augment_args), batch_tfms=_normalise(c, model),
-                               num_workers=run.num_workers, seed=run.seed)
+                               num_workers=run.num_workers, seed=run.seed, decode=c.decode)
     t = Training(dls, class_counts(run.data.y[parts['train']], len(run.data.vocab)), c.epochs, c.lr, run.seed)
     run.method(t)
     metrics = [ConfusionMetric(score_functions[run.monitor], run.monitor), *(o for o in imbalance_metrics() if o.name!=run.monitor)]

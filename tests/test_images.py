@@ -2,6 +2,7 @@
 written, and hypothesis on the parts of a run: no patient in two of them, every class in training."""
 
 import io,os,pickle,random,shutil,warnings
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import torch
 from hypothesis import assume,given
 from hypothesis import strategies as st
 from PIL import Image,ImageFile
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits,load_sample_image
 from fastai.learner import Learner
 from fastai.data.all import Transform
+from fastai.vision.augment import CropPad,RandomResizedCrop,Resize
 from fastai.vision.core import PILImage
 from fastai_balmix import images as module
 from fastai_balmix.images import ArrayImages,ImageData,as_rgb,check_columns,open_image
@@ -395,6 +397,139 @@ def test_missing_files_are_named_before_training(tmp_path):
     data.dataloaders(parts=([12,13],[14]), size=8, bs=2) # what is not used need not be there
     on_disk(tmp_path, 'ab'*8)
     data.dataloaders(fold=1, size=8, bs=2)
+
+# Fast decoding
+
+def photo(folder, name='photo.jpg', mode='RGB', size=(1303,877), **kwargs):
+    "One of scikit-learn's photographs, enlarged, with grain; neither side a multiple of 8"
+    a = np.asarray(Image.fromarray(load_sample_image('china.jpg')).resize(size, Image.BICUBIC)).astype(float)
+    a += np.random.default_rng(0).normal(0, 4, a.shape[:2])[...,None]
+    Image.fromarray(a.clip(0, 255).astype(np.uint8)).convert(mode).save(folder/name, **({'quality':90} if name.endswith('jpg') else {}), **kwargs)
+    return folder/name
+
+def loaders_of(fn, **kwargs):
+    data = ImageData(pd.DataFrame(dict(path=[fn.name], label='a')), ['a'], root=fn.parent)
+    return data.dataloaders(parts=([0],[]), bs=1, num_workers=0, **{'size':64, **kwargs})
+
+def read(source, dls): return 255*next(iter(dls.test_dl([source], num_workers=0)))[0][0].cpu().numpy() # (3,H,W), in grey levels
+def both(fn, **kwargs): return [read(fn, loaders_of(fn, decode=o, **kwargs)) for o in ('full','fast')]
+
+@pytest.fixture
+def decoded(monkeypatch):
+    "Sizes that files are decoded at, in order"
+    seen,load = [],ImageFile.ImageFile.load
+    def watch(im):
+        if im.tile: seen.append(im.size) # else it is decoded already
+        return load(im)
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', watch)
+    return seen
+
+@pytest.mark.parametrize('size,want', [(220,(1303,877)), (219,(652,439)), (110,(652,439)), (109,(326,220)), (55,(326,220)), (54,(163,110)), (20,(163,110)), ([54],(163,110)), ((54,162),(326,220)), ((54,163),(652,439)), ((110,40),(652,439))])
+def test_a_photograph_is_decoded_at_the_smallest_fraction_with_twice_the_size(tmp_path, decoded, size, want):
+    fn = photo(tmp_path)
+    dls = loaders_of(fn, size=size, decode='fast')
+    del decoded[:]
+    x = read(fn, dls)
+    h,w = size if isinstance(size, tuple) else (size[0],)*2 if isinstance(size, list) else (size,)*2
+    assert decoded==[want] and x.shape==(3,h,w)
+    if want!=(1303,877): assert want[0]>=2*w and want[1]>=2*h
+    del decoded[:]
+    read(fn, loaders_of(fn, size=size))
+    assert {*decoded}=={(1303,877)}
+
+@pytest.mark.parametrize('size', [54,64,109,219,(100,60)])
+@pytest.mark.parametrize('kwargs', [{}, dict(subsampling='4:4:4'), dict(progressive=True), dict(mode='L'), dict(mode='CMYK')])
+def test_the_difference_is_under_a_grey_level(tmp_path, size, kwargs):
+    full,fast = both(photo(tmp_path, **kwargs), size=size)
+    assert 0<np.abs(full-fast).mean()<1
+    if kwargs.get('mode')=='L': assert (fast[0]==fast[1]).all() and (fast[0]==fast[2]).all()
+
+def test_pixels_that_stand_for_a_part_shift_nothing(tmp_path):
+    # 1,001 columns are 126 eighths, the last of which is an eighth full
+    full,fast = both(photo(tmp_path, size=(1001,1001)), size=62)
+    assert np.abs(full-fast).mean()<1
+
+def test_turned_photographs_stay_as_in_full(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    full,fast = both(photo(tmp_path, exif=exif))
+    assert np.abs(full-fast).mean()<1 and np.abs(full-fast[...,::-1]).mean()>5
+
+@pytest.mark.parametrize('name,kwargs', [('photo.png',{}), ('photo.tif',{}), ('photo.png',dict(mode='L')), ('small.jpg',dict(size=(255,300))), ('small.jpg',dict(size=(300,255))), ('flat.jpg',dict(size=(1200,100))), ('tiny.jpg',dict(size=(8,8)))])
+def test_what_cannot_be_decoded_in_part_is_as_in_full(tmp_path, name, kwargs):
+    full,fast = both(photo(tmp_path, name, **kwargs))
+    np.testing.assert_array_equal(full, fast)
+
+def test_sixteen_bits_are_as_in_full(tmp_path):
+    fn = tmp_path/'x.png'
+    Image.fromarray(np.arange(0, 65536, 2, dtype=np.uint16).reshape(128,256)).save(fn)
+    full,fast = both(fn, size=16)
+    np.testing.assert_array_equal(full, fast)
+    assert fast.max()>200 and fast.min()<30
+
+def test_images_that_are_no_files_are_as_in_full(tmp_path):
+    fn = photo(tmp_path)
+    data = ImageData(table('ab'*6, fold=[1,1,2,2]*3), ['a','b'], images=keys)
+    a,b = ([(x.cpu(),y.tolist()) for x,y in data.dataloaders(fold=1, size=2, bs=2, num_workers=0, seed=0, decode=o).train] for o in ('full','fast'))
+    for (x,y),(x2,y2) in zip(a, b, strict=True): assert torch.equal(x, x2) and y==y2
+    dls = loaders_of(fn, decode='fast')
+    for im in open_image(fn),partial(Image.open, fn): np.testing.assert_array_equal(read(im, dls), both(fn)[0])
+
+@pytest.mark.parametrize('share', [.1,.5,.9,.99])
+def test_a_photograph_that_is_cut_short_fails_as_in_full(tmp_path, share):
+    fn = photo(tmp_path)
+    dls = [loaders_of(fn, decode=o) for o in ('full','fast')]
+    whole = fn.read_bytes()
+    fn.write_bytes(whole[:int(share*len(whole))])
+    for o in dls:
+        with pytest.raises(OSError, match='truncated'): read(fn, o)
+
+def test_fast_decoding_goes_with_loaders_and_learners(tmp_path, decoded):
+    fn = photo(tmp_path)
+    dls = loaders_of(fn, decode='fast', item_tfms=[RandomResizedCrop(32),Marks])
+    assert dls.one_batch()[0].shape==(1,3,32,32)
+    dls = loaders_of(fn, decode='fast')
+    want = read(fn, dls)
+    np.testing.assert_array_equal(read(str(fn), dls), want)
+    np.testing.assert_array_equal(read(fn, pickle.loads(pickle.dumps(dls))), want)
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*64*64, 1)), loss_func=torch.nn.CrossEntropyLoss(), path=tmp_path)
+    learn.export('l.pkl')
+    back = torch.load(tmp_path/'l.pkl', weights_only=False)
+    del decoded[:]
+    np.testing.assert_array_equal(read(fn, back.dls), want)
+    assert decoded==[(326,220)]
+    assert back.get_preds(dl=back.dls.test_dl([fn], num_workers=0))[0].shape==(1,1)
+    two = ImageData(pd.DataFrame(dict(path=[fn.name,photo(tmp_path, 'b.jpg').name], label=['a','a'])), ['a'], root=tmp_path).dataloaders(parts=([0,1],[]), size=64, bs=1, num_workers=2, decode='fast')
+    np.testing.assert_array_equal(255*next(iter(two.train))[0][0].cpu().numpy(), want)
+
+class Early(Transform):
+    order = 0
+    def encodes(self, x:PILImage): return x
+
+def plain(x): return x
+def after(x): return x
+after.order = 3
+
+@pytest.mark.parametrize('kwargs,words', [
+    (dict(decode='quick'), "'full' or 'fast'. Got 'quick' instead."), (dict(decode=None), "'full' or 'fast'. Got None instead."), (dict(decode=True), "'full' or 'fast'. Got True instead."), (dict(decode=['fast']), "'full' or 'fast'. Got ['fast'] instead."),
+    (dict(size=None), "'full' where `size` is None. Got 'fast' instead."),
+    (dict(resize='crop'), "'full' where `resize` is 'crop'. Got 'fast' instead."), (dict(resize='pad'), "'full' where `resize` is 'pad'. Got 'fast' instead."),
+    *((dict(item_tfms=o), f"'full' where an item transform comes before the resize or replaces it, as {name} would. Got 'fast' instead.") for o,name in
+      ((Early(),'Early'), (Early,'Early'), ([Marks(),Early(),plain],'Early, plain'), (CropPad(9),'CropPad'), (Resize(128),'Resize')))])
+def test_fast_decoding_is_refused_where_it_would_change_more(kwargs, words):
+    def make(**kw): return in_memory('ab'*6, fold=[1,1,2,2]*3).dataloaders(**{'fold':1, 'bs':2, 'size':8, **kw})
+    with pytest.raises(ValueError) as e: make(**{'decode':'fast', **kwargs})
+    assert str(e.value)==f"The 'decode' parameter of ImageData.dataloaders must be {words}"
+    make(decode='fast', item_tfms=[after,Marks])
+    if kwargs.get('decode', 'fast')=='fast': make(decode='full', **kwargs)
+
+def test_how_files_are_decoded_is_no_part_of_the_data(tmp_path):
+    fn = photo(tmp_path)
+    data = ImageData(pd.DataFrame(dict(path=[fn.name], label='a')), ['a'], root=tmp_path, recipe=dict(reader='mine'))
+    before = data.fingerprint
+    data.dataloaders(parts=([0],[]), bs=1, size=8, decode='fast')
+    data._hash = None
+    assert data.fingerprint==before and data.recipe==dict(reader='mine')
 
 # Verification
 

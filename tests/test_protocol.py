@@ -569,7 +569,7 @@ def test_one_file_holds_every_setting_and_starts_the_same_again(one, tmp_path, c
 def test_everything_set_survives_the_file(tmp_path):
     data = dict(reader='digits', n_folds=2, n_max=40)
     res = compare(data, ['class'], 'small', folds=np.array([2]), seeds=[5], epochs=1, out=tmp_path/'a', show=False, size=9, bs=np.int64(7), lr=1e-5, mom=np.float64(.5), wd=.01, augment=dict(scale=(.9,1.1), shift=.1),
-                  normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False, external=dict(more=dict(reader='digits', n_folds=2, n_max=30)))
+                  normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False, decode='fast', external=dict(more=dict(reader='digits', n_folds=2, n_max=30)))
     assert shell('--settings', tmp_path/'a'/'settings.yaml', '--out', tmp_path/'b') is None
     assert_same(tmp_path/'a', tmp_path/'b')
     assert {*res.df.part}=={'select','report','more'} and {*res.df.seed}=={5} and {*res.df.fold}=={2}
@@ -599,7 +599,7 @@ def test_a_file_with_mistakes(tmp_path, text, words):
 @pytest.mark.parametrize('args, words', [(['--methods','balmix_02'], "There is no method 'balmix_02'. Did you mean 'balmix_0.2'"), (['--archs','mobilnetv2_100'], "Did you mean 'mobilenetv2_100'"), (['--archs','resnet18.a1_in2k'], 'There are no weights'),
     (['--folds','7'], r'folds of the data, [1, 2]. Got 7'), (['--folds','one'], 'no list of whole numbers'), (['--folds',''], 'folds'), (['--methods',''], 'methods'), (['--methods','instance,instance'], "'instance' more than once"),
     (['--methods','qwk_loss'], 'order'), (['--monitor','quad_kappa'], 'monitor'), (['--monitor','mc'], 'monitor'), (['--seeds','0'], 'seeds'), (['--seeds','-1'], 'seeds'), (['--bs','100'], 'at most 14, the training images of fold 1'), (['--epochs','0'], 'epochs'),
-    (['--n-folds','9'], 'at most 8, the number of groups'), (['--augment','papr'], 'augment'), (['--pretrained','nothing.pth'], 'pretrained'), (['--selection','inn'], 'selection'), (['--jobs','0'], 'jobs'), (['--num-workers','-1'], 'num_workers'),
+    (['--n-folds','9'], 'at most 8, the number of groups'), (['--augment','papr'], 'augment'), (['--pretrained','nothing.pth'], 'pretrained'), (['--selection','inn'], 'selection'), (['--decode','quick'], "'full' or 'fast'. Got 'quick'"), (['--jobs','0'], 'jobs'), (['--num-workers','-1'], 'num_workers'),
     (['--group','(x'], 'group'), (['--group',r'q(\d)'], 'finds the patient'), (['--vocab','a,b'], 'vocab'), (['--settings','nowhere.yaml'], 'no settings file'), (['--external','nowhere'], "no folder, CSV file or reader 'nowhere'"),
     (['--external','select=digits'], "other than 'report' and 'select'"), (['--external','d=digits'], "data with the classes ['benign', 'malign, or not']"), (['--preset','quik'], "There is no preset 'quik'. Did you mean 'quick'"),
     (['--preset','quick','--settings','x'], 'not both'), (['--data','nowhere'], "no folder, CSV file or reader 'nowhere'"), (['--data','eyepac:x'], "Did you mean 'eyepacs'"), (['--data','eyepacs:x'], "eyepacs has no argument 'group'")])

@@ -15,6 +15,7 @@ from filelock import FileLock
 from hypothesis import example,given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from sklearn import metrics as sk
 from torch import nn
 from fastai.vision.all import AdaptiveAvgPool,Callback,ConvLayer,Flatten
@@ -169,6 +170,21 @@ def test_every_setting_of_training_has_an_effect(tmp_path):
     for k,r in zip(changes, others):
         if k!='monitor': assert r['rows']!=base['rows'], k
     assert [int(np.argmax([h[m] for h in r['history']]))+1 for m,r in (('quad_kappa',base),('mcc',others[-2]))]==[base['best_epoch'],others[-2]['best_epoch']]
+
+def test_photographs_are_decoded_as_the_settings_say(tmp_path, monkeypatch):
+    rows = [dict(path=f'{k}{i}.jpg', label=k, fold=1+i%2) for k in 'ab' for i in range(8)]
+    for i,r in enumerate(rows): Image.fromarray(np.random.default_rng(i).integers(0, 256, (80,80,3), dtype=np.uint8)).save(tmp_path/r['path'])
+    data,seen,load = ImageData(pd.DataFrame(rows), ['a','b'], root=tmp_path),[],JpegImageFile.load
+    def watch(im):
+        if im.tile: seen.append(im.size)
+        return load(im)
+    monkeypatch.setattr(JpegImageFile, 'load', watch)
+    for decode,size in ('full',(80,80)),('fast',(20,20)):
+        del seen[:]
+        out = attempt(Run(data, 'instance', net, 1, 0, replace(config, size=10, bs=4, epochs=1, decode=decode), tmp_path/'out', external=dict(more=data)))
+        assert out.status=='finished', out.error
+        # fastai looks at a few images when loaders are made, and every part is read through the same loaders
+        assert {*seen}=={size} and len(seen)>=8+8+16
 
 def test_the_epoch_is_the_best_on_the_selection_split(every):
     for run in every[0].df.run.unique():
@@ -348,9 +364,9 @@ def test_what_does_not_change_results_does_not_change_a_key():
 
 def test_every_setting_changes_a_key(tmp_path):
     (tmp_path/'w.pth').write_bytes(b'one')
-    changes = dict(epochs=3, size=9, bs=9, lr=.02, mom=.5, wd=.1, augment='flip', normalise='imagenet', pretrained=tmp_path/'w.pth', select=.2, selection='reported-fold', monitor='mcc', tta=False)
+    changes = dict(epochs=3, size=9, bs=9, lr=.02, mom=.5, wd=.1, augment='flip', normalise='imagenet', pretrained=tmp_path/'w.pth', select=.2, selection='reported-fold', monitor='mcc', tta=False, decode='fast')
     assert {*changes}=={*TrainConfig.__dataclass_fields__}
-    got = [base_run().key, *(base_run(config=replace(config, **{k: v})).key for k,v in changes.items())]
+    got = [base_run().key, *(base_run(config=replace(config, **{k: v}, **({'size':10} if k=='decode' else {}))).key for k,v in changes.items()), base_run(config=replace(config, size=10)).key]
     got += [base_run(config=replace(config, augment=dict(shift=o))).key for o in (.1,.2)]
     ext = grades((5,4,3,2), first=500)
     got += [base_run(**k).key for k in (dict(method='class'), dict(arch='test_resnet'), dict(arch=net), dict(fold=2), dict(seed=1), dict(external=dict(e=ext)), dict(external=dict(f=ext)),
@@ -404,7 +420,7 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
 @pytest.mark.parametrize('bad, words', [(dict(epochs=0), 'epochs'), (dict(epochs=True), 'epochs'), (dict(epochs=2.), 'epochs'), (dict(size=0), 'size'), (dict(size=True), 'size'), (dict(size='8'), 'size'),
     (dict(bs=0), 'bs'), (dict(lr=-1), 'lr'), (dict(lr='fast'), 'lr'), (dict(lr=float('nan')), 'lr'), (dict(mom=1), 'mom'), (dict(mom=-.1), 'mom'), (dict(wd=-1), 'wd'), (dict(select=0), 'select'),
     (dict(select=.95), 'select'), (dict(selection='outer'), "'inner' or 'reported-fold'"), (dict(selection=['inner']), 'selection'), (dict(normalise='zero'), "'auto'"), (dict(pretrained='no_such_file'), 'pretrained'),
-    (dict(pretrained=1), 'pretrained'), (dict(tta=1), 'tta'), (dict(monitor='f1'), "'macro_f1'"), (dict(augment='much'), "'paper'"), (dict(augment=5), 'augment'), (dict(augment=dict(flop=1)), "'flip'"),
+    (dict(pretrained=1), 'pretrained'), (dict(tta=1), 'tta'), (dict(decode='quick'), "The 'decode' parameter of TrainConfig must be 'full' or 'fast'. Got 'quick' instead."), (dict(decode='fast', size=None), "The 'decode' parameter of TrainConfig must be 'full' where `size` is None. Got 'fast' instead."), (dict(monitor='f1'), "'macro_f1'"), (dict(augment='much'), "'paper'"), (dict(augment=5), 'augment'), (dict(augment=dict(flop=1)), "'flip'"),
     (dict(augment=dict(flip='no')), 'flip'), (dict(augment=dict(scale=[1.2,.9])), 'scale'), (dict(augment=dict(scale=[0,1])), 'scale'), (dict(augment=dict(scale=5)), 'scale'), (dict(augment=dict(scale=['a','b'])), 'scale'),
     (dict(augment=dict(shift=2)), 'shift'), (dict(augment=dict(rotate=-1)), 'rotate'), (dict(augment=dict(hue=.6)), 'hue'), (dict(augment=dict(jitter='x')), 'jitter')])
 def test_bad_settings(bad, words):
