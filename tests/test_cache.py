@@ -1,6 +1,6 @@
 """Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last bit, every
 look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can be kept."""
-import gc,os,pickle,random,signal,tempfile,time,warnings
+import gc,os,pickle,random,signal,time,warnings
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from multiprocessing import set_start_method
@@ -540,8 +540,7 @@ def test_workers_that_are_spawned(photos):
 
 def train_long(root, tmp, ready, workers=2):
     "Trains until it is killed"
-    tempfile.tempdir = tmp
-    dls = ordered_dls(Path(root), workers, times=500).cached('100MB')
+    dls = ordered_dls(Path(root), workers, times=500).cached('100MB', folder=tmp)
     while True:
         for _ in dls.train:
             Path(ready).write_text(str(os.getpid()))
