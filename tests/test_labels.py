@@ -262,7 +262,7 @@ def for_training(f):
     f.split_idx = 0
     return f
 
-def valid_datasets(items, *tfms): return Datasets(items, [[noimage()],list(tfms)], splits=[[0,1],[2,3]]).subset(1)
+def half(i, items, *tfms): return Datasets(items, [[noimage()],list(tfms)], splits=[[0,1],[2,3]]).subset(i)
 
 def split_datasets(i): return Datasets(FILES, [[noimage()],[parent_label,TrainingOnly(),Categorize(vocab=NAMES)]], splits=[[0,1,2,3],[4,5,6,7]]).subset(i)
 
@@ -280,9 +280,11 @@ misleading = {
     'a count alone': lambda: datasets(FILES, lambda o, c=iter(range(99)): next(c)),
     'for training': lambda: split_datasets(0),
     'not for validation': lambda: split_datasets(1),
-    'Categorize for training': lambda: valid_datasets([0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
-    'ItemGetter for training': lambda: valid_datasets([('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: NAMES.index(o), ItemGetter(1)),
-    'a function for training': lambda: valid_datasets([0,1,2,1], Transform(lambda o: 2-o, split_idx=0)),
+    'Categorize for training': lambda: half(0, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
+    'Categorize for training, not validation': lambda: half(1, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
+    'ItemGetter for training': lambda: half(0, [(['ant','cat'],'bee')]*4, for_training(ItemGetter(0)), ItemGetter(1), Categorize(vocab=NAMES)),
+    'ItemGetter for training, not validation': lambda: half(1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), Categorize(vocab=NAMES)),
+    'a function for training': lambda: half(1, [0,1,2,1], Transform(lambda o: 2-o, split_idx=0)),
     'an item transform': lambda: datasets([(o,NAMES[y]) for o,y in zip(FILES, Y)], Pairs(), Categorize()),
     'a subclass of ItemGetter': lambda: datasets(_three, LastPart(1), Categorize(vocab=NAMES)),
     'a slice of the item': lambda: datasets(_three, ItemGetter(slice(1,2)), lambda o: o[0], Categorize(vocab=NAMES)),
@@ -301,6 +303,7 @@ misleading = {
     'tuples as labels': lambda: datasets([[('a',1)],[('a',1)]], ItemGetter(0), Categorize(vocab=[('a',1)])),
     'bytes': lambda: datasets([b'a',b'b',b'a'], Categorize()),
     'dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=ColReader('d')),
+    'a function of dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=Pipeline([ColReader('d'), lambda o: f'{type(o).__name__} {o.year}'])),
     'dates only': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3))), get_y=ColReader('d')),
     'categories': lambda: block(frame(c=pd.Categorical([NAMES[y] for y in Y])), get_y=ColReader('c')),
     'pref': lambda: block(frame(), get_y=ColReader('label', pref='a ')),
@@ -310,10 +313,12 @@ misleading = {
     'a function after a column': lambda: block(frame(), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
     'a function after a column, one type': lambda: block(frame()[['number']].assign(share=.5), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
     'numbers that a row rounds': lambda: block(pd.DataFrame(dict(a=[2**53+1,2**53]*3, b=.5)), CategoryBlock(vocab=[2**53,2**53+1]), get_y=ColReader('a')),
-    'a column called _fields': lambda: block(frame(_fields='label'), get_y=ColReader('label')),
+    'a column called _fields': lambda: block(pd.DataFrame(dict(size=[0,1]*4, _fields='size')), CategoryBlock(vocab=[0,1,2]), get_y=ColReader('size')),
+    'two columns': lambda: block(frame(), get_y=Pipeline([ColReader(['label','number']), lambda o: NAMES[o[1]]])),
     'a function of rows': lambda: block(frame(), get_y=lambda r: r.label if r.number else 'other'),
     'a subclass of DataFrame': lambda: block(Rows(frame()), get_y=ColReader('label')),
     'columns with levels': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=ColReader(1)),
+    'columns with levels, by name': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=Pipeline([ColReader('a'), lambda o: o['label']])),
     'arrays': lambda: datasets(np.array([2,0,1,2]), Categorize()),
     'an unknown label': lambda: datasets(['ant','bee','dog'], Categorize(vocab=NAMES)),
     'an unknown label in a column': lambda: block(frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')),
