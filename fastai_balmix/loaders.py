@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache,partial
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import ConcatDataset,IterableDataset,Subset,SubsetRandomSampler,TensorDataset,get_worker_info
 from fastai.data.all import *
@@ -36,6 +37,80 @@ def _label_error(what, owner):
 def _task_error(task, what, owner):
     return ValueError(f"{owner} must be given a data set with one class per item. Got {what}: {task}.")
 
+# %% ../nbs/01b_loaders.ipynb #70e371cc
+# Types whose values are equal, and have one hash, only where a dictionary takes one for the other
+_plain = {str,int,float,bool,type(None),np.str_} | {np.dtype(o).type for o in '?'+np.typecodes['AllInteger']+np.typecodes['Float']}
+
+def _shipped(f, cls):
+    "Is `f` a transform of fastai's class `cls` to which nobody else has added anything?"
+    # fastai itself adds to `Categorize` what it does with its tables
+    ms = getattr(cls.encodes, 'methods', [])
+    return type(f) is cls and f.split_idx is None and 'encodes' not in vars(f) and len(ms)>0 and all(o.implementation.__module__.startswith('fastai.') for o in ms)
+
+def _categorized(f):
+    "`Categorize` as a function that calls it once for each distinct label"
+    known = {}
+    def run(x):
+        if type(x) not in _plain: return f(x)
+        if x not in known: known[x] = int(f(x))
+        return known[x]
+    return run
+
+def _got(f):
+    "`ItemGetter` as a function"
+    def run(x):
+        if type(x) is tuple:
+            # What goes wrong goes wrong again below, in fastai's words
+            try: y = x[f.i]
+            except Exception: return f(x)
+            if type(y) in _plain: return y
+        return f(x)
+    return run
+
+def _called(f, split_idx):
+    "Any transform as a function. That of a plain function finds its method once for each type of item."
+    call = partial(f, split_idx=split_idx)
+    enc = vars(f).get('encodes') if type(f) is Transform and f.split_idx is None else None
+    if enc is None or not all(o.signature.is_faithful for o in enc.methods): return call
+    known = {}
+    def run(x):
+        t = type(x)
+        if t not in known:
+            # fastai maps tuples, and passes on what no method takes
+            try: known[t] = None if issubclass(t, tuple) else enc._resolve_method_with_cache((x,))
+            except LookupError: known[t] = None
+        if known[t] is None: return call(x)
+        method,ret = known[t]
+        return retain_type(method(x), x, ret)
+    return run
+
+def _column(df, f):
+    "What `ColReader` `f` reads in each row of `df`, or None where that is more than a column"
+    if type(f) is not ColReader or type(df) is not pd.DataFrame or len(f.cols)!=1 or f.pref!='' or f.suff!='' or f.label_delim is not None: return
+    c,names = f.cols[0],df.columns
+    if type(c) is str:
+        if type(names) is not pd.Index or not names.is_unique or '_fields' in names: return
+        c = names.get_loc(c)
+    elif type(c) is not int: return
+    col,row = df.iloc[:,c],df.iloc[0].dtype
+    # A row has one type for all its columns
+    if isinstance(col.dtype, np.dtype) and col.dtype.kind in 'biufO':
+        if row!=object and not (isinstance(row, np.dtype) and row.kind in 'biuf'): return
+        return list(col.to_numpy() if row==object else col.to_numpy().astype(row))
+    if isinstance(col.dtype, pd.StringDtype) and row in (object,col.dtype): return list(col.array)
+
+def _values(tl):
+    "What a `TfmdLists` makes of its items, one after the other; classes may come as ints"
+    if type(tl) is not TfmdLists or type(tl.tfms) is not Pipeline: return iter(tl)
+    fs,items = list(tl.tfms.fs),L(tl.items, use_list=None)
+    xs = _column(tl.items, fs[0]) if fs else None
+    if xs is None: xs = (items[i] for i in range(len(tl)))
+    else: fs = fs[1:]
+    steps = [_got(f) if _shipped(f, ItemGetter) else _called(f, tl.tfms.split_idx) for f in fs]
+    # What comes after `Categorize` may change its tensor in place, so only as the last can its results be kept
+    if fs and _shipped(fs[-1], Categorize): steps[-1] = _categorized(fs[-1])
+    return (compose_tfms(x, steps) for x in xs)
+
 # %% ../nbs/01b_loaders.ipynb #bb831d3b
 def _tl_labels(tl, owner):
     "Labels of the last list of a fastai `Datasets`"
@@ -47,7 +122,7 @@ def _tl_labels(tl, owner):
     if isinstance(y, float) or (isinstance(y, torch.Tensor) and y.is_floating_point()):
         raise _task_error('regression', f'{type(y).__name__} targets', owner)
     if not (isinstance(y, (int,np.integer)) or (isinstance(y, torch.Tensor) and y.ndim==0)): raise _label_error(f'a data set with {type(y).__name__} targets', owner)
-    return np.array([int(o) for o in tl])
+    return np.array([int(o) for o in _values(tl)])
 
 # %% ../nbs/01b_loaders.ipynb #e4480843
 def _read_labels(ds, owner):

@@ -117,6 +117,8 @@ def mixed_probs(
     return (1-lam)*p1 + lam*p2
 
 # %% ../nbs/01_sampling.ipynb #e7ba8682
+_piece = 2**15 # Draws at a time
+
 class ClassSampler:
     "Draws items so that class j comes with probability p_j ∝ n_j^q, and every item of a class equally often"
     def __init__(self,
@@ -125,21 +127,42 @@ class ClassSampler:
         n_classes:int=None, # Number of classes K. Default: the largest label plus one.
         among=None # Indices of the items that may be drawn. Default: all.
     ):
+        if n_classes is not None: check_int(n_classes, 'n_classes', 'ClassSampler', low=1)
         labels = as_labels(labels, 'ClassSampler', n_classes=n_classes)
-        among = np.arange(len(labels)) if among is None else np.asarray(among)
-        labels = labels[among]
-        self.counts = class_counts(labels, n_classes)
+        if among is not None: labels = labels[among := np.asarray(among)]
+        self.counts = np.bincount(labels, minlength=n_classes or 0)
         self.probs = sampling_probs(self.counts, q)
-        self.by_class = among[np.argsort(labels, kind='stable')]
+        # NumPy sorts integers of 16 bits in linear time
+        self.by_class = np.argsort(labels.astype(self._small), kind='stable')
+        if among is not None: self.by_class = among[self.by_class]
+        if self.by_class.max()<2**31: self.by_class = self.by_class.astype(np.int32)
         self.starts = np.cumsum(self.counts) - self.counts
         cum = np.cumsum(self.probs)
         # Dividing by the last entry makes it exactly 1, also where the classes at the end are empty
         self.cum = cum/cum[-1]
+        self.n_cells = 2**min((16*len(cum)).bit_length(), 20)
+        self.first = self._search(np.arange(self.n_cells)/self.n_cells)
+
+    @property
+    def _small(self): return np.min_scalar_type(len(self.counts))
+
+    def _search(self, u): return np.searchsorted(self.cum, u, side='right').astype(self._small)
+
+    def _classes(self, u):
+        "Classes of numbers `u` from [0,1), as `_search` has them"
+        k = self.first[(u*self.n_cells).astype(np.int32)]
+        late = np.flatnonzero(self.cum[k]<=u)
+        k[late] = self._search(u[late])
+        return k
 
     def draw(self,
         n:int, # Number of items
         rng:np.random.Generator # Source of randomness
     )->np.ndarray: # Indices of the items, (n,) int64
         "Draw `n` items with replacement"
-        k = np.searchsorted(self.cum, rng.random(n), side='right')
-        return self.by_class[self.starts[k] + rng.integers(self.counts[k])]
+        k,res = np.empty(n, self._small),np.empty(n, np.int64)
+        # Pieces stay in the processor's cache. The random numbers are those of one piece: first all that find a class, then all that find an item.
+        pieces = [slice(i, min(i+_piece, n)) for i in range(0, n, _piece)]
+        for s in pieces: k[s] = self._classes(rng.random(s.stop-s.start))
+        for s in pieces: res[s] = self.by_class[self.starts[k[s]] + rng.integers(self.counts[k[s]])]
+        return res

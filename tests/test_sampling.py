@@ -116,6 +116,7 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
     (lambda: mixed_probs([1.], [1.], -.1), r"'alpha' parameter of mixed_probs must be a float in the range \[0, inf\)\. Got -0\.1"),
     (lambda: ClassSampler([0,3], n_classes=3), r"'labels' parameter of ClassSampler must be ints in the range \[0, 2\]\. Got 3 at index 1"),
+    (lambda: ClassSampler([0,1], n_classes=2.5), r"'n_classes' parameter of ClassSampler must be an int in the range \[1, inf\)\. Got 2\.5"),
     (lambda: ClassSampler([0,1], 'even'), "'q' parameter of .*'even'"),
 ])
 def test_bad_arguments_are_named(call, words):
@@ -161,6 +162,46 @@ def test_sampler_repeats_itself_with_the_same_generator():
     first,same,other = (sampler.draw(50, np.random.default_rng(seed)).tolist() for seed in (1,1,2))
     assert first==same!=other
     assert len(sampler.draw(0, np.random.default_rng(0)))==0
+
+# Far more draws than are made at a time, and one more or less
+@pytest.mark.parametrize('bits', [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
+@pytest.mark.parametrize('n', [0, 1, 2**15-1, 2**15, 2**15+1, 100_001])
+@pytest.mark.parametrize('sizes,q', [([90,10], 'class'), (K100, 'sqrt'), (K100, -.5), ([1]*700, 'instance')], ids=['K2', 'K100', 'K100-rare', 'K700'])
+def test_draws_are_those_of_a_search_for_each_number(bits, n, sizes, q):
+    y = np.array(tail_targets(*sizes))
+    cum = np.cumsum(sampling_probs(sizes, q))
+    rng = np.random.Generator(bits(3))
+    k = np.searchsorted(cum/cum[-1], rng.random(n), side='right')
+    at = rng.integers(np.array(sizes)[k])
+    expected = [np.flatnonzero(y==j) for j in range(len(sizes))]
+    got = ClassSampler(y, q, n_classes=len(sizes)).draw(n, np.random.Generator(bits(3)))
+    assert got.dtype==np.int64 and got.tolist()==[expected[j][i] for j,i in zip(k, at)]
+
+@given(sizes=class_sizes, q=exponents, us=st.lists(st.floats(0, 1, exclude_max=True), max_size=20))
+def test_a_class_is_found_as_by_a_search(sizes, q, us):
+    sampler = ClassSampler(tail_targets(*sizes), q, n_classes=len(sizes))
+    # The ends of classes and of cells, and their neighbours
+    ends = np.concatenate([sampler.cum, np.arange(sampler.n_cells)/sampler.n_cells])
+    us = np.concatenate([us, ends, np.nextafter(ends, 0), np.nextafter(ends, 1)])
+    us = us[us<1]
+    assert sampler._classes(us).tolist()==np.searchsorted(sampler.cum, us, side='right').tolist()
+
+@pytest.mark.parametrize('q', [0, 1, 40])
+def test_more_classes_than_cells(q):
+    y = np.arange(2**16+10).repeat(2)[1:]
+    sampler = ClassSampler(y, q)
+    u = np.random.default_rng(0).random(1000)
+    assert sampler._classes(u).tolist()==np.searchsorted(sampler.cum, u, side='right').tolist()
+    sampler.n_cells = 64
+    sampler.first = sampler._search(np.arange(64)/64)
+    assert sampler._classes(u).tolist()==np.searchsorted(sampler.cum, u, side='right').tolist()
+
+@pytest.mark.parametrize('dtype', [np.int64, np.int32, np.uint8])
+def test_items_among_others_are_drawn_by_their_own_numbers(dtype):
+    among = np.array([7,2,5,3], dtype=dtype)
+    sampler = ClassSampler([9,9,0,1,9,0,9,1], among=among, n_classes=10)
+    assert sampler.counts.tolist()==[2,2]+[0]*8 and sampler.by_class.tolist()==[2,5,7,3]
+    assert {*sampler.draw(200, np.random.default_rng(0)).tolist()}=={2,3,5,7}
 
 # --- labels of a loader ---
 

@@ -1,0 +1,424 @@
+"""Labels of fastai's `Datasets` are read by a shorter route than fastai's own, so here is that both come to the same, for every form in use and for pipelines made to mislead the
+shorter one: with states, chance, subclasses, methods added later. How much shorter it is, is counted, not timed."""
+import random
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import example,given
+from hypothesis import strategies as st
+from fasttransform import Pipeline,Transform
+from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Datasets,ImageDataLoaders,IndexSplitter,ItemGetter,ItemTransform,PILImage,
+    RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
+from fastai_balmix import loaders
+from fastai_balmix.images import ImageData
+from fastai_balmix.loaders import train_labels
+import toys # hypothesis' profile
+
+Y = [1,0,2,2,0,1,0,2]*6
+NAMES = ['ant','bee','cat']
+FILES = [Path('data')/NAMES[y]/f'{NAMES[y]}_{i}.png' for i,y in enumerate(Y)]
+
+def unopened(o): raise AssertionError('an image was opened')
+
+def datasets(items, *tfms): return Datasets(items, [[noimage()],list(tfms)])
+def noimage(): return lambda o: torch.zeros(1)
+
+def block(items, y_block=CategoryBlock, **kwargs):
+    "Training set of a `DataBlock`"
+    return DataBlock((TransformBlock(type_tfms=noimage()), y_block), splitter=IndexSplitter([len(items)-1]), **kwargs).datasets(items).train
+
+def by_fastai(ds):
+    "Labels of `ds`, with fastai left to make them one after the other"
+    with patch.object(loaders, '_values', iter): return by_us(ds)
+
+def by_us(ds): return train_labels(TfmdDL(ds, bs=1, num_workers=0))
+
+def outcome(f):
+    "What `f` returns, or how it fails"
+    try: res = f()
+    except Exception as e: return type(e),str(e)
+    return res.dtype,res.tolist()
+
+def assert_same(make):
+    "Both routes, each over a data set of its own, as some keep a state"
+    expected,got = (outcome(lambda: f(make())) for f in (by_fastai,by_us))
+    assert got==expected
+    return got
+
+def frame(**more): return pd.DataFrame(dict(file=[str(o) for o in FILES], label=[NAMES[y] for y in Y], number=Y, odd=[y%2==1 for y in Y], **more), index=range(100, 100+len(Y)))
+
+@pytest.fixture
+def pngs(tmp_path):
+    "The same files, there to be found and opened"
+    for o in FILES:
+        (tmp_path/o.parent).mkdir(parents=True, exist_ok=True)
+        PILImage.create(np.zeros((2,2,3), dtype=np.uint8)).save(tmp_path/o)
+    return tmp_path
+
+# --- forms in use ---
+
+def name_of(o): return o.name.split('_')[0]
+def annotated(o:Path)->str: return o.parent.name
+
+class Caller:
+    "A function that is an object"
+    def __call__(self, o): return o.parent.name
+
+forms = {
+    'parent_label': lambda: block(FILES, get_y=parent_label),
+    'RegexLabeller': lambda: block(FILES, get_y=RegexLabeller(r'(\w+)_\d+\.png$')),
+    'function': lambda: block(FILES, get_y=name_of),
+    'lambda': lambda: block(FILES, get_y=lambda o: o.parent.name),
+    'annotated': lambda: block(FILES, get_y=annotated),
+    'object': lambda: block(FILES, get_y=Caller()),
+    'paths as text': lambda: block([str(o) for o in FILES], get_y=parent_label),
+    'two functions': lambda: block(FILES, get_y=Pipeline([name_of, str.upper])),
+    'pairs': lambda: block([(o,NAMES[y]) for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(1)]),
+    'pairs of ints': lambda: block(list(zip(FILES, Y)), getters=[ItemGetter(0),ItemGetter(1)]),
+    'pairs as lists': lambda: block([[o,y] for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(-1)]),
+    'columns': lambda: DataBlock.from_columns((TransformBlock(type_tfms=noimage()), CategoryBlock), splitter=IndexSplitter([0])).datasets((FILES, [NAMES[y] for y in Y])).train,
+    'from_lists': lambda: ImageDataLoaders.from_lists('.', [np.zeros((2,2,3), dtype=np.uint8)]*len(Y), [NAMES[y] for y in Y], seed=0, bs=2, num_workers=0).train_ds,
+    'ColReader, name': lambda: block(frame(), get_y=ColReader('label')),
+    'ColReader, number': lambda: block(frame(), get_y=ColReader(2)),
+    'ColReader, from the end': lambda: block(frame(), get_y=ColReader(-3)),
+    'ColReader, bools': lambda: block(frame(), get_y=ColReader('odd')),
+    'ColReader, objects': lambda: block(frame().astype(object), get_y=ColReader('label')),
+    'ColReader, text only': lambda: block(frame()[['file','label']], get_y=ColReader('label')),
+    'ColReader, numbers only': lambda: block(frame()[['number']].assign(share=.5), get_y=ColReader('number')),
+    'ColReader, no header': lambda: block(frame().set_axis(range(4), axis=1), get_y=ColReader(1)),
+    'ColReader, duplicate names, by number': lambda: block(frame().set_axis(['label']*4, axis=1), get_y=ColReader(1)),
+    'mid-level': lambda: datasets(range(len(Y)), lambda i: NAMES[Y[i]], Categorize()),
+    'mid-level, a set of the splits': lambda: Datasets(FILES, [[noimage()],[parent_label,Categorize()]], splits=[[3,1,2],[0]]).train,
+    'vocab': lambda: block(FILES, CategoryBlock(vocab=['cat','ant','bee'], sort=False), get_y=parent_label),
+    'add_na': lambda: block(FILES, CategoryBlock(add_na=True), get_y=parent_label),
+}
+
+class Looked(dict):
+    "A vocabulary that counts how often it is asked"
+    times = 0
+    def __getitem__(self, o):
+        self.times += 1
+        return super().__getitem__(o)
+
+@pytest.mark.parametrize('form', forms)
+def test_labels_are_fastais(form):
+    kind,y = assert_same(forms[form])
+    assert kind==np.int64 and len({*y})>1
+
+@pytest.mark.parametrize('form', [o for o in forms if o!='add_na'])
+def test_each_label_is_looked_up_once(form):
+    ds = forms[form]()
+    vocab = ds.tls[-1].tfms.fs[-1].vocab
+    vocab.o2i = seen = Looked(vocab.o2i)
+    expected = by_fastai(ds)
+    assert seen.times==1+len(ds)
+    seen.times = 0
+    assert by_us(ds).tolist()==expected.tolist()
+    # The first is looked at before, to see what the task is
+    assert seen.times<=1+len({*expected})
+
+@pytest.mark.parametrize('form', [o for o in forms if o.startswith('ColReader')])
+def test_a_column_is_read_without_its_rows(form, monkeypatch):
+    ds = forms[form]()
+    rows,real = [],ColReader._do_one
+    monkeypatch.setattr(ColReader, '_do_one', lambda self, r, c: rows.append(r) or real(self, r, c))
+    by_us(ds)
+    assert len(rows)==1
+
+@pytest.mark.parametrize('make', [
+    lambda path: ImageDataLoaders.from_folder(path, valid_pct=.2, seed=0, bs=2, num_workers=0),
+    lambda path: ImageDataLoaders.from_path_func(path, [path/o for o in FILES], parent_label, seed=0, bs=2, num_workers=0),
+    lambda path: ImageDataLoaders.from_name_func(path, [path/o for o in FILES], lambda o: o.split('_')[0], seed=0, bs=2, num_workers=0),
+    lambda path: ImageDataLoaders.from_name_re(path, [path/o for o in FILES], r'^(\w+)_', seed=0, bs=2, num_workers=0),
+    lambda path: ImageDataLoaders.from_df(frame(), path, seed=0, bs=2, num_workers=0),
+    lambda path: ImageData(pd.DataFrame(dict(path=[o.as_posix() for o in FILES], label=[NAMES[y] for y in Y], split=['train']*40+['valid']*8)), NAMES, root=path).dataloaders(size=2, bs=2, num_workers=0),
+], ids=['from_folder', 'from_path_func', 'from_name_func', 'from_name_re', 'from_df', 'ImageData'])
+def test_no_image_is_opened(make, pngs, monkeypatch):
+    dls = make(pngs)
+    vocab = dls.train_ds.tls[-1].tfms.fs[-1].vocab
+    vocab.o2i = seen = Looked(vocab.o2i)
+    with monkeypatch.context() as m:
+        m.setattr('PIL.Image.open', unopened)
+        with pytest.raises(AssertionError, match='an image was opened'): dls.train_ds[0]
+        seen.times = 0
+        got = train_labels(dls.train)
+    assert seen.times<=4
+    assert got.tolist()==by_fastai(dls.train_ds).tolist()
+
+# --- pipelines that would mislead ---
+
+class Counter:
+    "Gives a label by how often it was called"
+    def __init__(self): self.n = -1
+    def __call__(self, o):
+        self.n += 1
+        return NAMES[self.n*self.n%7%3]
+
+class Rolls:
+    "Gives labels by chance"
+    def __init__(self): self.rng = random.Random(0)
+    def __call__(self, o): return self.rng.choice(NAMES)
+
+class Moody(Categorize):
+    "Numbers an item differently each time"
+    def encodes(self, o:str):
+        self.n = getattr(self, 'n', 0)+1
+        return TensorCategory(self.n%3)
+
+class Quiet(Categorize): "A subclass that adds nothing"
+
+class AddsInPlace(Transform):
+    order = 2
+    def encodes(self, o:TensorCategory): return o.add_(1)
+
+class CountsUp(Transform):
+    order,n = 2,0
+    def encodes(self, o):
+        self.n += 1
+        return int(o)*0+self.n
+
+class TrainingOnly(Transform):
+    split_idx = 0
+    def encodes(self, o:str): return o.replace('ant', 'bee')
+
+class Pairs(ItemTransform):
+    def encodes(self, o): return o[-1]
+
+class LastPart(ItemGetter):
+    "Looks at another place each time"
+    def encodes(self, o):
+        self.n = getattr(self, 'n', 0)+1
+        return o[1+self.n%2]
+
+class OtherLists(TfmdLists):
+    def _after_item(self, o): return super()._after_item(o)*0+2
+
+class OtherPipeline(Pipeline):
+    def __call__(self, o): return super().__call__(o)*0+1
+
+class Number(IntEnum): one,two = 1,2
+
+class Row(pd.Series):
+    def __getitem__(self, k): return 'cat' if k=='label' else super().__getitem__(k)
+
+class Rows(pd.DataFrame):
+    "A table that makes more of a row than is in its column"
+    _constructor = property(lambda self: Rows)
+    _constructor_sliced = property(lambda self: Row)
+
+class Box:
+    "A label that can be given another value, and stays equal to itself"
+    def __init__(self, v): self.v = v
+    def __hash__(self): return 0
+    def __eq__(self, o): return self.v==o.v
+    def __repr__(self): return self.v
+
+class Loud(str):
+    "Text that takes itself for other text"
+    def __hash__(self): return hash(self.upper())
+    def __eq__(self, o): return self.upper()==str(o).upper()
+
+def two_methods():
+    "A function with a second method for another type"
+    f = Transform(lambda o: 'ant')
+    @f.encodes.dispatch
+    def g(o:int): return NAMES[o]
+    return f
+
+def by_value():
+    "A function with a second method for one of its values"
+    f = Transform(lambda o: 'ant')
+    @f.encodes.dispatch
+    def g(o:Literal['x']): return 'bee'
+    return f
+
+def other_lists(cls=TfmdLists, pipeline=Pipeline):
+    "Targets in a list of class `cls`"
+    x,y = (TfmdLists(FILES, [noimage()]), cls(FILES, [parent_label,Categorize(vocab=NAMES)]))
+    y.tfms.__class__ = pipeline
+    return Datasets(tls=[x,y])
+
+def patched_instance():
+    ds,c = block(FILES, get_y=parent_label),Counter()
+    f = ds.tls[-1].tfms.fs[-1]
+    f.encodes = Transform(lambda o: TensorCategory(NAMES.index(c(o)))).encodes
+    return ds
+
+def changed_box():
+    "One object as the label of every item, its value set as it is asked for"
+    box = Box('')
+    def label(o):
+        box.v = o.parent.name
+        return box
+    return datasets(FILES, label, Categorize(vocab=[Box(o) for o in NAMES], sort=False))
+
+def for_training(f):
+    f.split_idx = 0
+    return f
+
+def half(i, items, *tfms): return Datasets(items, [[noimage()],list(tfms)], splits=[[0,1],[2,3]]).subset(i)
+
+def split_datasets(i): return Datasets(FILES, [[noimage()],[parent_label,TrainingOnly(),Categorize(vocab=NAMES)]], splits=[[0,1,2,3],[4,5,6,7]]).subset(i)
+
+_three = [(0,'ant','bee'),(1,'bee','cat'),(2,'cat','ant')]*4
+
+misleading = {
+    'a count': lambda: datasets(FILES, Counter(), Categorize(vocab=NAMES)),
+    'chance': lambda: datasets(FILES, Rolls(), Categorize(vocab=NAMES)),
+    'a count after a label': lambda: datasets(FILES, parent_label, Counter(), Categorize(vocab=NAMES)),
+    'a moody subclass': lambda: block(FILES, TransformBlock(type_tfms=Moody(vocab=NAMES)), get_y=parent_label),
+    'a quiet subclass': lambda: block(FILES, TransformBlock(type_tfms=Quiet()), get_y=parent_label),
+    'in place, after': lambda: block(FILES, TransformBlock(type_tfms=[Categorize(vocab=NAMES+['more']),AddsInPlace()]), get_y=parent_label),
+    'a count, after': lambda: datasets(FILES[:6], parent_label, Categorize(vocab=NAMES+list('abcdef')), CountsUp()),
+    'no Categorize': lambda: datasets(range(len(Y)), lambda i: Y[i]),
+    'a count alone': lambda: datasets(FILES, lambda o, c=iter(range(99)): next(c)),
+    'for training': lambda: split_datasets(0),
+    'not for validation': lambda: split_datasets(1),
+    'Categorize for training': lambda: half(0, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
+    'Categorize for training, not validation': lambda: half(1, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
+    'ItemGetter for training': lambda: half(0, [(['ant','cat'],'bee')]*4, for_training(ItemGetter(0)), ItemGetter(1), Categorize(vocab=NAMES)),
+    'ItemGetter for training, not validation': lambda: half(1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), Categorize(vocab=NAMES)),
+    'a function for training': lambda: half(1, [0,1,2,1], Transform(lambda o: 2-o, split_idx=0)),
+    'an item transform': lambda: datasets([(o,NAMES[y]) for o,y in zip(FILES, Y)], Pairs(), Categorize()),
+    'a subclass of ItemGetter': lambda: datasets(_three, LastPart(1), Categorize(vocab=NAMES)),
+    'a slice of the item': lambda: datasets(_three, ItemGetter(slice(1,2)), lambda o: o[0], Categorize(vocab=NAMES)),
+    'tuples, mapped': lambda: datasets([('ant','bee'),('cat','cat')], lambda o: NAMES.index(o), ItemGetter(1)),
+    'another list': lambda: other_lists(OtherLists),
+    'another pipeline': lambda: other_lists(pipeline=OtherPipeline),
+    'two methods': lambda: datasets([0,1,'x',2], two_methods(), Categorize(vocab=NAMES)),
+    'a method for a value': lambda: datasets(['y','x','y','x'], by_value(), Categorize(vocab=NAMES)),
+    'annotated for another type': lambda: datasets(['bee','ant','cat'], annotated, Categorize(vocab=NAMES)),
+    'an instance with a method of its own': patched_instance,
+    'one object, changed': changed_box,
+    'a text of its own': lambda: datasets([Loud('ant'),'ANT',Loud('Ant'),'ant'], Categorize(vocab=['ANT','ant','x'], sort=False)),
+    'a text of its own, made text': lambda: datasets([Loud('ant'),'ant'], lambda o: str.lower(o), Categorize(vocab=['ANT','ant'], sort=False)),
+    'enum': lambda: datasets([Number.one,2,1,Number.two], Categorize(vocab=[2,1,0], sort=False)),
+    'equal numbers': lambda: datasets([1,True,1.,np.int64(1),np.float32(1),0,False], Categorize(vocab=[0,1])),
+    'tuples as labels': lambda: datasets([[('a',1)],[('a',1)]], ItemGetter(0), Categorize(vocab=[('a',1)])),
+    'bytes': lambda: datasets([b'a',b'b',b'a'], Categorize()),
+    'dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=ColReader('d')),
+    'a function of dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=Pipeline([ColReader('d'), lambda o: f'{type(o).__name__} {o.year}'])),
+    'dates only': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3))), get_y=ColReader('d')),
+    'categories': lambda: block(frame(c=pd.Categorical([NAMES[y] for y in Y])), get_y=ColReader('c')),
+    'pref': lambda: block(frame(), get_y=ColReader('label', pref='a ')),
+    'suff': lambda: block(frame(), get_y=ColReader('label', suff=' a')),
+    'label_delim': lambda: block(frame(), get_y=Pipeline([ColReader('label', label_delim='e'), lambda o: o[0]])),
+    'a subclass of ColReader': lambda: block(frame(), get_y=type('C', (ColReader,), dict(_do_one=lambda self, r, c: 'ant' if r['number'] else 'bee'))('label')),
+    'a function after a column': lambda: block(frame(), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
+    'a function after a column, one type': lambda: block(frame()[['number']].assign(share=.5), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
+    'numbers that a row rounds': lambda: block(pd.DataFrame(dict(a=[2**53+1,2**53]*3, b=.5)), CategoryBlock(vocab=[2**53,2**53+1]), get_y=ColReader('a')),
+    'a column called _fields': lambda: block(pd.DataFrame(dict(size=[0,1]*4, _fields='size')), CategoryBlock(vocab=[0,1,2]), get_y=ColReader('size')),
+    'two columns': lambda: block(frame(), get_y=Pipeline([ColReader(['label','number']), lambda o: NAMES[o[1]]])),
+    'a function of rows': lambda: block(frame(), get_y=lambda r: r.label if r.number else 'other'),
+    'a subclass of DataFrame': lambda: block(Rows(frame()), get_y=ColReader('label')),
+    'columns with levels': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=ColReader(1)),
+    'columns with levels, by name': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=Pipeline([ColReader('a'), lambda o: o['label']])),
+    'arrays': lambda: datasets(np.array([2,0,1,2]), Categorize()),
+    'an unknown label': lambda: datasets(['ant','bee','dog'], Categorize(vocab=NAMES)),
+    'an unknown label in a column': lambda: block(frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')),
+    'an unknown label with add_na': lambda: datasets(['ant','dog',None,float('nan')], Categorize(vocab=NAMES, add_na=True)),
+    'NaN': lambda: datasets(['ant',float('nan')], Categorize(vocab=NAMES)),
+    'NaN in a column': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES), get_y=ColReader('m')),
+    'NaN in a column of numbers': lambda: block(frame(m=[1.]*40+[np.nan]*8), CategoryBlock(vocab=[1.]), get_y=ColReader('m')),
+    'NaN in a column, add_na': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES, add_na=True), get_y=ColReader('m')),
+    'None': lambda: datasets(['ant',None], Categorize(vocab=NAMES)),
+    'None as a class': lambda: datasets(['ant',None], Categorize(vocab=[None,'ant'], sort=False)),
+    'unhashable': lambda: datasets(['ant',['bee']], Categorize(vocab=NAMES)),
+    'arrays as labels': lambda: datasets(['ant',np.array([1,2])], Categorize(vocab=NAMES)),
+    'short pairs': lambda: datasets([(0,'ant'),(1,)], ItemGetter(1), Categorize(vocab=NAMES)),
+    'a function that fails': lambda: datasets(FILES[:2]+[0], parent_label, Categorize(vocab=NAMES)),
+    'first what is wrong first': lambda: datasets(['ant','dog',0], lambda o: o.lower(), Categorize(vocab=NAMES)),
+    'regex without a match': lambda: datasets(FILES[:2]+[Path('x')], RegexLabeller('(ant|bee|cat)'), Categorize(vocab=NAMES)),
+    'a tuple among labels': lambda: datasets([[0],[(1,2)]], ItemGetter(0), Categorize(vocab=[0,1,2])),
+}
+
+@pytest.mark.parametrize('case', misleading)
+def test_a_pipeline_that_would_mislead_is_left_to_fastai(case): assert_same(misleading[case])
+
+@pytest.mark.parametrize('case,words', [
+    ('an unknown label', "Label 'dog' was not included in the training dataset"),
+    ('an unknown label in a column', "Label 'cat' was not included in the training dataset"),
+    ('NaN in a column', "Label 'nan' was not included in the training dataset"),
+    ('regex without a match', 'Failed to find'),
+])
+def test_what_is_wrong_is_said_in_fastais_words(case, words):
+    with pytest.raises((KeyError,AssertionError), match=words): by_us(misleading[case]())
+
+def test_labels_are_those_of_the_folders():
+    for form in 'parent_label','RegexLabeller','lambda','pairs','ColReader, name','mid-level': assert by_us(forms[form]()).tolist()[:47]==Y[:47]
+
+def test_duplicate_names_are_refused_as_by_fastai():
+    def make(): return Datasets(frame().set_axis(['label']*4, axis=1), [[noimage()],[ColReader('label'),lambda o: o.iloc[2]]])
+    assert assert_same(make)[1]==Y
+
+def test_methods_added_to_categorize_are_heard(monkeypatch):
+    from plum import Function
+    old,calls = Categorize.encodes.methods,[]
+    f = Function(old[0].implementation)
+    for m in old: f.dispatch(m.implementation)
+    def encodes(self, o:str):
+        calls.append(o)
+        return TensorCategory(len(calls)%2)
+    f.dispatch(encodes)
+    ds = block(FILES, get_y=parent_label)
+    monkeypatch.setattr(Categorize, 'encodes', f)
+    by_us(ds)
+    assert len(calls)==1+len(ds)
+
+def test_functions_are_called_once_for_each_item_and_in_order():
+    seen = []
+    ds = datasets(FILES, lambda o: seen.append(o) or o.parent.name, Categorize(vocab=NAMES))
+    seen.clear()
+    by_us(ds)
+    assert seen==FILES[:1]+FILES
+
+def test_a_setting_of_the_split_is_passed_on():
+    assert by_us(split_datasets(0)).tolist()==[1,1,2,2] and by_us(split_datasets(1)).tolist()==[0,1,0,2]
+
+# --- any table, any labels ---
+
+_columns = dict(text=st.sampled_from(['ant','bee','1','']), ints=st.integers(-3, 3), big=st.sampled_from([2**53,2**53+1,-2**63,2**63-1]), bools=st.booleans(),
+                floats=st.sampled_from([0.,1.,-0.,2.5,float('nan')]), mixed=st.sampled_from(['ant',1,True,2.,None,float('nan'),(1,),b'x']))
+_dtypes = dict(text=[None,object,'category'], ints=[None,'int8','uint8','float32','Int64',object,'category'], big=[None,object], bools=[None,object,'boolean'],
+               floats=[None,'float32','float16',object], mixed=[object])
+
+@st.composite
+def tables(draw):
+    "A table of columns of several types, and which of them is read"
+    n,cols = draw(st.integers(1, 6)),{}
+    for i in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(sorted(_columns)))
+        s = pd.Series(draw(st.lists(_columns[kind], min_size=n, max_size=n)), dtype=object if kind=='mixed' else None)
+        dtype = draw(st.sampled_from(_dtypes[kind]))
+        cols[f'c{i}'] = s if dtype is None else s.astype(dtype)
+    df = pd.DataFrame(cols)
+    df.index = draw(st.permutations(range(n)))
+    c = draw(st.integers(0, len(cols)-1))
+    return df,draw(st.sampled_from([c,c-len(cols),f'c{c}']))
+
+@given(table=tables(), add_na=st.booleans(), known=st.integers(1, 6))
+def test_any_column_gives_fastais_labels(table, add_na, known):
+    df,c = table
+    values = [o for o in df.iloc[:known,c if isinstance(c, int) else int(c[1:])].astype(object) if pd.notna(o) is True] or ['none']
+    assert_same(lambda: Datasets(df, [[noimage()],[ColReader(c),Categorize(vocab=values, sort=False, add_na=add_na)]]))
+
+@given(table=tables())
+def test_a_column_is_what_its_rows_hold(table):
+    df,c = table
+    tl = TfmdLists(df, [ColReader(c)])
+    got = list(loaders._values(tl))
+    assert [(type(o),str(o)) for o in got]==[(type(o),str(o)) for o in tl]
+
+_raw = st.one_of(st.sampled_from(['a','b','',None,1.,float('nan'),b'a',np.int64(1),np.str_('a'),np.float32(.1),np.bool_(True)]), st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))
+
+@given(raw=st.lists(_raw, min_size=1, max_size=8), known=st.lists(_raw.filter(lambda o: o==o), min_size=1, max_size=8), add_na=st.booleans())
+@example(raw=['a',None,'a'], known=['a'], add_na=True)
+def test_any_labels_are_numbered_as_by_fastai(raw, known, add_na):
+    for f in [],[lambda o: o]: assert_same(lambda: datasets(raw, *f, Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
+    assert_same(lambda: datasets([(0,o) for o in raw], ItemGetter(1), Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
