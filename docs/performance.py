@@ -1,0 +1,138 @@
+"""docs/performance.md and its figures from the tables in docs/measured, run by `make bench` after the measurements. Nothing is measured here."""
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use('agg')
+import matplotlib.pyplot as plt
+
+docs = Path(__file__).resolve().parent
+
+def read(name):
+    "A table of measurements; empty where it has not been made"
+    fn = docs/'measured'/f'{name}.csv'
+    return pd.read_csv(fn) if fn.exists() else pd.DataFrame()
+
+def markdown(df):
+    "A table whose cells are strings"
+    rows = [df.columns, ['---']*df.shape[1], *df.astype(str).values]
+    return '\n'.join(f"| {' | '.join(map(str, o))} |" for o in rows)
+
+def save(fig, name):
+    fig.savefig(docs/'images'/f'performance-{name}.png', dpi=90, bbox_inches='tight')
+    plt.close(fig)
+    return f'images/performance-{name}.png'
+
+def names(df): return [f"{r.work}{'' if pd.isna(r.alpha) else f', α = {r.alpha:g}'}" for r in df.itertuples()]
+
+def epochs_figure(df):
+    "Ratios with their spread, and what was aimed at"
+    df,y = df.iloc[::-1],np.arange(len(df))
+    fig,ax = plt.subplots(figsize=(7, .45*len(df)+1))
+    ax.barh(y, df.ratio, color=['#4477aa' if a=='plain' else '#228833' for a in df.against], xerr=[df.ratio-df.low, df.high-df.ratio], error_kw=dict(ecolor='#333333', capsize=2))
+    ax.plot(df.target, y, '|', color='#ee6677', markersize=16, markeredgewidth=3, label='aim')
+    ax.axvline(1, color='#333333', linewidth=.8, linestyle='--')
+    ax.set_yticks(y, [f'{r}  {n}' for r,n in zip(df.row, names(df))])
+    ax.set_xlabel('time of an epoch, as a multiple')
+    ax.legend(loc='lower right')
+    return fig
+
+def growing_figure(df):
+    "Seconds over size, a panel each for items, classes and batches"
+    fig,axs = plt.subplots(1, 3, figsize=(14, 4))
+    for ax,(kind,label) in zip(axs, dict(N='items N', K='classes K', B='batch size B').items()):
+        for part,g in df[df.grows==kind].groupby('part', sort=False):
+            s = g.slope.iloc[0]
+            ax.loglog(g['size'], g.seconds, 'o-', markersize=4, label=part+('' if np.isnan(s) else f' ({s:.2f})'))
+        ax.set_xlabel(label)
+        ax.set_ylabel('seconds')
+        ax.grid(alpha=.3)
+        ax.legend(fontsize=7)
+    return fig
+
+def epochs_text(df):
+    cells = pd.DataFrame({'': df.row, 'work': names(df), 'against': df.against, 'times': df.ratio.map('{:.2f}'.format), 'from, to': [f'{a:.2f} to {b:.2f}' for a,b in zip(df.low, df.high)],
+                          'aim': df.target.map('{:.2f}'.format), 'loading s': df.s.map(lambda o: '' if pd.isna(o) else f'{o:.2f}'), 'batches mixed': df.mixed.map(lambda o: '' if pd.isna(o) else f'{o:.0%}')})
+    return f'''## An epoch
+
+The time of a training epoch with `BalancedMixUp` as a multiple of the same epoch without it, or with fastai's `MixUp`: same learner, loader and seed, in one process, in turns. Shown are the median over {df.repetitions.min()} rounds or more, the smallest and the largest. *s* is the share of loading in the plain
+epoch; the aim of row a, 1 + s·(1 - 255^-α) + 0.05, is what the work itself demands, as a second image is loaded for that share of batches. What each row is exactly, the head of `tests/benchmarks/epochs.py` says. (`python tests/benchmarks/epochs.py --out docs/measured`)
+
+![Bars of time ratios, one for each row of the table, with the aims]({save(epochs_figure(df), 'epochs')})
+
+{markdown(cells)}
+
+What binds in rows a to d is opening files and resizing pictures. `dls.cached('2GB')` makes that once for every picture, so the epochs after the first pay a copy instead.
+'''
+
+def draws_text(df):
+    cells = pd.DataFrame({'what': df.what, 'n': df.n.map('{:,}'.format), 'ours, s': df.ours_s.map('{:.3f}'.format), 'other, s': df.other_s.map('{:.3f}'.format), 'times as fast': df.ratio.map('{:.1f}'.format), 'from, to': df.spread})
+    return f'''## Draws and labels
+
+Balanced draws beside `np.random.choice(n, n, p=...)` and fastai's `WeightedDL`, and the labels of a loader's items beside fastai's own way through its pipeline. (`python tests/benchmarks/draws.py --out docs/measured`)
+
+{markdown(cells)}
+'''
+
+def decoding_text(df):
+    cells = pd.DataFrame({'photographs': df.what, 'size': df['size'], 'full, ms': df.full_ms.map('{:.0f}'.format), 'fast, ms': df.fast_ms.map('{:.0f}'.format), 'times as fast': df.ratio.map('{:.2f}'.format), 'from, to': df.spread,
+                          'mean difference': df.mean_diff.map('{:.2f}'.format), 'largest': df.max_diff.map('{:.0f}'.format)})
+    return f'''## Decoding large photographs
+
+`decode='fast'` of the readers reads a JPEG at half, a quarter or an eighth of its size where that leaves twice what is needed. Differences are in grey levels of 255, on the resized picture. (`python tests/benchmarks/decoding.py --out docs/measured`)
+
+{markdown(cells)}
+'''
+
+def scores_text(df):
+    cells = pd.DataFrame({'from': df.what, 'ours, s': df.ours_s.map('{:.4f}'.format), 'other, s': df.other_s.map('{:.4f}'.format), 'times as fast': df.ratio.map('{:.0f}'.format)})
+    return f'''## Scores
+
+MCC, balanced accuracy, macro-F1, quadratic κ and Kendall's τ-b of {df.n.iloc[0]:,} predictions. (`python tests/benchmarks/metrics.py --out docs/measured`)
+
+{markdown(cells)}
+'''
+
+def growing_text(df):
+    parts,store = df[df.grows!='storage'],df[df.grows=='storage']
+    last = parts.groupby('part', sort=False).tail(1)
+    cells = pd.DataFrame({'grows with': last.grows, 'part': last.part, 'slope': last.slope.map(lambda o: 'none seen' if pd.isna(o) else f'{o:.2f}'), 'at': last['size'].map('{:,}'.format),
+                          'seconds': last.seconds.map('{:.4f}'.format), 'MB': last.megabytes.map('{:.0f}'.format)})
+    remote = pd.DataFrame({'epoch': store.part, 'times plain': store.ratio.map('{:.2f}'.format)})
+    return f'''# Growing
+
+What each part costs as data grow, over three decades: the slope of a straight line through the logarithms of size and seconds, and seconds and memory at the largest size. A slope of 1 means that ten times as many take ten times as long. (`python tests/benchmarks/growing.py --out docs/measured`)
+
+![Seconds over size on logarithmic axes: items, classes and batch size]({save(growing_figure(parts), 'growing')})
+
+{markdown(cells)}
+
+**Items, N.** Labels are read once for a loader and kept, 8 bytes an item. A sampler takes 4 to 8 bytes an item and is kept too. Each epoch fastai shuffles a list of N numbers; λ and partners add another such list. A cache has a table of 8 bytes an item, and beside it no more than the size that was asked for.
+
+**Classes, K.** A draw looks its class up in a table, whatever K is. A confusion matrix takes 8·K² bytes, 8 MB for a thousand classes, however many images are validated.
+
+**Batch, B.** Mixing reads and writes a batch once. Memory for a batch of pairs is twice that of the inputs until it is mixed; what the network keeps for its gradients, which is most, stays that of B.
+
+**Files on network storage.** What counts is how often a file is asked for. Balanced-MixUp asks for 1 + (1 - 255^-α) files an item, and the second image of a rare class is soon an old acquaintance: a cache keeps rare classes first. With items that take 5 ms to arrive and 2 workers, in this table the plain epoch
+is 1, and everything kept is read from the second epoch on:
+
+{markdown(remote)}
+
+**Many GPUs.** Under distributed training each process draws λ and partners for its share of the items by itself. Beside what a plain epoch of fastai sends, the list of N numbers, nothing is exchanged for them. Each process has a cache of its own, of its own size: give each a share of the memory.
+'''
+
+def main():
+    text = ['# Performance', '', 'Written by `make bench` from the measured tables in `docs/measured`. Everything is a ratio, or was measured in turns, within one run: the seconds of a machine that others use too mean little.', '']
+    tables = dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text, growing=growing_text)
+    machines = set()
+    for name,f in tables.items():
+        df = read(name)
+        if not len(df): continue
+        machines |= {*df.machine}
+        text += [f(df), '']
+    text += ['# Machine', '', *(f'- {o}' for o in sorted(machines))]
+    (docs/'performance.md').write_text('\n'.join(text)+'\n', encoding='utf-8')
+
+if __name__=='__main__': main()
