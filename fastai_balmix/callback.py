@@ -66,7 +66,9 @@ class MixedLoss(Callback):
         else:
             loss,loss1 = self.loss_grad,self.loss_func(self.pred, *self.yb1)
             if isinstance(self.lam_y, float): loss = torch.lerp(loss, loss1, self.lam_y)
-            else: loss = self._weighted(1-self.lam_y, self.yb, loss) + self._weighted(self.lam_y, self.yb1, loss1)
+            else:
+                with NoneReduce(self.loss_func) as lf: items,items1 = lf(self.pred, *self.yb),lf(self.pred, *self.yb1)
+                loss = self._weighted(1-self.lam_y, items, loss) + self._weighted(self.lam_y, items1, loss1)
         self.learn.loss_grad,self.learn.loss,self.yb1 = loss,loss.clone(),None
 
     def _soft(self, y, y1):
@@ -74,9 +76,8 @@ class MixedLoss(Callback):
         y,y1 = (F.one_hot(o.as_subclass(torch.Tensor).long(), self.pred.shape[-1]).float() for o in (y,y1))
         return mix_pairs(y, y1, self.lam_y)
 
-    def _weighted(self, w, yb, loss):
-        "The loss that was reduced to `loss`, each item weighted by `w`; the factor from sum to `loss` is the loss function's own"
-        with NoneReduce(self.loss_func) as lf: items = lf(self.pred, *yb)
+    def _weighted(self, w, items, loss):
+        "The losses `items` that were reduced to `loss`, each weighted by `w`; the factor from sum to `loss` is the loss function's own"
         check(items.shape==w.shape, 'loss_func', type(self).__name__, f'a loss that gives {len(w)} values with `reduction=\'none\'`',
               f'a tensor of shape {tuple(items.shape)}')
         return (w.to(items)*items).sum() * (loss/items.sum()).detach().nan_to_num()
@@ -113,12 +114,15 @@ class BalancedMixUp(MixedLoss):
 
     def before_batch(self):
         "Split the batch into items and partners, and mix them"
-        self.lam,self.yb1 = self.dl.lam if isinstance(self.dl, Paired) else 0.,None
-        if not torch.as_tensor(self.lam).any(): return
-        self.lam_y = self.lam
+        dl,self.lam,self.yb1 = self.dl,0.,None
+        if not isinstance(dl, Paired): return
+        self.lam = dl.lam
+        if not dl.mixed: return
+        # Once a batch, and without waiting for a GPU
+        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.xb[0].device, non_blocking=True)
         xb,xb1 = zip(*(split_pairs(x, self.lam) for x in self.xb))
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
-        self.learn.xb = tuple(mix_pairs(x, x1, self.lam) for x,x1 in zip(xb, xb1))
+        self.learn.xb = tuple(mix_pairs(x, x1, self.lam_y) for x,x1 in zip(xb, xb1))
 
 # %% ../nbs/04_callback.ipynb #5f33f54f
 class ProgressiveSampling(Callback):

@@ -86,6 +86,7 @@ class Paired(LoaderExtension):
         for k,b in enumerate(super().__iter__()):
             done = slice(k*self.bs, (k+1)*self.bs)
             self.lam = torch.tensor(self.lams[done], dtype=torch.float32) if self.per_item else float(self.lams[k])
+            self.mixed = bool(self.lams[done].any() if self.per_item else self.lam)
             self.i = min(done.stop, self.n_first)
             yield b
 
@@ -118,7 +119,7 @@ def split_pairs(
     if isinstance(lam, float): return (t[:len(t)//2],t[len(t)//2:]) if lam else (t,t)
     n,idx = len(lam),torch.arange(len(lam))
     idx[lam>0] = torch.arange(n, len(t))
-    return t[:n],t[idx.to(t.device)]
+    return t[:n],t[idx.to(t.device, non_blocking=True)]
 
 def mix_pairs(
     x, # Items, (B, ...) floating point
