@@ -17,14 +17,14 @@ then the variants take turns, one epoch each, A B C A B C …. An epoch is timed
 are the median over rounds, the smallest and the largest.
 
 The JPEG files are 2,000 of 512×512 pixels and 100 kB in ten classes with a long tail, 806 to 8 each: enlarged parts of scikit-learn's two photographs with grain added, so that a byte costs to decode what it costs
-in a photograph. No more than 250 are drawn, the others are copies. They are read by two workers in batches of 32, and lie in a temporary folder.
+in a photograph. No more than 250 are drawn, the others are copies. They are read by two workers in batches of 16, and lie in a temporary folder.
 
 s is the share of loading in the plain epoch: the time of an epoch of the same loader and workers that trains nothing (batch transforms, which run in the main process, included) over that of the plain fit, in the same
 round. Where workers and network share all cores, both times are work over cores, and s is loading's share of the work. Where cores are left over, loading and computing overlap: s is 1 where loading
 binds, and else larger than what a second image can add, so that the aim is then a generous one.
 On two cores even the small net of `balmix-demo` takes half the time at 224 pixels; `--pool 4` gives it the mean of each 4×4, as cheap as a network is beside its loader where there is a GPU.
 
-How many batches get a partner is a matter of luck, a share of 0.67 ± 0.06 of 62 batches at α = 0.2. So that luck is not measured, λ is drawn stratified here: one uniform number from each of as many equal parts of [0, 1) as an epoch has
+How many batches get a partner is a matter of luck, a share of 0.67 ± 0.04 of 125 batches at α = 0.2. So that luck is not measured, λ is drawn stratified here: one uniform number from each of as many equal parts of [0, 1) as an epoch has
 batches, in random order. Each follows the distribution it always does, and each epoch has its share of mixed batches to the nearest one or two; the share is shown.
 
 `--quick` uses fewer and smaller images and two rounds, and proves nothing but that the script runs. `--profile` prints instead where a plain and a mixed epoch spend the time of one core, without workers: what else
@@ -81,7 +81,7 @@ def write_files(folder, n, size):
 
 def file_class(o): return int(o.stem.split('_')[1])
 
-def file_loaders(files, tfm, num_workers=2, bs=32):
+def file_loaders(files, tfm, num_workers=2, bs=16):
     block = DataBlock((ImageBlock,CategoryBlock(vocab=list(range(K)), sort=False)), get_y=file_class, splitter=IndexSplitter([0]), item_tfms=tfm,
                       batch_tfms=Normalize.from_stats(*imagenet_stats))
     dls = block.dataloaders(files, bs=bs, num_workers=num_workers)
