@@ -97,7 +97,14 @@ def finish(*args, **kwargs):
     p.join(200)
     assert p.exitcode==0
 
-def checkpoints(out): return {(p.parent.name,p.name): p.stat().st_mtime_ns for p in Path(out).glob('runs/*/*') if p.name.startswith(('checkpoint','run.json'))}
+def checkpoints(out):
+    "Times of the files of all runs that tell how far they are"
+    res = {}
+    for p in Path(out).glob('runs/*/*'):
+        if not p.name.startswith(('checkpoint','run.json')): continue
+        try: res[p.parent.name,p.name] = p.stat().st_mtime_ns
+        except FileNotFoundError: pass # a run that has just finished removes its checkpoint
+    return res
 
 def killed_and_resumed(folder, n_kills, names, seed, epochs, **kwargs):
     "Number of kills there was time for, and of lines of epochs"
@@ -182,8 +189,9 @@ def alive(pid):
 
 def until(cond, seconds=60):
     end = time.monotonic()+seconds
-    while not cond() and time.monotonic()<end: time.sleep(.05)
-    return cond()
+    # What was seen once counts, for it may not last
+    while not (seen := cond()) and time.monotonic()<end: time.sleep(.05)
+    return seen
 
 def parent_killed(folder):
     forked_pools()
