@@ -13,14 +13,12 @@ most of them.
   The aim is half a second, whichever it is.
 
 With `--quick` all of it is small, takes seconds, and has no aims. Otherwise the script ends with an error where an aim is missed. `--out` keeps the figures in a table, `draws.csv`."""
-import os,platform,subprocess,sys,time
+import subprocess,sys
 from pathlib import Path
 from statistics import median
 
-import fastai
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from fastcore.script import call_parse,store_true
 from fastai.callback.data import WeightedDL
@@ -29,13 +27,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Data
 from fastai_balmix.images import ImageData
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.sampling import ClassSampler
-
-def machine():
-    "Cores, processor and versions"
-    cpus = Path('/proc/cpuinfo')
-    lines = cpus.read_text().splitlines() if cpus.exists() else []
-    model = next((o.partition(':')[2].strip() for o in lines if o.startswith('model name')), platform.processor() or platform.machine())
-    return f'{os.cpu_count()} cores, {model}; Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, fastai {fastai.__version__}'
+from common import machine,timed
 
 def tail_labels(n, k=1000):
     "Classes of `n` items, the most frequent a hundred times as frequent as the rarest, each with an item at least"
@@ -60,11 +52,6 @@ print(start, made, peak())"""
 def peak(n):
     "MB that a process needs at its peak: after imports, after labels were made, after a sampler was made and used"
     return map(float, subprocess.run([sys.executable, '-c', needs, str(n)], check=True, capture_output=True, text=True).stdout.split())
-
-def timed(f):
-    start = time.perf_counter()
-    res = f()
-    return time.perf_counter()-start,res
 
 def race(what, n, ours, other, repeats, same):
     "A row of the table: seconds of both ways, in turns"
