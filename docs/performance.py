@@ -1,4 +1,4 @@
-"""docs/performance.md and its figures from the tables in docs/measured, run by `make bench` after the measurements. Nothing is measured here."""
+"""docs/performance.md and docs/growing.md, with their figures, from the tables in docs/measured, run by `make bench` after the measurements. Nothing is measured here."""
 from pathlib import Path
 
 import matplotlib
@@ -93,15 +93,23 @@ MCC, balanced accuracy, macro-F1, quadratic κ and Kendall's τ-b of {df.n.iloc[
 {markdown(cells)}
 '''
 
+performance_head = '''# Performance
+
+Written by `make bench` from the tables in `docs/measured`. Everything is a ratio within one run, or was measured in turns: the seconds of a machine that others use too mean little.
+'''
+
+growing_head = '''# Growing
+
+What each part costs as data grow.
+'''
+
 def growing_text(df, out):
     parts,store = df[df.grows!='storage'],df[df.grows=='storage']
     last = parts.groupby('part', sort=False).tail(1)
     cells = pd.DataFrame({'grows with': last.grows, 'part': last.part, 'slope': last.slope.map(lambda o: 'none seen' if pd.isna(o) else f'{o:.2f}'), 'at': last['size'].map('{:,}'.format),
                           'seconds': last.seconds.map('{:.4f}'.format), 'MB': last.megabytes.map('{:.0f}'.format)})
     remote = pd.DataFrame({'epoch': store.part, 'times plain': store.ratio.map('{:.2f}'.format)})
-    return f'''# Growing
-
-What each part costs as data grow, over three decades: the slope of a straight line through the logarithms of size and seconds, and seconds and memory at the largest size. A slope of 1 means that ten times as many take ten times as long. (`python tests/benchmarks/growing.py --out docs/measured`)
+    return f'''Over three decades: the slope of a straight line through the logarithms of size and seconds, and seconds and memory at the largest size. A slope of 1 means that ten times as many take ten times as long. (`python tests/benchmarks/growing.py --out docs/measured`)
 
 ![Seconds over size on logarithmic axes: items, classes and batch size]({save(growing_figure(parts), 'growing', out)})
 
@@ -124,16 +132,17 @@ is 1, and everything kept is read from the second epoch on:
 @call_parse
 def main(
     measured:Path=docs/'measured', # Folder of the tables
-    out:Path=docs # Folder that the page goes to
+    out:Path=docs # Folder that the pages go to
 ):
-    "Write the page from those tables that are there"
-    text = ['# Performance', '', 'Written by `make bench` from the measured tables in `docs/measured`. Everything is a ratio, or was measured in turns, within one run: the seconds of a machine that others use too mean little.', '']
-    machines = set()
-    for name,f in dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text, growing=growing_text).items():
-        fn = measured/f'{name}.csv'
-        if not fn.exists(): continue
-        df = pd.read_csv(fn)
-        machines |= {*df.machine}
-        text += [f(df, out), '']
-    text += ['# Machine', '', *(f'- {o}' for o in sorted(machines))]
-    (out/'performance.md').write_text('\n'.join(text)+'\n', encoding='utf-8')
+    "Write the pages of those tables that are there"
+    def page(fn, head, parts):
+        text,machines = [head],set()
+        for name,f in parts.items():
+            table = measured/f'{name}.csv'
+            if not table.exists(): continue
+            df = pd.read_csv(table)
+            machines |= {*df.machine}
+            text.append(f(df, out))
+        if machines: (out/fn).write_text('\n'.join([*text, '## Machine', '', *(f'- {o}' for o in sorted(machines))])+'\n', encoding='utf-8')
+    page('performance.md', performance_head, dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text))
+    page('growing.md', growing_head, dict(growing=growing_text))
