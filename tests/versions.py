@@ -32,7 +32,7 @@ def environment(folder, python, resolution):
 
 def run_tests(folder, log):
     "Outcome of the fast suite in an environment: counts and seconds; what pytest prints goes to `log`"
-    xml = log.with_suffix('.xml')
+    xml = log.with_name(f'{log.name}.xml')
     env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'} | dict(PATH=f"{folder/'bin'}{os.pathsep}{os.environ['PATH']}", VIRTUAL_ENV=str(folder))
     start = time.monotonic()
     with open(log, 'w') as f:
@@ -55,14 +55,15 @@ def main(args):
     for python in args.python:
         for name in args.which:
             env = (where/f'{name}-{Path(python).name}').absolute()
+            log = env.with_name(f'{env.name}.log')
             try:
                 row = dict(versions=name) | environment(env, python, resolutions[name])
-                if not args.install: row |= run_tests(env, env.with_suffix('.log'))
+                if not args.install: row |= run_tests(env, log)
             finally:
                 if not args.keep: rmtree(env, ignore_errors=True)
             rows.append(row)
             print(table(rows), end='\n\n', flush=True)
-            if row.get('failed'): print(f"What failed: {env.with_suffix('.log')}")
+            if row.get('failed'): print(f'What failed: {log}')
     if not args.where and not any(o.get('failed') for o in rows) and not args.keep: rmtree(where)
     return any(o.get('failed') for o in rows)
 
