@@ -207,7 +207,7 @@ modes = [
     Row('`TerminateOnNaNCallback`', Mode(cbs=lambda: [fv.TerminateOnNaNCallback()], check=nan_ends_it, spoil=one_nan), 'same steps; a NaN in a partner ends both'),
     Row('`SaveModelCallback`', Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [fv.SaveModelCallback()], best_is_kept, lr=.7), 'same steps; the best epoch, not the last, is in the network'),
     Row('`EarlyStoppingCallback`', Mode(lambda o,cbs: o.fit(9, cbs=cbs), lambda: [fv.EarlyStoppingCallback()], stopped_early, lr=.7), 'same steps, stopped in the same epoch'),
-    Row('`ReduceLROnPlateau`', Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [fv.ReduceLROnPlateau()], lr=.7)),
+    Row('`ReduceLROnPlateau`', Mode(lambda o,cbs: o.fit(6, cbs=cbs), lambda: [fv.ReduceLROnPlateau()], lr=.7)),
     Row('`CSVLogger`', Mode(cbs=lambda: [fv.CSVLogger()], check=rows_are_written), 'same steps; the file has the rows of the plain fit'),
     Row('`train_metrics=True`', Mode(with_train_metrics), "same steps and metrics, which follow an item's own label"),
     Row('`to_fp16`', Mode(half_precision(torch.float16), around=cpu_autocast, atol=1e-3), "same steps to half precision, with the CPU's autocast and scaler in fastai's callback"),
