@@ -435,7 +435,7 @@ def test_an_item_that_is_skipped_later_is_named():
 def test_a_per_item_loss_of_another_shape_is_refused_before_a_step():
     learn = make_learner(BalancedMixUp(1, per_item=True, seed=0), loss_func=scalar_only)
     start = params(learn)
-    with pytest.raises(ValueError, match=r"'loss_func' .* must be a loss that gives 8 values with `reduction='none'`. Got a tensor of shape \(\)"): quiet_fit(learn)
+    with pytest.raises(ValueError, match=r"'loss_func' .* must be a loss that gives 8 values with `reduction='none'`, or one for each output. Got a tensor of shape \(\)"): quiet_fit(learn)
     torch.testing.assert_close(params(learn), start, rtol=0, atol=0)
 
 class Failing(Points):

@@ -339,7 +339,7 @@ class Vocab(Unopenable): classes = ['a','b']
     (lambda: seeded_dl(Unopenable([0.,float('nan')])), None, "must be one int per item.*Got NaN at index 1"),
     (lambda: seeded_dl(Unopenable(['a','b'])), None, r"must be one int per item.*first being \['a'\]"),
     (lambda: seeded_dl(Unopenable([.5,1.5])), None, "must be given a data set whose targets are classes. Got float64 targets: regression"),
-    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.zeros(3))), None, "whose targets are classes. Got float32 targets: regression"),
+    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.tensor([0.,1,.5]))), None, "whose targets are classes. Got float32 targets: regression"),
     (lambda: seeded_dl(Unopenable(np.full((3,4), .5))), None, "targets are classes. Got float64 targets, 4 for each item, neither all 0 or 1 nor of sum 1: regression"),
     (lambda: seeded_dl([(0.,[0]),(0.,[0,1])]), None, "targets are classes. Got lists of different lengths: .* a row of 0 and 1"),
     (lambda: seeded_dl(Unopenable([[0],[0,1]])), None, "targets are classes. Got lists of different lengths"),
