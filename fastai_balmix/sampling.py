@@ -50,6 +50,7 @@ def as_labels(
         check(False, name, owner, f'ints in the range [0, {top}]', f'{y[bad.argmax()]} at index {bad.argmax()}')
     return y
 
+# %% ../nbs/01_sampling.ipynb #c0f690e8
 def _binary(y): return (y==0) | (y==1)
 def _shares(y): return (y>=0).all(1) & (np.abs(y.sum(1, dtype=np.float64)-1)<=.01) # half precision rounds
 

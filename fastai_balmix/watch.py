@@ -3,7 +3,7 @@
 Two mistakes that no error reveals. The class prior corrected twice: a network that is shown rare classes more often *and* has their loss weighted up, or its outputs adjusted, ends with too many alarms. Ordered classes out of order:
 fastai sorts names, so that *mild* comes before *none*, and a κ, or a loss that counts grades, means nothing.
 
-`FitCheck` looks for both before the first batch, in every learner that is made after this module was imported. It warns once and changes nothing. An exported learner does not hold it.
+`FitCheck` looks for both before the first batch, in every learner that is made after this module was imported. It warns once and changes nothing. Metrics that cannot score the targets it refuses, before an epoch is lost on them. An exported learner does not hold it.
 
 ```python
 dls = digits_lt()
