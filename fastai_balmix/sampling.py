@@ -33,8 +33,8 @@ def label_array(
 def as_labels(
     y, # Class of each item: ints as array, tensor, list or Series
     owner:str, # Whose parameter `labels` this is
-    n:int=None, # Number of labels there must be
-    n_classes:int=None, # Number of classes K
+    n:int|None=None, # Number of labels there must be
+    n_classes:int|None=None, # Number of classes K
     name:str='labels' # Name of the parameter
 )->np.ndarray: # (N,) int64
     "Check that `y` holds a class for each item, as whole numbers from 0 to K-1"
@@ -56,9 +56,9 @@ def _shares(y): return (y>=0).all(1) & (np.abs(y.sum(1, dtype=np.float64)-1)<=.0
 
 def target_form(
     y:np.ndarray # Targets of all items, (N,...)
-): # One of three words, or None
+)->str|None: # One of three words, or None
     "'classes' for one number each, 'labels' for rows of 0 and 1, 'shares' for rows that sum to 1; None where targets are nothing of these"
-    if y.dtype.kind not in 'biuf' or y.ndim not in (1,2): return
+    if y.dtype.kind not in 'biuf' or y.ndim not in (1,2): return None
     if y.ndim==1: return 'classes' if y.dtype.kind!='f' or _binary(y).all() else None
     if y.dtype.kind=='b': return 'labels'
     if y.shape[1]==1: return 'classes' if _binary(y).all() else None
@@ -68,8 +68,8 @@ def target_form(
 def as_targets(
     y, # (N,) ints, or 0. and 1.; (N,K) rows of 0 and 1 for labels of which an item may have several, or of shares that sum to 1
     owner:str, # Whose parameter `labels` this is
-    n:int=None, # Number of items there must be
-    n_classes:int=None, # Number of classes K
+    n:int|None=None, # Number of items there must be
+    n_classes:int|None=None, # Number of classes K
     name:str='labels' # Name of the parameter
 )->np.ndarray: # Class of each item, (N,) int64, or which labels it has, (N,K) bool
     "Check that `y` says to which class, or which classes, each item belongs; where it states shares, that is the class with the largest"
@@ -89,7 +89,7 @@ def as_targets(
 # %% ../nbs/01_sampling.ipynb #af18907b
 def class_counts(
     y, # Class of each item, (N,) ints; or its labels, (N,K), see `as_targets`
-    n_classes:int=None # Number of classes K. Default: the largest label plus one.
+    n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
 )->np.ndarray: # Items per class, (K,) int64
     "Number of items of each class, or with each label"
     if n_classes is not None: check_int(n_classes, 'n_classes', 'class_counts', low=1)
@@ -130,7 +130,7 @@ def as_probs(
     p, # Class probabilities, (K,)
     name:str, # Name of the parameter
     owner:str, # Whose parameter it is
-    n_classes:int=None, # Number of classes K there must be
+    n_classes:int|None=None, # Number of classes K there must be
     positive:bool=False # Are zeros forbidden?
 )->np.ndarray: # (K,) float64, sum 1 but for rounding
     "Check that `p` holds a probability for each class"
@@ -165,7 +165,7 @@ class ClassSampler:
     def __init__(self,
         labels, # Class of each item, (N,) ints; or its labels, (N,K), see `as_targets`
         q='class', # Exponent, see `sampling_probs`
-        n_classes:int=None, # Number of classes K. Default: the largest label plus one.
+        n_classes:int|None=None, # Number of classes K. Default: the largest label plus one.
         among=None # Indices of the items that may be drawn. Default: all.
     ):
         if n_classes is not None: check_int(n_classes, 'n_classes', 'ClassSampler', low=1)
