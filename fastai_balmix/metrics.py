@@ -93,7 +93,7 @@ class SummedMetric(Metric):
 
 def _check_batch(pred, targ, axis, name):
     "Shapes and types, which can be looked at without waiting for the device"
-    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`, or one output', f'shape {tuple(pred.shape)}')
+    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`, or one output and a loss known to be binary', f'shape {tuple(pred.shape)}')
     shape = pred.shape[:axis] + pred.shape[axis:][1:]
     check(shape==targ.shape and not targ.is_floating_point(), 'targs', name, f'class numbers of shape {tuple(shape)}', f'{targ.dtype} of shape {tuple(targ.shape)}')
     return targ.long()
@@ -102,9 +102,11 @@ def _two_classes(learn, pred, targ, name):
     "What a network with one output says of two classes, probabilities (B,2), and the classes, (B,); both as they are where there are more outputs"
     if pred.numel()!=len(pred) or targ.numel()!=len(pred): return pred,targ
     fn = getattr(learn.loss_func, 'func', learn.loss_func)
-    known = hasattr(learn.loss_func, 'activation') or activation_of(learn.loss_func) is not noop or isinstance(fn, nn.BCELoss) or fn is F.binary_cross_entropy
-    check(known, 'loss_func', name, 'a loss of fastai, or binary cross-entropy of PyTorch, for a network with one output', repr(learn.loss_func))
-    p,t = activation_of(learn.loss_func)(pred.float().flatten()),targ.flatten()
+    act = activation_of(learn.loss_func)
+    known = hasattr(learn.loss_func, 'activation') or act is not noop or isinstance(fn, nn.BCELoss) or fn is F.binary_cross_entropy
+    # Softmax makes 1 of any single output
+    if not known or act(torch.zeros(1, 1)).item()==1: return pred,targ
+    p,t = act(pred.float().flatten()),targ.flatten()
     return torch.stack([1-p, p], 1),torch.where((t==0) | (t==1), t, -1).long()
 
 # %% ../nbs/06b_metrics.ipynb #fd025bb6

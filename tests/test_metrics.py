@@ -424,8 +424,8 @@ bad_batches = [
     ((GOOD[0], GOOD[1].float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20,) instead.'),
     ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20, 4) instead.'),
     ((GOOD[0], GOOD[1][:,None]), 'targs', 'class numbers of shape (20,). Got torch.int64 of shape (20, 1) instead.'),
-    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`. Got shape (20, 1) instead.'),
-    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`. Got shape (20,) instead.')]
+    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20, 1) instead.'),
+    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20,) instead.')]
 bad_ids = ['too large', 'negative', 'floats', 'soft', 'column', 'one output', 'flat']
 
 @pytest.mark.parametrize('batch,name,words', bad_batches, ids=bad_ids)

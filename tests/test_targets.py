@@ -489,7 +489,7 @@ def test_one_output_is_scored_as_two_classes(loss_func, column):
 def test_one_output_of_an_unknown_loss_is_not_guessed():
     y = binary.float()[:,None]
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=lambda p,t: F.binary_cross_entropy_with_logits(p, t), metrics=MCC())
-    with pytest.raises(ValueError, match="'loss_func' parameter of mcc must be a loss of fastai, or binary cross-entropy of PyTorch, for a network with one output"):
+    with pytest.raises(ValueError, match="'pred' parameter of mcc must be outputs with at least two classes along `axis`, or one output and a loss known to be binary"):
         with learn.no_bar(): learn.validate()
 
 def test_one_output_and_a_target_that_is_neither_0_nor_1():
