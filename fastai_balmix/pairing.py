@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from fastai.data.all import *
 from .checks import *
+from .sampling import *
 from .loaders import *
 
 # %% ../nbs/03_pairing.ipynb #955129b8
@@ -96,7 +97,7 @@ def pair_loader(
     alpha:float=0.2, # Of λ ~ Beta(`alpha`, 1), the weight of the partner
     q='class', # Exponent of the partners' draw, see `sampling_probs`
     per_item:bool=False, # One λ for each pair instead of one for each batch?
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
     rng:np.random.Generator|None=None, # Source of randomness for λ and partners
     owner:str='pair_loader' # Name that errors and warnings give
 )->DataLoader:
@@ -147,7 +148,7 @@ def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
 )->None:
-    "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets single classes"
+    "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets classes, labels or shares"
     dl = item_loader(fastai_loader(dl, owner))
     n_items(dl, owner)
     with no_random():
@@ -162,7 +163,6 @@ def check_inputs(
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     for y in b[n_inp:]:
-        kind = f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}' if isinstance(y, torch.Tensor) else f'{type(y).__name__} targets'
-        if not isinstance(y, torch.Tensor) or y.is_floating_point(): task:str|None = 'regression or multi-label classification'
-        else: task = 'segmentation' if y.ndim>2 else 'multi-label classification' if y.ndim==2 else None
-        if task: raise ValueError(f"{owner} must be given a data set with one class per item. Got {kind}: {task}.")
+        if not isinstance(y, torch.Tensor): raise task_error(f'{type(y).__name__} targets', 'no tensor', owner)
+        form = target_form(label_array(y))
+        if form is None: raise task_error(f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}', 'segmentation' if y.ndim>2 and not y.is_floating_point() else 'regression', owner)

@@ -419,13 +419,13 @@ def test_a_fit_survives_nan_predictions():
 def lenient(pred, targ, **kwargs): return pred.float().mean()
 GOOD = answers(20, 4)
 bad_batches = [
-    ((GOOD[0], GOOD[1]+1), 'targs', 'class numbers in the range [0, 3], for a network with 4 outputs'),
-    ((GOOD[0], GOOD[1]-1), 'targs', 'class numbers in the range [0, 3], for a network with 4 outputs'),
+    ((GOOD[0], GOOD[1]+1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
+    ((GOOD[0], GOOD[1]-1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
     ((GOOD[0], GOOD[1].float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20,) instead.'),
     ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20, 4) instead.'),
     ((GOOD[0], GOOD[1][:,None]), 'targs', 'class numbers of shape (20,). Got torch.int64 of shape (20, 1) instead.'),
-    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`. Got shape (20, 1) instead.'),
-    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`. Got shape (20,) instead.')]
+    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20, 1) instead.'),
+    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20,) instead.')]
 bad_ids = ['too large', 'negative', 'floats', 'soft', 'column', 'one output', 'flat']
 
 @pytest.mark.parametrize('batch,name,words', bad_batches, ids=bad_ids)
@@ -442,7 +442,7 @@ def test_batches_that_have_no_error_of_probabilities(metric, batch, name, words)
 def test_an_error_in_a_fit_keeps_its_words():
     learn = make_learner(imbalance_metrics(), lenient, dls=make_dls(valid=(5,5,5,5,5,5)))
     with pytest.raises(ValueError) as e: quiet_fit(learn)
-    assert "The 'targs' parameter of mcc must be class numbers in the range [0, 3], for a network with 4 outputs. Got 10 others instead." in str(e.value)
+    assert "The 'targs' parameter of mcc must be class numbers in the range [0, 3], for a network of 4 classes. Got 10 others instead." in str(e.value)
 
 bad_args = [
     (lambda: ConfusionMetric('mcc'), "The 'score' parameter of ConfusionMetric must be a function of a confusion matrix. Got 'mcc' instead."),
