@@ -112,19 +112,21 @@ class BalancedMixUp(MixedLoss):
         "Check data and loss once a fit, and put a paired loader in place"
         if self.alpha==0: return
         if self.train_iter==0: self._start(self.per_item)
-        self.learn.dl = pair_loader(self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp')
+        self.learn.dl = pair_loader(self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
 
     def before_batch(self):
         "Split the batch into items and partners, and mix them"
         dl,self.lam,self.yb1 = self.dl,0.,None
         if not isinstance(dl, Paired): return
         self.lam = dl.lam
-        if not dl.mixed: return
+        if not dl.mixed:
+            self.learn.xb = dl.finish(self.xb)
+            return
         # Once a batch, and without waiting for a GPU
         self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.yb[0].device, non_blocking=True)
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
         # An input may be a tuple itself
-        self.learn.xb = tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb)
+        self.learn.xb = dl.finish(tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb))
 
 # %% ../nbs/04_callback.ipynb #5f33f54f
 class ProgressiveSampling(Callback):

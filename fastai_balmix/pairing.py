@@ -56,10 +56,12 @@ def open_item(
 # %% ../nbs/03_pairing.ipynb #d3668e60
 class Paired(LoaderExtension):
     "Loads batches of B items in the order of the loader `source`, followed by their class-balanced partners"
+    late = None
     def randomize(self): self.source.randomize()
     def after_iter(self): self.source.after_iter()
     def __len__(self): return len(self.source)
-    after_batch = property(lambda self: self.source.after_batch)
+    after_batch = property(lambda self: self.source.after_batch if self.late is None else self.early)
+    def finish(self, xb): return xb if self.late is None else self.late(xb)
 
     def wif(self):
         self.maker.num_workers,self.maker.offs = self.num_workers,self.offs
@@ -91,6 +93,13 @@ class Paired(LoaderExtension):
             self.i = min(done.stop, self.n_first)
             yield b
 
+# %% ../nbs/03_pairing.ipynb #d1487e9c
+def _without_normalize(pipe):
+    "Batch transforms without the `Normalize` that ends them, and that one; nothing where there is none, or images are no floats before"
+    fs = [*pipe.fs] if isinstance(pipe, Pipeline) else []
+    apart = fs and type(fs[-1]) is Normalize and any(isinstance(f, IntToFloatTensor) for f in fs)
+    return (Pipeline(fs[:-1], split_idx=pipe.split_idx),fs[-1]) if apart else (None,None)
+
 # %% ../nbs/03_pairing.ipynb #9a8dd242
 def pair_loader(
     dl, # Training loader: fastai's, or PyTorch's over a map-style data set
@@ -99,7 +108,8 @@ def pair_loader(
     per_item:bool=False, # One λ for each pair instead of one for each batch?
     labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
     rng:np.random.Generator|None=None, # Source of randomness for λ and partners
-    owner:str='pair_loader' # Name that errors and warnings give
+    owner:str='pair_loader', # Name that errors and warnings give
+    late:bool=False # Leave out a `Normalize` that comes last? `finish` makes up for it, on what was mixed.
 )->DataLoader:
     """A loader of paired batches; `dl` is left as it is.
 
@@ -108,7 +118,8 @@ def pair_loader(
     check_real(alpha, 'alpha', owner, low=0)
     check(alpha>0, 'alpha', owner, 'above 0', repr(alpha))
     source = fastai_loader(dl, owner)
-    return extend_loader(source, Paired, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
+    early,last = _without_normalize(source.after_batch) if late else (None,None)
+    return extend_loader(source, Paired, early=early, late=last, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
                          alpha=alpha, per_item=per_item, gen=ifnone(rng, np.random.default_rng()), owner=owner)
 
 # %% ../nbs/03_pairing.ipynb #09fbbe90
