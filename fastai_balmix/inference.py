@@ -60,6 +60,11 @@ def _own_answers(b, cpu=True, gather=True):
     "`to_detach` without the answers of other processes"
     return to_detach(b, cpu, False)
 
+def _gathered(idxs, bs, n_ranks):
+    "`idxs` in the order in which fastai gathers their predictions: each process has a part of them, and a batch of each follows the other"
+    share = max(-(-len(idxs)//n_ranks), 1)
+    return np.array(idxs)[np.argsort(np.arange(len(idxs)) % share // bs, kind='stable')]
+
 @patch
 def tta_flip(self:Learner,
     ds_idx:int=1, # Loader to use where `dl` is None, 0 for training and 1 for validation
@@ -79,15 +84,12 @@ def tta_flip(self:Learner,
         idxs = [*dl.get_idxs()]
         dl = dl.new(get_idxs=partial(list, idxs))
         if n_ranks==1 and num_distrib()>1:
-            # Else fastai would wait for what other processes answer, and the recorder for their metrics
+            # fastai would wait for the answers of other processes, and the recorder for their metrics
             dl.to_detach = _own_answers
             stack.callback(setattr, self.recorder, 'valid_metrics', self.recorder.valid_metrics)
             self.recorder.valid_metrics = False
         res = self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func), reorder=False)
-    # Each process has a part of the items in their order, and fastai gathers them batch by batch
-    share = max(-(-len(idxs)//n_ranks), 1)
-    gathered = np.argsort(np.arange(len(idxs)) % share // dl.bs, kind='stable')
-    return tuple(nested_reorder(res, tensor(np.argsort(np.array(idxs)[gathered], kind='stable'))))
+    return tuple(nested_reorder(res, tensor(_gathered(idxs, dl.bs, n_ranks).argsort(kind='stable'))))
 
 # %% ../nbs/07_inference.ipynb #597e3787
 def _prior(prior, name, owner, k, counts=None):

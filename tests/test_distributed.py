@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn import metrics as skm
 from torch.nn import functional as F
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
+from fastai_balmix.checkpoint import Checkpoint
 from launched import TRAIN,VALID,Fail,Pictures,Record,make_dls,make_learner,make_net,seen
 from toys import equal,flat,free_port,on_ranks,quiet_fit
 
@@ -77,7 +78,7 @@ def check_metrics(ranks, n):
 
 # --- accelerate launch ---
 
-def launch(world_size, folder, *args, timeout=300):
+def launch(world_size, folder, *args, timeout=600):
     "Exit code and words of `accelerate launch` on processes without a GPU"
     cmd = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', str(world_size), '--num_machines', '1', '--mixed_precision', 'no',
            '--dynamo_backend', 'no', '--main_process_port', str(free_port()), str(here/'launched.py'), str(folder), *args]
@@ -201,11 +202,10 @@ def rank_predicts(rank):
     def predict(**kwargs):
         with learn.no_bar(): return learn.tta_flip(**kwargs)
     with learn.distrib_ctx(): shared = [predict(), predict(ds_idx=0), predict(dl=make_dls(seed=rank).train)]
-    values = learn.final_record
     alone = [predict(), predict(ds_idx=0)]
     last = predict() if rank==1 else None
     torch.distributed.barrier()
-    return dict(shared=shared, alone=alone, last=last, net=learn.model, values=values)
+    return dict(shared=shared, alone=alone, last=last, net=learn.model)
 
 @pytest.mark.parametrize('world_size', [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_tta_flip_is_in_the_order_of_the_items_on_every_process(world_size):
@@ -217,6 +217,15 @@ def test_tta_flip_is_in_the_order_of_the_items_on_every_process(world_size):
     for o in on_ranks(world_size, rank_predicts):
         for got,ds in zip([*o['shared'],*o['alone'],o['last']], [valid,train,train,valid,train,valid]):
             if got is not None: check(got, o['net'], ds)
+
+def rank_keeps(rank, path):
+    learn = make_learner(make_dls())
+    with learn.distrib_ctx(), pytest.raises(ValueError) as e: quiet_fit(learn, 1, cbs=Checkpoint(path))
+    return str(e.value)
+
+def test_a_checkpoint_is_refused(tmp_path):
+    words = "The 'cbs' parameter of a fit with Checkpoint must be without DistributedTrainer, as several processes would write one file. Got 2 processes instead."
+    assert all(words in o for o in on_ranks(2, rank_keeps, tmp_path/'fit.pt'))
 
 # --- a process that dies ---
 

@@ -119,13 +119,13 @@ def _as_rank(rank, world_size, port, func, args):
     from fastai.distributed import DistributedDL
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     DistributedDL._broadcast = broadcast_on_cpu
     res = func(rank, *args)
     torch.distributed.destroy_process_group()
     return res
 
-def on_ranks(world_size, func, *args, timeout=120):
+def on_ranks(world_size, func, *args, timeout=300):
     "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
     pytest.importorskip('accelerate')
     port = free_port()
