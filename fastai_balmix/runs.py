@@ -356,7 +356,7 @@ def attempt(
             try: record = train(run, on_epoch)
             except DiskFull: raise
             except Exception as e:
-                line = f'{type(e).__name__}: {e}'.strip().replace('\n', ' ')
+                line = ' '.join([f'{type(e).__name__}: {e}',*getattr(e, '__notes__', ())]).strip().replace('\n', ' ')
                 write_file(run.path/'error.json', json.dumps(dict(run=run.key, method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, settings=run.settings,
                                                                   error=line, traceback=traceback.format_exc())).encode())
                 return Outcome(run.key, 'failed', error=line, new=True)
