@@ -16,6 +16,10 @@ mixers = {'per batch': lambda: BalancedMixUp(1.), 'per item': lambda: BalancedMi
 loaders = {'plain': lambda d: d, 'weighted': lambda d: d.weighted('sqrt', seed=1), 'cached': lambda d: d.cached('1MB'), 'both': lambda d: d.cached('1MB').weighted('class', seed=1)}
 events = 'before_train','before_batch','after_pred','after_loss','after_backward','after_step','after_batch','before_validate','after_epoch'
 
+class Exported(Points):
+    "Points of which `learn.export` leaves nothing"
+    def new_empty(self): return Exported((0,))
+
 class Stop(fv.Callback):
     "Raises in an event, at the `nth` time"
     def __init__(self, name, nth, order):
@@ -26,7 +30,7 @@ class Stop(fv.Callback):
         if not self.left: raise KeyboardInterrupt
 
 def make_learner(kind, path):
-    dls = loaders[kind](fv.DataLoaders(seeded_dl(Points()), seeded_dl(Points(seed=1), shuffle=False), device='cpu'))
+    dls = loaders[kind](fv.DataLoaders(seeded_dl(Exported()), seeded_dl(Exported(seed=1), shuffle=False), device='cpu'))
     return fv.Learner(dls, make_net(drop=.2), loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.1, metrics=imbalance_metrics(), path=path)
 
 class Driven(RuleBasedStateMachine):
