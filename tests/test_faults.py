@@ -134,6 +134,17 @@ def test_an_item_that_cannot_be_made_is_named(name, num_workers):
     assert cls is wanted or wanted is None and cls.__name__=='Local'
     check_after(learn, route, num_workers)
 
+def test_workers_end_although_their_error_is_held():
+    "As a notebook holds the last error; PyTorch's own loader keeps its workers until garbage is collected, and then waits 5 seconds for each"
+    fresh('balmix', 1)
+    learn,before = make_learner('balmix', num_workers=1),children(os.getpid())
+    learn.dls.train.dataset.fault = at_item(17, lambda: throw(lambda: ValueError('cut short')))
+    gc.disable()
+    try:
+        with pytest.raises(ValueError) as held: fit(learn, 'balmix')
+        assert until(lambda: children(os.getpid())==before, 10) and held
+    finally: gc.enable()
+
 @pytest.mark.parametrize('route', ['balmix per item','progressive','weighted','cached'])
 def test_every_loader_of_ours_names_the_item(route):
     fresh(route)
