@@ -331,6 +331,8 @@ def interrupted(n, seed):
     "Fits that are stopped by Ctrl-C after random times, as a terminal does it, to the workers as well; each time followed by a fit as of a fresh learner. What is wrong after each."
     rng,res = random.Random(seed),[]
     tempfile.tempdir = tempfile.mkdtemp()
+    gc.collect()
+    gc.freeze()
     for k in range(n):
         route,num_workers = ('balmix','all','weighted')[k%3],(2,0)[k//3%2]
         expected,learn = fresh(route, num_workers),make_learner(route, num_workers=num_workers)
@@ -353,7 +355,7 @@ def interrupted(n, seed):
 def test_ctrl_c_at_random_moments(): assert warm_call(interrupted, 3, 1)==[True]*3
 
 @pytest.mark.slow
-def test_ctrl_c_at_more_random_moments(): assert warm_call(interrupted, 20, 2)==[True]*20
+def test_ctrl_c_at_more_random_moments(): assert warm_call(interrupted, 20, 2, timeout=900)==[True]*20
 
 # A data set of another length
 
