@@ -122,10 +122,10 @@ class BalancedMixUp(MixedLoss):
         self.lam = dl.lam
         if not dl.mixed: return
         # Once a batch, and without waiting for a GPU
-        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.xb[0].device, non_blocking=True)
-        xb,xb1 = zip(*(split_pairs(x, self.lam) for x in self.xb))
+        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.yb[0].device, non_blocking=True)
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
-        self.learn.xb = tuple(mix_pairs(x, x1, self.lam_y) for x,x1 in zip(xb, xb1))
+        # An input may be a tuple itself
+        self.learn.xb = tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb)
 
 # %% ../nbs/04_callback.ipynb #5f33f54f
 class ProgressiveSampling(Callback):
@@ -199,6 +199,6 @@ class Remix(MixedLoss):
         self.lam = torch.tensor(self.rng.beta(self.alpha, self.alpha, n), dtype=torch.float32) if self.per_item else self.rng.beta(self.alpha, self.alpha)
         idx = torch.from_numpy(self.rng.permutation(n)).to(self.y.device)
         self.yb1 = tuple(y[idx] for y in self.yb)
-        self.learn.xb = tuple(mix_pairs(x, x[idx], self.lam) for x in self.xb)
+        self.learn.xb = tuple(apply(lambda x: mix_pairs(x, x[idx], self.lam), x) for x in self.xb)
         counts = torch.as_tensor(self.counts, device=self.y.device)
         self.lam_y = remix_weights(self.lam, *(counts[o.as_subclass(torch.Tensor).long()] for o in (self.y,self.yb1[0])), self.kappa, self.tau)

@@ -158,7 +158,8 @@ def check_inputs(
         except Exception: return
     check(isinstance(b, (tuple,list)) and len(b)>1, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
     n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
-    for x in b[:n_inp]:
+    def tensors(o): return [t for x in o for t in tensors(x)] if isinstance(o, (tuple,list)) else [o]
+    for x in tensors(b[:n_inp]):
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     for y in b[n_inp:]:
