@@ -348,6 +348,7 @@ def interrupted(n, seed):
             t.start()
             try: fit(learn, route, 10**6)
             except KeyboardInterrupt: stopped = True
+            except RuntimeError as e: stopped = 'DataLoader worker' in str(e) # where Python has swallowed it in this process, but not in a worker
             finally: done.set()
             t.join()
         res.append(stopped and torch.equal(refit(learn, route), expected))
