@@ -80,7 +80,7 @@ def nothing_left(learn, pipes=True):
     def same():
         gc.collect()
         return state()==before
-    assert until(same, 15), (before,state())
+    assert until(same, 60), (before,state())
 
 def raised(f, *errors):
     "The error of `f` as a user reads it, and its class; nothing holds the error, nor what its frames do"

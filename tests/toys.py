@@ -110,7 +110,12 @@ alphas = st.sampled_from([.05, .1, .2, .3, 1., 3.])
 
 # Processes
 
-def children(pid): return [int(o) for p in Path(f'/proc/{pid}/task').glob('*/children') for o in p.read_text().split()]
+def children(pid):
+    res = []
+    for p in Path(f'/proc/{pid}/task').glob('*/children'):
+        try: res += map(int, p.read_text().split())
+        except OSError: pass # a thread that has just ended
+    return res
 
 def alive(pid):
     try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
