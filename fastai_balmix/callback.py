@@ -71,6 +71,9 @@ class MixedLoss(Callback):
                 loss = self._weighted(1-self.lam_y, items, loss) + self._weighted(self.lam_y, items1, loss1)
         self.learn.loss_grad,self.learn.loss,self.yb1 = loss,loss.clone(),None
 
+    def before_backward(self):
+        check(self.loss_grad.numel()==1, 'loss_func', type(self).__name__, 'a loss that gives one number for a batch', f'a tensor of shape {tuple(self.loss_grad.shape)}')
+
     def _soft(self, y, y1):
         "Mixed labels of a batch, (B,K)"
         y,y1 = (o.as_subclass(torch.Tensor) for o in (y,y1))

@@ -48,7 +48,8 @@ def open_item(
     owner:str # Name that the error gives
 ):
     "Item `i` of a loader, as its item transforms make it. Raises a `ValueError` where the data set skips it."
-    item = dl.do_item(i)
+    try: item = dl.do_item(i)
+    except Exception as e: raise item_error(e, dl, i)
     if item is None: raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
                                        f"at item {i}: remove such items from the data set before training.")
     return item

@@ -20,7 +20,7 @@ from fastai.callback.mixup import CutMix,MixUp
 from fastai.data.load import SkipItemException
 from fastai.vision import all as fv
 from fastai_balmix.callback import BalancedMixUp
-from toys import Counting,Mute,params,quiet_fit,seeded_dl,tail_targets
+from toys import Counting,Mute,params,quiet_fit,restart,seeded_dl,tail_targets
 
 plt.switch_backend('agg')
 
@@ -54,16 +54,8 @@ class Steps(fv.Callback):
         assert self.learn.loss_func is self.loss_func0 and getattr(self.loss_func0, 'reduction', 'mean')=='mean'
         self.seen.append(params(self.learn).clone())
 
-def restart(learn):
-    "Put a learner back to where a new one starts: weights, optimiser, and every source of random numbers"
-    learn.model.load_state_dict(make_net().state_dict())
-    # fastai leaves the gradients of a step that was cut short
-    learn.model.zero_grad()
-    learn.opt,learn.dls.train.rng = None,random.Random(0)
-    fv.set_seed(1)
-
 def fit_steps(learn, cbs=None):
-    restart(learn)
+    restart(learn, make_net())
     steps = Steps(learn.loss_func)
     quiet_fit(learn, 2, [*fv.L(cbs), steps])
     return torch.stack(steps.seen)
