@@ -31,6 +31,7 @@ from PIL import Image
 from fastai.data.all import *
 from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
 from .checks import *
+from .sampling import *
 from .loaders import *
 from .store import *
 
@@ -212,8 +213,8 @@ def _order(loaders):
     n = sum(len(o.dataset) for o in loaders)
     try: y = train_labels(loaders[0])
     except ValueError: return np.arange(n) # without labels, as they come
-    # items that are never visited, since the loader has a length of its own, go last
-    return np.argsort(np.append(np.bincount(y)[y], np.full(n-len(y), n)), kind='stable')
+    # what a class-balanced draw brings most often is of the rarest class; items that are never visited, since the loader has a length of its own, go last
+    return np.argsort(np.append(-ClassSampler(y).item_probs(), np.zeros(n-len(y))), kind='stable')
 
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 

@@ -158,6 +158,8 @@ class Checkpoint(Callback):
         names = [str(o) for o in self.recorder.metric_names[1:-1 if self.recorder.add_time else None] if o not in ('train_loss','valid_loss')]
         savers = [cb for cb in self.learn.cbs if isinstance(cb, SaveModelCallback)]
         check(not savers, 'cbs', 'a fit with Checkpoint', 'without SaveModelCallback, whose work it does', str(savers))
+        alone = num_distrib()<=1 or not hasattr(self.learn, 'distributed_trainer')
+        check(alone, 'cbs', 'a fit with Checkpoint', 'without DistributedTrainer, as several processes would write one file', f'{num_distrib()} processes')
         check(self.path.parent.is_dir(), 'path', 'Checkpoint', 'in a folder that is there', repr(str(self.path)))
         check(self.monitor is None or self.monitor in names, 'monitor', 'Checkpoint', f'one of the metrics, {names}', repr(self.monitor))
         self.state = self._read()

@@ -1,13 +1,17 @@
 """What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, and
 hypothesis strategies under one small profile."""
 
-import random,socket
+import os,random,socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
 from fastai.data.all import DataLoader
+from conftest import warm_call
 
 settings.register_profile('toys', max_examples=30, deadline=None, derandomize=True, database=None)
 settings.load_profile('toys')
@@ -110,3 +114,24 @@ def broadcast_on_cpu(self, t, rank):
     t = torch.LongTensor(t)
     torch.distributed.broadcast(t, rank)
     return t.tolist()
+
+def _as_rank(rank, world_size, port, func, args):
+    from fastai.distributed import DistributedDL
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
+    DistributedDL._broadcast = broadcast_on_cpu
+    res = func(rank, *args)
+    torch.distributed.destroy_process_group()
+    return res
+
+def on_ranks(world_size, func, *args, timeout=300):
+    "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
+    pytest.importorskip('accelerate')
+    port = free_port()
+    def call(rank):
+        try: return warm_call(_as_rank, rank, world_size, port, func, args, timeout=timeout)
+        except Exception as e: return e
+    with ThreadPoolExecutor(world_size) as pool: res = [*pool.map(call, range(world_size))]
+    if errors := [o for o in res if isinstance(o, Exception)]: raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
+    return res
