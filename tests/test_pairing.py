@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset,RandomSampler,SubsetRandomSampler,T
 from fastai.data.load import _FakeLoader
 from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
     MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
-from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,mix_pairs,pair_loader,split_pairs
+from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
 from toys import Counting,Mute,Numbered,alphas,flat,item_numbers,seeded_dl,streams,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
@@ -177,6 +177,13 @@ def test_the_last_lam_of_pairs_belongs_to_the_short_batch():
     lams = [lam for _,_,lam in streams(p)]
     assert [len(o) for o in lams]==[40,40,10]
     np.testing.assert_allclose(flat(lams), p.lams, rtol=1e-6)
+
+@pytest.mark.parametrize('device,there', [(None,'cpu'), (torch.device('meta'),'meta')])
+def test_items_are_loaded_onto_the_loaders_device(device, there):
+    dl = numbers()
+    dl.device = device
+    x,y = load_items(dl, [2,0], 'test')
+    assert x.shape==(2,1) and x.device.type==y.device.type==there
 
 # --- the user's loader ---
 

@@ -17,7 +17,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,Dat
     ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
 from fastai_balmix.loaders import class_names,loader_sampler,train_labels
-from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,q_value,sampling_probs
+from fastai_balmix.sampling import ClassSampler,as_probs,class_counts,mixed_probs,q_value,sampling_probs
 from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
@@ -114,6 +114,7 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     (lambda: mixed_probs([.5,.6], [.5,.5], 1), "'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1"),
     (lambda: mixed_probs([.5,.5], [1.5,-.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
     (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
+    (lambda: as_probs([0.,1.], 'prior', 'Loss', positive=True), r"'prior' parameter of Loss must be probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]"),
     (lambda: mixed_probs([1.], [1.], -.1), r"'alpha' parameter of mixed_probs must be a float in the range \[0, inf\)\. Got -0\.1"),
     (lambda: ClassSampler([0,3], n_classes=3), r"'labels' parameter of ClassSampler must be ints in the range \[0, 2\]\. Got 3 at index 1"),
     (lambda: ClassSampler([0,1], n_classes=2.5), r"'n_classes' parameter of ClassSampler must be an int in the range \[1, inf\)\. Got 2\.5"),
