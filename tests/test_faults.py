@@ -76,11 +76,13 @@ def nothing_left(learn, pipes=True):
     gc.collect()
     before = state()
     yield
-    learn._end_cleanup() # fastai's learner keeps the batch at hand, which lies in a worker's shared memory, until its next fit is over
+    # fastai's learner keeps the batch at hand, which lies in a worker's shared memory, until its next fit is over, and the loss with all that its gradient needs
+    learn._end_cleanup()
+    learn.loss_grad = None
     def same():
         gc.collect()
         return state()==before
-    assert until(same, 60), (before,state())
+    assert until(same, 15), (before,state())
 
 def raised(f, *errors):
     "The error of `f` as a user reads it, and its class; nothing holds the error, nor what its frames do"
