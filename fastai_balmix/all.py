@@ -2,7 +2,7 @@
 
 `fastai_balmix.report` is imported for the methods it adds, such as `BalancedMixUp.show`, and `fastai_balmix.watch` for the check that it
 adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
-from fastai_balmix import cache,report,watch
+from fastai_balmix import cache,show,watch
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
 from fastai_balmix.checkpoint import Checkpoint
 from fastai_balmix.classifier import crt,tau_normalise
