@@ -25,6 +25,7 @@
 - `fastai_balmix.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
 - `fastai_balmix.sampling`: How many images has each class, how often should each be drawn, and drawing so.
 - `fastai_balmix.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
+- `fastai_balmix.sections`: From the dictionary of a report to what stands on its page: headings, sentences, figures and tables.
 - `fastai_balmix.show`: What a network is shown: the imbalance, and what mixing does to it and to the images.
 - `fastai_balmix.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.

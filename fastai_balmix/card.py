@@ -13,7 +13,7 @@ list(card)
 # %% auto #0
 __all__ = ['thumbnail', 'results_card', 'learner_card']
 
-# %% ../nbs/09d_card.ipynb #4705cc32
+# %% ../nbs/09d_card.ipynb #d07ed5b2
 import base64,hashlib,io,math,os,platform,re,warnings
 from datetime import datetime
 from functools import partial
@@ -39,9 +39,10 @@ from .images import *
 from .data import *
 from .runs import *
 from .summary import *
+from .figures import *
 from .answers import *
 
-# %% ../nbs/09d_card.ipynb #9258a2e9
+# %% ../nbs/09d_card.ipynb #d6336c0f
 def _group(positive, vocab, sizes, there):
     "Name and class numbers of what is looked for; by default the rarest class"
     own = 'report'
@@ -58,7 +59,7 @@ def _group(positive, vocab, sizes, there):
     check(0<len({*idx})<len(vocab), 'positive', own, 'some of the classes, not all', repr(positive))
     return name or ', '.join(vocab[i] for i in idx),sorted({*idx})
 
-# %% ../nbs/09d_card.ipynb #863ad635
+# %% ../nbs/09d_card.ipynb #67b04a99
 def thumbnail(
     image, # PIL image, or an array (H,W), (H,W,3)
     size:int=128 # Longest side, in pixels
@@ -86,7 +87,7 @@ def _plain(x):
     if isinstance(x, float) and not math.isfinite(x): return None
     return x if isinstance(x, (str,int,float,type(None))) else str(x)
 
-# %% ../nbs/09d_card.ipynb #b9e2abac
+# %% ../nbs/09d_card.ipynb #58f3517b
 def _data_of(results, data):
     "The data of a comparison, or None with the reason"
     if data is not None:
@@ -159,7 +160,7 @@ def _headline(s):
     n = s.verdicts.verdict.value_counts()
     if not len(n): return ['Nothing is compared: there is no second method that has runs in common with the baseline.']
     parts = [f'{n[k]} show {v}' if n[k]>1 else f'1 shows {v}' for k,v in _verdicts.items() if k in n]
-    return [f"{n.sum()} comparison{'s' if n.sum()>1 else ''} with {s.baseline}, on {', '.join(dict.fromkeys(s.verdicts.metric.str.replace('_', ' ')))}: {'; '.join(parts)}."]
+    return [f"{n.sum()} comparison{'s' if n.sum()>1 else ''} with {s.baseline}, on {', '.join(dict.fromkeys(map(metric_words, s.verdicts.metric)))}: {'; '.join(parts)}."]
 
 def _table(o): return dict(caption=o.caption, columns=[*map(str, o.cells.columns)], rows=[[*map(str, r)] for r in o.cells.values], notes=[*o.notes])
 
@@ -210,7 +211,7 @@ def results_card(
     repeated = ', '.join(dict.fromkeys(s.table.runs))
     facts = [['Data',meta['data']], ['Classes',f"{k}{', ordered' if meta['ordered'] else ''}"], ['Images reported',f'{int(reported.sum()):,}' + (f', of {n_groups:,} groups' if n_groups else '')],
              ['Methods',', '.join(dict.fromkeys(m for _,m in order))], ['Networks',', '.join(dict.fromkeys(a for a,_ in order))], ['Repeated',repeated], ['Compared with',s.baseline],
-             ['Epoch chosen by',meta['monitor'].replace('_', ' ')+(' on the reported images' if meta['selection']=='reported-fold' else ' on a selection split')]]
+             ['Epoch chosen by',metric_words(meta['monitor'])+(' on the reported images' if meta['selection']=='reported-fold' else ' on a selection split')]]
     return _plain(dict(kind='comparison', title=f"{meta['data']}: {len(order)} networks compared" if len(order)>1 else f"{meta['data']}: {order[0][1]}", made=datetime.now().astimezone().isoformat(timespec='minutes'),
         lead=_headline(s), facts=facts, vocab=vocab, ordered=meta['ordered'], sizes=reported if sizes is None else sizes, classes=classes,
         sampling=None if sizes is None else {o: v for o,v in _shown(sizes, _alphas([m for _,m in order])).items()}, networks=networks, baseline=s.baseline, monitor=meta['monitor'],
@@ -220,7 +221,7 @@ def results_card(
         versions=[['fastai_balmix',meta['version']], ['versions','; '.join(results.df.versions.dropna().unique())], ['revision','; '.join(results.df.revision.dropna().unique()) or '–'],
                   ['data fingerprint',meta['fingerprint']], ['settings',meta['settings']], ['first run started',str(results.df.started.min())]], missing=missing))
 
-# %% ../nbs/09d_card.ipynb #fdfb3533
+# %% ../nbs/09d_card.ipynb #8402e910
 def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
     order = np.random.default_rng(seed).permutation(len(targs))
@@ -332,7 +333,7 @@ def learner_card(
     rows = []
     for o,p in run['probs'].items():
         cis = [confidence_interval(p, targs, f, n=n) for f in (mcc,balanced_acc,macro_f1)]
-        rows.append([{'as trained':'as trained', 'train prevalence':'at the training prevalence', 'balanced prior':'under the balanced prior'}[o], *(f'{100*c.value:.2f} ({100*c.low:.2f} to {100*c.high:.2f})' for c in cis)])
+        rows.append([point_words[o], *(f'{100*c.value:.2f} ({100*c.low:.2f} to {100*c.high:.2f})' for c in cis)])
     notes = ['95 % intervals by bootstrap of the validation images: they say how it would be with other images, not with another training.']
     if len(rows)>1: notes.append('Other operating points are calibrated on the other four fifths of the validation images.')
     h = hashlib.sha256('\x1f'.join([*vocab, *map(str, paths), *map(str, targs), *map(str, [] if y is None else y)]).encode('utf-8', 'surrogatepass')).hexdigest()[:32]
