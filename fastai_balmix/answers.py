@@ -8,7 +8,7 @@ seeds."""
 # %% auto #0
 __all__ = ['recall_change', 'worst_mistakes', 'auroc_interval', 'against_rest', 'pooled_answers', 'shares_of', 'network_answers']
 
-# %% ../nbs/09c_answers.ipynb #2ded3487
+# %% ../nbs/09c_answers.ipynb #5095ea74
 import math
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from .scores import *
 from .intervals import *
 from .inference import *
 
-# %% ../nbs/09c_answers.ipynb #134700bb
+# %% ../nbs/09c_answers.ipynb #d77f4365
 def recall_change(
     right, # Was each image answered rightly? (N,), bools, or shares where several networks of a method answered
     before, # The same of the method it is compared with
@@ -39,7 +39,7 @@ def recall_change(
     low,high = (np.where(n>0, o, np.nan) for o in (np.clip(mid-half, -1, 1),np.clip(mid+half, -1, 1)))
     return pd.DataFrame(dict(support=n.astype(np.int64), change=change, low=low, high=high), index=pd.Index([*map(str, range(k) if vocab is None else vocab)], name='class'))
 
-# %% ../nbs/09c_answers.ipynb #be40779b
+# %% ../nbs/09c_answers.ipynb #9aff47eb
 def worst_mistakes(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
@@ -59,7 +59,7 @@ def worst_mistakes(
                            probability=p[wrong,pred[wrong]].astype(float), of_true=of_true[wrong].astype(float)))
     return df.drop_duplicates('path').head(n).reset_index(drop=True)
 
-# %% ../nbs/09c_answers.ipynb #b745376f
+# %% ../nbs/09c_answers.ipynb #d749c08c
 def auroc_interval(
     score, # Probability of the group, (N,)
     y, # Does the item belong to it? (N,) bools
@@ -97,7 +97,7 @@ def against_rest(
     return dict(positives=float(two[1].sum()), negatives=float(two[0].sum()), sensitivity=[r.recall,r.recall_low,r.recall_high], specificity=[r.specificity,r.specificity_low,r.specificity_high],
                 ppv=[r.ppv,low[0],high[0]], npv=[r.npv,low[1],high[1]])
 
-# %% ../nbs/09c_answers.ipynb #8437b636
+# %% ../nbs/09c_answers.ipynb #0837c181
 def pooled_answers(
     runs:list # A dict for each run: `targs` (N,), `paths` (N,), `groups` (N,) or None, `shares` of the classes in training (K,), and `probs` by operating point, each (N,K)
 )->dict: # `targs`, `paths`, `groups`, `probs` by point, `code`, the number of each answer's image, and `weight`
@@ -171,8 +171,8 @@ def network_answers(
     if sizes is not None: table['images'] = sizes
     right,res = _right(pool),dict(name=name, confusion=cms['as trained'].tolist(), accuracy=float(np.trace(cms['as trained'])/cms['as trained'].sum()), per_class=_rows(table))
     if before is not None:
-        both = right.join(before, rsuffix='_before', how='inner')
-        change = recall_change(both.right, both.right_before, both.targ, vocab)
+        both = right.join(before.right.rename('before'), how='inner')
+        change = recall_change(both.right, both.before, both.targ, vocab)
         if sizes is not None: change['images'] = sizes
         res['change'] = _rows(change)
     if 'train prevalence' in pool['probs']:

@@ -13,7 +13,7 @@ list(card)
 # %% auto #0
 __all__ = ['thumbnail', 'results_card', 'learner_card']
 
-# %% ../nbs/09d_card.ipynb #d07ed5b2
+# %% ../nbs/09d_card.ipynb #da353859
 import base64,hashlib,io,math,os,platform,re,warnings
 from datetime import datetime
 from functools import partial
@@ -42,7 +42,7 @@ from .summary import *
 from .figures import *
 from .answers import *
 
-# %% ../nbs/09d_card.ipynb #d6336c0f
+# %% ../nbs/09d_card.ipynb #bc69b7d8
 def _group(positive, vocab, sizes, there):
     "Name and class numbers of what is looked for; by default the rarest class"
     own = 'report'
@@ -59,7 +59,7 @@ def _group(positive, vocab, sizes, there):
     check(0<len({*idx})<len(vocab), 'positive', own, 'some of the classes, not all', repr(positive))
     return name or ', '.join(vocab[i] for i in idx),sorted({*idx})
 
-# %% ../nbs/09d_card.ipynb #67b04a99
+# %% ../nbs/09d_card.ipynb #aed9217d
 def thumbnail(
     image, # PIL image, or an array (H,W), (H,W,3)
     size:int=128 # Longest side, in pixels
@@ -87,7 +87,7 @@ def _plain(x):
     if isinstance(x, float) and not math.isfinite(x): return None
     return x if isinstance(x, (str,int,float,type(None))) else str(x)
 
-# %% ../nbs/09d_card.ipynb #58f3517b
+# %% ../nbs/09d_card.ipynb #4f36fd25
 def _data_of(results, data):
     "The data of a comparison, or None with the reason"
     if data is not None:
@@ -221,7 +221,7 @@ def results_card(
         versions=[['fastai_balmix',meta['version']], ['versions','; '.join(results.df.versions.dropna().unique())], ['revision','; '.join(results.df.revision.dropna().unique()) or '–'],
                   ['data fingerprint',meta['fingerprint']], ['settings',meta['settings']], ['first run started',str(results.df.started.min())]], missing=missing))
 
-# %% ../nbs/09d_card.ipynb #8402e910
+# %% ../nbs/09d_card.ipynb #941120c0
 def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
     order = np.random.default_rng(seed).permutation(len(targs))
@@ -276,10 +276,10 @@ def _name_of(o): return getattr(o, 'name', None) if isinstance(getattr(o, 'name'
 
 def _learner_settings(learn, dls):
     "How the network was made, as far as the learner tells"
-    train,opt = item_loader(dls.train),getattr(learn.opt_func, 'func', learn.opt_func)
+    train,opt = item_loader(fastai_loader(dls.train, 'report')),getattr(learn.opt_func, 'func', learn.opt_func)
     kwargs = getattr(learn.opt_func, 'keywords', {})
     tfms = [f'{n}: {", ".join(map(_name_of, getattr(train, n).fs))}' for n in ('after_item','after_batch') if hasattr(getattr(train, n, None), 'fs')]
-    own = [cb for cb in learn.cbs if type(cb).__name__ not in ('TrainEvalCallback','Recorder','CastToTensor','ProgressCallback','FitWatch')]
+    own = [cb for cb in learn.cbs if type(cb).__name__ not in ('TrainEvalCallback','Recorder','CastToTensor','ProgressCallback','FitCheck')]
     return [['network',type(learn.model).__name__], ['parameters',f'{sum(p.numel() for p in learn.model.parameters()):,}'], ['loss',_name_of(learn.loss_func)],
             ['optimiser',' '.join([_name_of(opt),*(f'{k}={v}' for k,v in kwargs.items())])], ['learning rate given to the learner',str(learn.lr)], ['weight decay',str(learn.wd)],
             ['batch size',str(train.bs)], ['transforms','; '.join(tfms) or '–'], ['callbacks of the learner',', '.join(map(_name_of, own)) or 'none'],
@@ -300,6 +300,7 @@ def learner_card(
     check_int(n_mistakes, 'n_mistakes', 'report')
     dls = learn.dls
     dl = fastai_loader(dls.valid, 'report')
+    history = _history_of(learn) # a forward pass starts the recorder anew
     if preds is None:
         with learn.no_bar(): preds = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=activation_of(learn.loss_func))
     probs,targs = preds[:2]
@@ -323,7 +324,7 @@ def learner_card(
     at = float(shares[group].sum()) if prevalence is None else prevalence
     check_real(at, 'prevalence', 'report', low=0, high=1, high_open=True)
     net,_ = network_answers(name, [run], vocab, sizes, None, group, at, n_mistakes)
-    net |= dict(method=name, arch=type(learn.model).__name__, history=_history_of(learn), runs=1)
+    net |= dict(method=name, arch=type(learn.model).__name__, history=history, runs=1)
     if net['history'] is None: missing['history'] = 'There are no training curves: this learner was not trained in this session.'
     if 'detection' not in net: missing['detection'] = f'{looked} is not looked at against the rest: the validation images are all of it, or none is.'
     lost,all_ = _pictured([net], lambda o: _item_picture(dl, int(o['item'])))

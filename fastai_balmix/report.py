@@ -15,7 +15,7 @@ __all__ = ['Report', 'report', 'balmix_report', 'class_distribution', 'plot_clas
            'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_operating_curve', 'plot_comparison',
            'plot_roc', 'plot_history', 'top_mistakes', 'recall_change', 'worst_mistakes']
 
-# %% ../nbs/10_report.ipynb #62bcb32a
+# %% ../nbs/10_report.ipynb #8c9b8bb7
 import base64,hashlib,sys
 from importlib.resources import files
 from pathlib import Path
@@ -32,11 +32,11 @@ from .answers import *
 from .card import *
 from .sections import *
 
-# %% ../nbs/10_report.ipynb #1e32ffaf
+# %% ../nbs/10_report.ipynb #8ae92ad6
 _all_ = ['class_distribution', 'plot_class_distribution', 'plot_confusion', 'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_operating_curve', 'plot_comparison', 'plot_roc',
          'plot_history', 'top_mistakes', 'recall_change', 'worst_mistakes']
 
-# %% ../nbs/10_report.ipynb #a1335408
+# %% ../nbs/10_report.ipynb #c3d22075
 def _file(name): return (files('fastai_balmix')/name).read_text(encoding='utf-8')
 
 def _rendered(card, names, **kwargs):
@@ -96,7 +96,7 @@ def report(
     r = Report(card(results_or_learn, **kwargs))
     return r if out is None else r.save(out)
 
-# %% ../nbs/10_report.ipynb #e6aa5f37
+# %% ../nbs/10_report.ipynb #6cba77d2
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it

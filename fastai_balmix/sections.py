@@ -8,7 +8,7 @@ for who cannot see it and a table of its numbers."""
 # %% auto #0
 __all__ = ['sections', 'svg']
 
-# %% ../nbs/09e_sections.ipynb #4c8f0f0b
+# %% ../nbs/09e_sections.ipynb #221933eb
 import io,re,warnings
 from xml.etree import ElementTree
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 from .figures import *
 
-# %% ../nbs/09e_sections.ipynb #fde1d43e
+# %% ../nbs/09e_sections.ipynb #88e0bd41
 _style = {'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none', 'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}
 _inks = {'#000000':'currentColor', **{c.lower():f'var(--c{i})' for i,c in enumerate(colours)}}
 
@@ -61,7 +61,7 @@ def svg(
     root.set('aria-label', alt)
     return dict(svg=Markup(ElementTree.tostring(root, encoding='unicode')), width=round(width))
 
-# %% ../nbs/09e_sections.ipynb #9f215786
+# %% ../nbs/09e_sections.ipynb #b207602b
 def _num(x, text=None): return dict(n='NaN' if x is None or np.isnan(x) else x, text='–' if x is None or np.isnan(x) else text if text is not None else f'{x:,.0f}')
 def _pct(x, low=None, high=None, sign=''):
     if x is None or np.isnan(x): return _num(None)
@@ -169,7 +169,7 @@ def _classes(card):
             rows = []
             for c in (t.index if card['ordered'] else t.index[by_size(card['sizes'])]):
                 v = t.loc[c]
-                rows.append([c, *[_num(v.images)]*('images' in t), _num(v.support), _pct(v.recall, v.recall_low, v.recall_high), _pct(v.precision, v.precision_low, v.precision_high), _num(100*v.f1, f'{100*v.f1:.1f}'),
+                rows.append([c, *([_num(v.images)] if 'images' in t else []), _num(v.support), _pct(v.recall, v.recall_low, v.recall_high), _pct(v.precision, v.precision_low, v.precision_high), _num(100*v.f1, f'{100*v.f1:.1f}'),
                              *([] if change is None else [_pct(change.change[c], change.low[c], change.high[c], '+')])])
             head = ['class', *['training images']*('images' in t), 'images reported', 'recall, %', 'precision, %', 'F1, %', *([] if change is None else [f'change of recall from {base["name"]}, points'])]
             res.append(_figures((draw, alt, f"{o['name']}: recall by class", f'class{i}-{j}'), tables=[_table(f"Classes under {o['name']}", head, rows)]))
