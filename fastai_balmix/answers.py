@@ -8,7 +8,7 @@ seeds."""
 # %% auto #0
 __all__ = ['recall_change', 'worst_mistakes', 'auroc_interval', 'against_rest', 'pooled_answers', 'shares_of', 'network_answers']
 
-# %% ../nbs/09c_answers.ipynb #5095ea74
+# %% ../nbs/09c_answers.ipynb #edeca3cc
 import math
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from .scores import *
 from .intervals import *
 from .inference import *
 
-# %% ../nbs/09c_answers.ipynb #d77f4365
+# %% ../nbs/09c_answers.ipynb #25917eaa
 def recall_change(
     right, # Was each image answered rightly? (N,), bools, or shares where several networks of a method answered
     before, # The same of the method it is compared with
@@ -39,7 +39,7 @@ def recall_change(
     low,high = (np.where(n>0, o, np.nan) for o in (np.clip(mid-half, -1, 1),np.clip(mid+half, -1, 1)))
     return pd.DataFrame(dict(support=n.astype(np.int64), change=change, low=low, high=high), index=pd.Index([*map(str, range(k) if vocab is None else vocab)], name='class'))
 
-# %% ../nbs/09c_answers.ipynb #9aff47eb
+# %% ../nbs/09c_answers.ipynb #59d7a902
 def worst_mistakes(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
@@ -59,7 +59,7 @@ def worst_mistakes(
                            probability=p[wrong,pred[wrong]].astype(float), of_true=of_true[wrong].astype(float)))
     return df.drop_duplicates('path').head(n).reset_index(drop=True)
 
-# %% ../nbs/09c_answers.ipynb #d749c08c
+# %% ../nbs/09c_answers.ipynb #67a22d5f
 def auroc_interval(
     score, # Probability of the group, (N,)
     y, # Does the item belong to it? (N,) bools
@@ -97,7 +97,7 @@ def against_rest(
     return dict(positives=float(two[1].sum()), negatives=float(two[0].sum()), sensitivity=[r.recall,r.recall_low,r.recall_high], specificity=[r.specificity,r.specificity_low,r.specificity_high],
                 ppv=[r.ppv,low[0],high[0]], npv=[r.npv,low[1],high[1]])
 
-# %% ../nbs/09c_answers.ipynb #0837c181
+# %% ../nbs/09c_answers.ipynb #d788e8a7
 def pooled_answers(
     runs:list # A dict for each run: `targs` (N,), `paths` (N,), `groups` (N,) or None, `shares` of the classes in training (K,), and `probs` by operating point, each (N,K)
 )->dict: # `targs`, `paths`, `groups`, `probs` by point, `code`, the number of each answer's image, and `weight`

@@ -13,7 +13,7 @@ list(card)
 # %% auto #0
 __all__ = ['thumbnail', 'results_card', 'learner_card']
 
-# %% ../nbs/09d_card.ipynb #da353859
+# %% ../nbs/09d_card.ipynb #38d1d0ae
 import base64,hashlib,io,math,os,platform,re,warnings
 from datetime import datetime
 from functools import partial
@@ -42,7 +42,7 @@ from .summary import *
 from .figures import *
 from .answers import *
 
-# %% ../nbs/09d_card.ipynb #bc69b7d8
+# %% ../nbs/09d_card.ipynb #0ce4dda9
 def _group(positive, vocab, sizes, there):
     "Name and class numbers of what is looked for; by default the rarest class"
     own = 'report'
@@ -59,7 +59,7 @@ def _group(positive, vocab, sizes, there):
     check(0<len({*idx})<len(vocab), 'positive', own, 'some of the classes, not all', repr(positive))
     return name or ', '.join(vocab[i] for i in idx),sorted({*idx})
 
-# %% ../nbs/09d_card.ipynb #aed9217d
+# %% ../nbs/09d_card.ipynb #aafdad88
 def thumbnail(
     image, # PIL image, or an array (H,W), (H,W,3)
     size:int=128 # Longest side, in pixels
@@ -87,7 +87,7 @@ def _plain(x):
     if isinstance(x, float) and not math.isfinite(x): return None
     return x if isinstance(x, (str,int,float,type(None))) else str(x)
 
-# %% ../nbs/09d_card.ipynb #4f36fd25
+# %% ../nbs/09d_card.ipynb #2e6467d7
 def _data_of(results, data):
     "The data of a comparison, or None with the reason"
     if data is not None:
@@ -221,7 +221,7 @@ def results_card(
         versions=[['fastai_balmix',meta['version']], ['versions','; '.join(results.df.versions.dropna().unique())], ['revision','; '.join(results.df.revision.dropna().unique()) or '–'],
                   ['data fingerprint',meta['fingerprint']], ['settings',meta['settings']], ['first run started',str(results.df.started.min())]], missing=missing))
 
-# %% ../nbs/09d_card.ipynb #941120c0
+# %% ../nbs/09d_card.ipynb #04ffea92
 def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
     order = np.random.default_rng(seed).permutation(len(targs))

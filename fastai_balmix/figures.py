@@ -14,13 +14,13 @@ __all__ = ['colours', 'point_words', 'series', 'metric_words', 'label', 'by_size
            'plot_confusion', 'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_comparison', 'plot_roc',
            'plot_history', 'top_mistakes']
 
-# %% ../nbs/09b_figures.ipynb #f99f37a6
+# %% ../nbs/09b_figures.ipynb #41d4c7db
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 from .checks import *
 
-# %% ../nbs/09b_figures.ipynb #ad88ae4d
+# %% ../nbs/09b_figures.ipynb #05529522
 colours = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9' # Okabe and Ito, but for black and yellow
 _shapes,_dashes = 'osD^vPX','- -- -. :'.split()
 
@@ -43,7 +43,7 @@ def label(
     n:int=24 # Most characters
 )->str:
     "A name as matplotlib draws it: printable, in one line, shortened, and no formula"
-    s = ''.join(c for c in ' '.join(str(name).split()) if c.isprintable())
+    s = ' '.join(''.join(c for c in str(name) if c.isprintable() or c.isspace()).split())
     return (s if len(s)<=n else s[:n-1]+'…').replace('$', r'\$')
 
 def _axes(ax, width, height): return plt.subplots(figsize=(width,height), layout='constrained')[1] if ax is None else ax
@@ -65,7 +65,7 @@ def by_size(
     n = np.asarray(sizes, dtype=np.float64)
     return np.arange(len(n)) if ordered else np.argsort(-np.nan_to_num(n), kind='stable')
 
-# %% ../nbs/09b_figures.ipynb #efa001a2
+# %% ../nbs/09b_figures.ipynb #85c0b4ee
 def plot_shares(
     shares, # Class shares by name, {name: (K,)}
     vocab=None, # Names of the classes. Default: their numbers.
@@ -130,7 +130,7 @@ def plot_operating_curve(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/09b_figures.ipynb #a4f837cd
+# %% ../nbs/09b_figures.ipynb #da8b8c9c
 def plot_confusion(
     cm, # Confusion matrix, a row for each true class, (K,K)
     vocab=None, # Names of the classes. Default: their numbers.
@@ -172,7 +172,7 @@ def plot_confusion(
     ax.tick_params(which='both', length=0)
     return ax
 
-# %% ../nbs/09b_figures.ipynb #e097dd1c
+# %% ../nbs/09b_figures.ipynb #55f34fe9
 def _ranked(df):
     "Rows by number of training images, or else by support"
     return df.iloc[by_size(df['images'] if 'images' in df else df['support'])]
@@ -230,7 +230,7 @@ def plot_recall_change(
     ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0,1), ncols=3, borderaxespad=.2)
     return ax
 
-# %% ../nbs/09b_figures.ipynb #2d78d89e
+# %% ../nbs/09b_figures.ipynb #bb11fa0b
 def plot_reliability(
     bins, # Table of `calibration_bins` by name, {name: DataFrame}, or one
     ax=None # Matplotlib `Axes` to draw on
@@ -306,7 +306,7 @@ def plot_history(
     ax.legend(frameon=False, fontsize=8)
     return ax
 
-# %% ../nbs/09b_figures.ipynb #90b04684
+# %% ../nbs/09b_figures.ipynb #e80c0cf5
 def top_mistakes(
     mistakes:pd.DataFrame, # As of `worst_mistakes`: `path`, `true`, `predicted`, `probability`
     images, # The image of each row, PIL or array; None where it cannot be had

@@ -4,7 +4,7 @@ The page. `report` makes one HTML file of a comparison's folder, or of a learner
 no network and no server; `balmix-report` is the same as a command. The pictures are those of [figures](09b_figures.ipynb), and the numbers those of a plain dictionary, see [card](09c_card.ipynb).
 
 ```python
-r = report(res, out/'report.html')
+r = report(res, 'report.html')
 r
 ```"""
 
@@ -15,7 +15,7 @@ __all__ = ['Report', 'report', 'balmix_report', 'class_distribution', 'plot_clas
            'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_operating_curve', 'plot_comparison',
            'plot_roc', 'plot_history', 'top_mistakes', 'recall_change', 'worst_mistakes']
 
-# %% ../nbs/10_report.ipynb #8c9b8bb7
+# %% ../nbs/10_report.ipynb #7b01087a
 import base64,hashlib,sys
 from importlib.resources import files
 from pathlib import Path
@@ -32,11 +32,11 @@ from .answers import *
 from .card import *
 from .sections import *
 
-# %% ../nbs/10_report.ipynb #8ae92ad6
+# %% ../nbs/10_report.ipynb #b78f2df8
 _all_ = ['class_distribution', 'plot_class_distribution', 'plot_confusion', 'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_operating_curve', 'plot_comparison', 'plot_roc',
          'plot_history', 'top_mistakes', 'recall_change', 'worst_mistakes']
 
-# %% ../nbs/10_report.ipynb #c3d22075
+# %% ../nbs/10_report.ipynb #4820fadf
 def _file(name): return (files('fastai_balmix')/name).read_text(encoding='utf-8')
 
 def _rendered(card, names, **kwargs):
@@ -96,7 +96,7 @@ def report(
     r = Report(card(results_or_learn, **kwargs))
     return r if out is None else r.save(out)
 
-# %% ../nbs/10_report.ipynb #6cba77d2
+# %% ../nbs/10_report.ipynb #2459db3d
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it

@@ -8,7 +8,7 @@ for who cannot see it and a table of its numbers."""
 # %% auto #0
 __all__ = ['sections', 'svg']
 
-# %% ../nbs/09e_sections.ipynb #221933eb
+# %% ../nbs/09e_sections.ipynb #7e01ccba
 import io,re,warnings
 from xml.etree import ElementTree
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 from .figures import *
 
-# %% ../nbs/09e_sections.ipynb #88e0bd41
+# %% ../nbs/09e_sections.ipynb #505a1994
 _style = {'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none', 'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}
 _inks = {'#000000':'currentColor', **{c.lower():f'var(--c{i})' for i,c in enumerate(colours)}}
 
@@ -61,7 +61,7 @@ def svg(
     root.set('aria-label', alt)
     return dict(svg=Markup(ElementTree.tostring(root, encoding='unicode')), width=round(width))
 
-# %% ../nbs/09e_sections.ipynb #b207602b
+# %% ../nbs/09e_sections.ipynb #3a46e40b
 def _num(x, text=None): return dict(n='NaN' if x is None or np.isnan(x) else x, text='–' if x is None or np.isnan(x) else text if text is not None else f'{x:,.0f}')
 def _pct(x, low=None, high=None, sign=''):
     if x is None or np.isnan(x): return _num(None)
