@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_balmix.callback.remix_weights': ( 'callback.html#remix_weights',
                                                                                   'fastai_balmix/callback.py')},
             'fastai_balmix.card': { 'fastai_balmix.card._alphas': ('card.html#_alphas', 'fastai_balmix/card.py'),
+                                    'fastai_balmix.card._check_share': ('card.html#_check_share', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._classes': ('card.html#_classes', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._common_limits': ('card.html#_common_limits', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._cross_calibrated': ('card.html#_cross_calibrated', 'fastai_balmix/card.py'),

@@ -43,6 +43,10 @@ from .figures import *
 from .answers import *
 
 # %% ../nbs/09d_card.ipynb #0ce4dda9
+def _check_share(at):
+    check_real(at, 'prevalence', 'report', low=0, high=1, high_open=True)
+    check(at>0, 'prevalence', 'report', 'above 0', repr(at))
+
 def _group(positive, vocab, sizes, there):
     "Name and class numbers of what is looked for; by default the rarest class"
     own = 'report'
@@ -57,7 +61,8 @@ def _group(positive, vocab, sizes, there):
         elif str(o) in vocab: idx.append(vocab.index(str(o)))
         else: raise ValueError(f"The 'positive' parameter of {own} must be a class, a list of classes, or one list by its name. Got {o!r} instead. {nearest(o, vocab)}")
     check(0<len({*idx})<len(vocab), 'positive', own, 'some of the classes, not all', repr(positive))
-    return name or ', '.join(vocab[i] for i in idx),sorted({*idx})
+    idx = sorted({*idx})
+    return name or ', '.join(vocab[i] for i in idx),idx
 
 # %% ../nbs/09d_card.ipynb #aafdad88
 def thumbnail(
@@ -198,7 +203,7 @@ def results_card(
             name,group = _group(positive, vocab, sizes, reported)
             shares = np.mean([r['shares'] for r in runs], 0)
             at = float(shares[group].sum()) if prevalence is None else prevalence
-            check_real(at, 'prevalence', 'report', low=0, high=1, high_open=True)
+            _check_share(at)
         net,right = network_answers(method if len({a for a,_ in order})==1 else f'{arch}, {method}', runs, vocab, sizes, held, group, at, n_mistakes, before.get(arch))
         if method==s.baseline: before[arch] = right
         networks.append(net | dict(method=method, arch=arch, history=_mean_history(records), runs=len(runs), seconds=float(np.mean([r['seconds'] for r in records]))))
@@ -322,7 +327,7 @@ def learner_card(
     classes,reported,_ = _classes(vocab, sizes, pooled_answers([run]), k)
     looked,group = _group(positive, vocab, sizes, reported)
     at = float(shares[group].sum()) if prevalence is None else prevalence
-    check_real(at, 'prevalence', 'report', low=0, high=1, high_open=True)
+    _check_share(at)
     net,_ = network_answers(name, [run], vocab, sizes, None, group, at, n_mistakes)
     net |= dict(method=name, arch=type(learn.model).__name__, history=history, runs=1)
     if net['history'] is None: missing['history'] = 'There are no training curves: this learner was not trained in this session.'

@@ -213,18 +213,16 @@ def plot_recall_change(
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
 ): # The `Axes`
-    "Change of each class's recall, with its paired interval: who gained and who paid"
+    "Change of each class's recall, with its paired interval: who gained and who paid, as far as the interval leaves out 0"
     check(isinstance(change, pd.DataFrame) and {'change','low','high','support'} <= {*change.columns}, 'change', 'plot_recall_change', 'a table as of `recall_change`', type(change).__name__)
     t = change if ordered else _ranked(change)
     k = len(t)
     ax = _axes(ax, float(np.clip(.4*k, 5, 11)), 3.2)
     c,low,high = (100*t[o].to_numpy(float) for o in ('change','low','high'))
     ax.axhline(0, lw=1, color='0.5', zorder=0)
-    for up,style in ((True,dict(marker='^', color=colours[0], label='gained')),(False,dict(marker='v', color=colours[1], label='paid'))):
-        on = (c>0) if up else (c<0)
+    looks = (low>0,dict(marker='^', color=colours[0], label='gained')),(high<0,dict(marker='v', color=colours[1], label='paid')),(~((low>0)|(high<0)),dict(marker='o', color='0.5', mfc='none', label='not told from no change'))
+    for on,style in looks:
         if on.any(): ax.errorbar(np.flatnonzero(on), c[on], np.abs(np.stack([c-low,high-c]))[:,on], ls='', elinewidth=1, capsize=2 if k<=30 else 0, ms=6 if k<=30 else 3, **style)
-    same = c==0
-    if same.any(): ax.errorbar(np.flatnonzero(same), c[same], np.abs(np.stack([c-low,high-c]))[:,same], ls='', marker='o', color='0.5', elinewidth=1, ms=4, label='as before')
     _by_class(ax, t, ordered)
     ax.set_ylabel('change of recall, points')
     ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0,1), ncols=3, borderaxespad=.2)

@@ -177,7 +177,7 @@ def _classes(card):
 
 def _operating(card):
     if 'curve' in card['missing']: return _lacks(card, 'curve')
-    res = [_text('Each network can be moved along the class priors without training: from equal shares (square) to those of the training images (circle). The star is the network as trained. Methods on one curve differ in their operating point only; a curve further up and to the right was learned.')]
+    res = [_text('Each network can be moved along the class priors without training: from equal shares (square) to those of the training images (circle). The star is the network as trained. Methods on one curve differ in their operating point only; a curve further up and to the right has learned more, as far as chance allows to say: that is what the comparison tests.')]
     for i,(arch,nets) in enumerate(_by_arch(card).items()):
         curves = {o['name']: _frame(o['curve'], 't') for o in nets}
         marks = {o['name']: o['mark'] for o in nets}
@@ -221,12 +221,12 @@ def _reliability(card):
         rows.append([o['name'], *(_num(100*e[p][m], f'{100*e[p][m]:.2f}') for m in ('calibration_error','brier') for p in e)])
         bins += [[o['name'], p, _num(100*u, f'{100*u:.0f}'), _num(v.n), _pct(v.confidence), _pct(v.accuracy)] for p,b in o['bins'].items() for u,v in _frame(b, 'up to').iterrows() if v.n]
     return res + [_figures(*figs, tables=[_table('Reliability', ['network','','confidence up to, %','answers','mean confidence, %','right answers, %'], bins)]),
-                  _table('Errors of probabilities, in percent', ['network','calibration error as trained','calibrated','Brier error as trained','calibrated'], rows)]
+                  _table('Errors of probabilities, in percent', ['network','calibration error as trained','calibration error, calibrated','Brier error as trained','Brier error, calibrated'], rows)]
 
 def _detection(card):
     if 'detection' in card['missing']: return _lacks(card, 'detection')
     d,res = card['detection'],[]
-    what = d['name'] if [d['name']]==d['classes'] else f"{d['name']} ({_words(d['classes'])})"
+    what = d['name'] if d['name']==', '.join(d['classes']) else f"{d['name']} ({_words(d['classes'])})"
     at = f"{100*d['prevalence']:.3g} %" + ('' if d['stated'] else ', their share of the training images: another can be stated')
     res.append(_text(f"{what} against the rest. The decision is the network’s own, whether its answer is one of these classes. Predictive values are those at a prevalence of {at}; their range is that over both intervals, of sensitivity and specificity."))
     rows = []

@@ -210,7 +210,7 @@ def test_by_default_the_rarest_class_at_its_share_in_training(folder):
     assert named['name']=='late' and named['classes']==['cy','di']
 
 @pytest.mark.parametrize('kwargs,words', [
-    (dict(positive='no one'), "'positive' parameter of report must be a class"), (dict(positive=['ada','bo','cy','di']), 'some of the classes, not all'), (dict(prevalence=2), "'prevalence' parameter of report"),
+    (dict(positive='no one'), "'positive' parameter of report must be a class"), (dict(positive=['ada','bo','cy','di']), 'some of the classes, not all'), (dict(prevalence=2), "'prevalence' parameter of report"), (dict(prevalence=0.), 'above 0'),
     (dict(baseline='nobody'), "'baseline' parameter of summarise"), (dict(part='nowhere'), "'part' parameter"), (dict(n_mistakes=-1), "'n_mistakes' parameter of report"), (dict(data=3), '`ImageData`')])
 def test_bad_arguments(folder, kwargs, words):
     with pytest.raises(ValueError, match=re.escape(words)): results_card(folder, n=20, **kwargs)
