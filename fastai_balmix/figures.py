@@ -72,7 +72,7 @@ def plot_shares(
     sizes=None, # Images of each class, by which they are ordered, (K,). Default: the first of `shares`.
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "How much a network is shown of each class, in percent; the first as bars, the others as lines"
     check(isinstance(shares, dict) and len(shares)>0, 'shares', 'plot_shares', 'class shares by name', type(shares).__name__)
     first = np.asarray(next(iter(shares.values())), dtype=np.float64)
@@ -113,7 +113,7 @@ def plot_operating_curve(
     curve, # A row for each t and a column for each score, as of `operating_curve`; or several such tables by name, {name: DataFrame}
     ax=None, # Matplotlib `Axes` to draw on
     marks=None # Of several, the network as trained, {name: {'mcc': …, 'balanced_acc': …}}
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Scores of one network along the class priors ∝ nᵗ that it is moved to; of several, MCC against balanced accuracy"
     tables = [*curve.values()] if isinstance(curve, dict) else [curve]
     ok = len(tables)>0 and all(isinstance(o, pd.DataFrame) and len(o)>0 for o in tables)
@@ -138,7 +138,7 @@ def plot_confusion(
     sizes=None, # Images of each class, by which they are ordered, (K,). Default: row sums.
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "A confusion matrix, classes by size"
     cm = np.asarray(cm, dtype=np.float64)
     k = len(cm)
@@ -189,7 +189,7 @@ def plot_per_class(
     tables, # Table of `per_class` by name, {name: DataFrame}, or one; a column `images` gives the size of each class in training
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Recall of each class with its interval, against the size of the class"
     tables = tables if isinstance(tables, dict) else {'recall':tables}
     ok = len(tables)>0 and all(isinstance(t, pd.DataFrame) and {'recall','recall_low','recall_high','support'} <= {*t.columns} for t in tables.values())
@@ -212,7 +212,7 @@ def plot_recall_change(
     change:pd.DataFrame, # A row a class: `change`, `low`, `high`, `support`, perhaps `images`; as of `recall_change`
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Change of each class's recall, with its paired interval: who gained and who paid, as far as the interval leaves out 0"
     check(isinstance(change, pd.DataFrame) and {'change','low','high','support'} <= {*change.columns}, 'change', 'plot_recall_change', 'a table as of `recall_change`', type(change).__name__)
     t = change if ordered else _ranked(change)
@@ -232,7 +232,7 @@ def plot_recall_change(
 def plot_reliability(
     bins, # Table of `calibration_bins` by name, {name: DataFrame}, or one
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Share of right answers against confidence; on the diagonal a network is as sure as it is right. Larger marks stand for more images."
     bins = bins if isinstance(bins, dict) else {'bins':bins}
     check(len(bins)>0 and all(isinstance(b, pd.DataFrame) and {'n','confidence','accuracy'} <= {*b.columns} for b in bins.values()), 'bins', 'plot_reliability', 'tables as of `calibration_bins`, by name', type(bins).__name__)
@@ -253,7 +253,7 @@ def plot_comparison(
     differences:pd.DataFrame, # Of one architecture, as of `summarise(...).differences`: method, point, metric, diff, low, high, shown
     metric:str, # The metric to draw
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Each method less the baseline with its interval, at each operating point; filled where a difference is shown"
     check(isinstance(differences, pd.DataFrame) and {'method','point','metric','diff','low','high','shown'} <= {*differences.columns}, 'differences', 'plot_comparison', 'a table as of `summarise(...).differences`', type(differences).__name__)
     d = differences[differences.metric==metric]
@@ -277,7 +277,7 @@ def plot_comparison(
 def plot_roc(
     curves, # Table with columns `fpr` and `tpr` by name, {name: DataFrame}
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Receiver operating characteristic of each network"
     check(isinstance(curves, dict) and len(curves)>0, 'curves', 'plot_roc', 'tables with `fpr` and `tpr`, by name', type(curves).__name__)
     ax = _axes(ax, 4.2, 4)
@@ -292,7 +292,7 @@ def plot_history(
     column:str, # What is drawn
     second:str=None, # What is drawn dashed beside it
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "What the recorder kept of each epoch"
     check(isinstance(histories, dict) and len(histories)>0 and all(column in h for h in histories.values()), 'histories', 'plot_history', f'tables with a column {column!r}, by name', repr(histories)[:80])
     ax = _axes(ax, 5, 3.4)
@@ -309,7 +309,7 @@ def top_mistakes(
     mistakes:pd.DataFrame, # As of `worst_mistakes`: `path`, `true`, `predicted`, `probability`
     images, # The image of each row, PIL or array; None where it cannot be had
     cols:int=4 # Images in a row
-): # `Axes`, (rows, cols)
+)->np.ndarray: # `Axes`, (rows, cols)
     "Images with the path, the true and the predicted class, and how sure the network was"
     check(isinstance(mistakes, pd.DataFrame) and {'path','true','predicted','probability'} <= {*mistakes.columns}, 'mistakes', 'top_mistakes', 'a table as of `worst_mistakes`', type(mistakes).__name__)
     check(len(images)==len(mistakes), 'images', 'top_mistakes', f'{len(mistakes)} images, one for each row', f'{len(images)}')
