@@ -94,7 +94,7 @@ class BalancedMixUp(MixedLoss):
         q='class', # Exponent of the balanced draw: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
         per_item:bool=False, # One λ for each pair? The default, one for each batch, is what the authors released.
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'BalancedMixUp', low=0)
         q_value(q, 'BalancedMixUp')
@@ -119,10 +119,10 @@ class BalancedMixUp(MixedLoss):
         self.lam = dl.lam
         if not dl.mixed: return
         # Once a batch, and without waiting for a GPU
-        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.xb[0].device, non_blocking=True)
-        xb,xb1 = zip(*(split_pairs(x, self.lam) for x in self.xb))
+        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.yb[0].device, non_blocking=True)
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
-        self.learn.xb = tuple(mix_pairs(x, x1, self.lam_y) for x,x1 in zip(xb, xb1))
+        # An input may be a tuple itself
+        self.learn.xb = tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb)
 
 # %% ../nbs/04_callback.ipynb #5f33f54f
 class ProgressiveSampling(Callback):
@@ -134,7 +134,7 @@ class ProgressiveSampling(Callback):
     order,run_valid,corrects_prior = -3,False,'ProgressiveSampling'
     def __init__(self,
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of the draws at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of the draws at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         if seed is not None: check_int(seed, 'seed', 'ProgressiveSampling')
         store_attr()
@@ -153,7 +153,7 @@ def remix_weights(
     n1, # Training images of each partner's class, (B,) tensor
     kappa:float=3., # Ratio of class sizes from which labels are rebalanced
     tau:float=.5 # The rarer class gets the whole label where the other's image weighs less than this
-): # Weight of the partner's label, (B,) tensor
+)->Tensor: # Weight of the partner's label, (B,) tensor
     "Label weights of Remix, equation 6, with `lam` the weight of the partner, that is 1-λ of the paper"
     lam = torch.as_tensor(lam, dtype=torch.float32).to(n.device).expand(n.shape)
     lam_y = torch.where((n1>=kappa*n) & (lam<tau), 0., lam)
@@ -172,7 +172,7 @@ class Remix(MixedLoss):
         tau:float=.5, # The rarer class gets the whole label where the other's image weighs less than this
         per_item:bool=False, # One λ for each pair? The default is one for each batch.
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'Remix', low=0)
         check_real(kappa, 'kappa', 'Remix', low=1)
@@ -196,6 +196,6 @@ class Remix(MixedLoss):
         self.lam = torch.tensor(self.rng.beta(self.alpha, self.alpha, n), dtype=torch.float32) if self.per_item else self.rng.beta(self.alpha, self.alpha)
         idx = torch.from_numpy(self.rng.permutation(n)).to(self.y.device)
         self.yb1 = tuple(y[idx] for y in self.yb)
-        self.learn.xb = tuple(mix_pairs(x, x[idx], self.lam) for x in self.xb)
+        self.learn.xb = tuple(apply(lambda x: mix_pairs(x, x[idx], self.lam), x) for x in self.xb)
         counts = torch.as_tensor(self.counts, device=self.y.device)
         self.lam_y = remix_weights(self.lam, *(counts[o.as_subclass(torch.Tensor).long()] for o in (self.y,self.yb1[0])), self.kappa, self.tau)

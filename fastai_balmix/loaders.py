@@ -20,6 +20,7 @@ import random,warnings
 from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache,partial
+from typing import Any
 import numpy as np
 import pandas as pd
 import torch
@@ -125,6 +126,14 @@ def _tl_labels(tl, owner):
     return np.array([int(o) for o in _values(tl)])
 
 # %% ../nbs/01b_loaders.ipynb #e4480843
+def _stated(ds):
+    "Labels that a data set, or timm's reader in it, keeps beside its items; None where there are none"
+    for o in ds,getattr(ds, 'reader', None):
+        for nm in 'targets','labels':
+            if getattr(o, nm, None) is not None: return getattr(o, nm)
+    samples = getattr(getattr(ds, 'reader', None), 'samples', None)
+    if isinstance(samples, list) and all(isinstance(o, tuple) and len(o)==2 for o in samples): return [y for _,y in samples]
+
 def _read_labels(ds, owner):
     "Labels of data set `ds`, from wherever its kind keeps them"
     if isinstance(ds, Subset): return label_array(_read_labels(ds.dataset, owner))[np.asarray(ds.indices, dtype=np.int64)]
@@ -135,16 +144,18 @@ def _read_labels(ds, owner):
     if isinstance(ds, TensorDataset) and len(ds.tensors)>1: return ds.tensors[-1]
     if isinstance(ds, (list,tuple,L)) and not isinstance(ds, TfmdLists) and all(isinstance(o, (list,tuple)) and len(o)>1 for o in ds):
         return [int(o[-1]) if isinstance(o[-1], torch.Tensor) and not o[-1].is_floating_point() and o[-1].ndim==0 else o[-1] for o in ds]
-    for nm in 'targets','labels':
-        if getattr(ds, nm, None) is not None: return getattr(ds, nm)
-    raise _label_error(f'a {type(ds).__name__}', owner)
+    y,tfm = _stated(ds),getattr(ds, 'target_transform', None)
+    if y is None: raise _label_error(f'a {type(ds).__name__}', owner)
+    # torchvision and timm keep labels as they are on disk; as Python's numbers they come to the transform
+    return y if tfm is None else [tfm(o) for o in np.asarray(y).tolist()]
 
 # %% ../nbs/01b_loaders.ipynb #b1805fde
 def _vocab(ds):
     "Names of the classes of data set `ds`, or None where it does not tell"
     if isinstance(ds, Subset): return _vocab(ds.dataset)
     if isinstance(ds, ConcatDataset): return _vocab(ds.datasets[0])
-    vocab = getattr(ds.tls[-1], 'vocab', None) if isinstance(ds, Datasets) else getattr(ds, 'classes', None)
+    if isinstance(ds, Datasets): vocab = getattr(ds.tls[-1], 'vocab', None)
+    else: vocab = getattr(ds, 'classes', None) if getattr(ds, 'target_transform', None) is None else None
     return None if vocab is None or isinstance(vocab, Mapping) else list(vocab)
 
 def item_loader(dl):
@@ -152,7 +163,7 @@ def item_loader(dl):
     return vars(dl).get('dl', dl)
 
 # %% ../nbs/01b_loaders.ipynb #74d008a7
-def n_items(dl, owner):
+def n_items(dl, owner)->int:
     "Number of items a loader visits, checked to be a map-style loader that makes batches"
     ds = dl.dataset
     iterable = isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__')
@@ -179,8 +190,8 @@ def train_labels(
 )->np.ndarray: # Class of each item, (N,) int64
     """Labels of a loader's items, without opening one of them.
 
-    Known are `DataBlock` and `Datasets`, `Subset`, `ConcatDataset`, `TensorDataset`, data sets with `.targets` or `.labels`, and
-    lists of pairs. What was read is kept on the loader until its data set changes. Raises a `ValueError` where labels are no
+    Known are `DataBlock` and `Datasets`, `Subset`, `ConcatDataset`, `TensorDataset`, data sets with `.targets` or `.labels`, timm's
+    folders and archives, and lists of pairs. What was read is kept on the loader until its data set changes. Raises a `ValueError` where labels are no
     ints, are outside the vocabulary, or cannot be read."""
     dl = item_loader(dl)
     ds,n = dl.dataset,n_items(dl, owner)
@@ -238,6 +249,11 @@ class LoaderExtension:
     # The joint class is made at run time, so worker processes that are spawned must be told how to make it again
     def __reduce_ex__(self, protocol): return _rebuild, _lineage(type(self)), super().__reduce_ex__(protocol)[2]
 
+    def new(self, dataset=None, cls=None, **kwargs):
+        # An exported learner keeps loaders without items: plain ones, that can be loaded where this package is not installed
+        if cls is None and hasattr(dataset, '__len__') and not len(dataset): cls = _lineage(type(self))[-1]
+        return super().new(dataset, cls, **kwargs)
+
 # %% ../nbs/01b_loaders.ipynb #9fe0af16
 def extend_loader(
     dl, # The loader, left as it is
@@ -277,7 +293,7 @@ class SamplerDL(DataLoader):
 def fastai_loader(
     dl, # A fastai loader, or a PyTorch one over a map-style data set
     owner:str # Name that errors give
-):
+)->DataLoader:
     "`dl` itself, or a fastai loader that visits the items of a PyTorch loader in the order of its sampler"
     if not isinstance(dl, DataLoader):
         check(isinstance(dl, torch.utils.data.DataLoader), 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
@@ -293,6 +309,8 @@ def fastai_loader(
 # %% ../nbs/01b_loaders.ipynb #bd2c67a1
 class Weighted(LoaderExtension):
     "Draws the items of each epoch with p_j ∝ n_j^q instead of visiting each once"
+    q:float|str
+    labels:Any
     def get_idxs(self):
         idxs = super().get_idxs()
         if not self.shuffle or not self.n: return idxs
@@ -314,7 +332,7 @@ class Weighted(LoaderExtension):
 @patch
 def weighted(self:DataLoaders,
     q='class', # Exponent: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
-    seed:int=None, # Seed of the draws. Default: as the training loader's own generator stands.
+    seed:int|None=None, # Seed of the draws. Default: as the training loader's own generator stands.
     labels=None # Class of each training item, for data sets that do not tell, (N,) ints
 )->DataLoaders:
     "New loaders whose training loader draws class j with p_j ∝ n_j^q (equation 2). Epochs keep their length; validation is untouched."
@@ -340,9 +358,9 @@ def progressive_loader(
     dl, # Training loader: fastai's, or PyTorch's over a map-style data set
     share:float, # Share of the places that are given to class-balanced draws, from 0 to 1
     labels=None, # Class of each item, for data sets that do not tell, (N,) ints
-    rng:np.random.Generator=None, # Source of randomness
+    rng:np.random.Generator|None=None, # Source of randomness
     owner:str='progressive_loader' # Name that errors and warnings give
-):
+)->DataLoader:
     "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
     check_real(share, 'share', owner, low=0, high=1)
     source = fastai_loader(dl, owner)
