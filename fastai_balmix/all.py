@@ -1,8 +1,8 @@
 """The public names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
 
-`fastai_balmix.report` is imported for the methods it adds, such as `BalancedMixUp.show`, and `fastai_balmix.watch` for the check that it
-adds to every learner; the functions of `report` stay in their module, their names being too general for `import *`."""
-from fastai_balmix import cache,report,watch
+`fastai_balmix.show` is imported for the method it adds, `BalancedMixUp.show`, and `fastai_balmix.watch` for the check that it adds to every
+learner; the functions of `fastai_balmix.report` stay in their module, their names being too general for `import *`."""
+from fastai_balmix import cache,show,watch
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
 from fastai_balmix.checkpoint import Checkpoint
 from fastai_balmix.classifier import crt,tau_normalise

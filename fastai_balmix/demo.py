@@ -20,7 +20,7 @@ from .sampling import *
 from .loaders import *
 from .callback import *
 from .scores import *
-from .report import *
+from .show import *
 
 # %% ../nbs/11_demo.ipynb #e34dafa8
 methods = {

@@ -470,7 +470,7 @@ def balmix_compare(
         names = [o for o in res.df.method.unique()]
         summary = summarise(res, baseline='instance' if 'instance' in names else names[0])
         write_file(out/'summary.md', summary.to_markdown().encode())
-        print(f'\n{summary}\n\nWritten to {out}: results.csv, summary.md, settings.yaml, and a folder of predictions for each run.')
+        print(f'\n{summary}\n\nWritten to {out}: results.csv, summary.md, settings.yaml, and a folder of predictions for each run. A page of it all: balmix-report {out}')
     except KeyboardInterrupt: sys.exit('\nStopped. The same command goes on from here.')
     except Exception as e:
         if debug: raise

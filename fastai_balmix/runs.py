@@ -318,7 +318,7 @@ def train(
     history = [h for o in used for h in o.history]
     seconds = sum(o.seconds for o in used) + time.perf_counter()-begun
     return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+(used[-1].best or 0)+1, epochs=len(history), history=history, seconds=round(seconds, 2), n_bytes=n_bytes,
-                calibration=dict(prior=cal.prior_.tolist(), temperature=cal.temperature_), train_shares=shares.tolist(), data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
+                calibration=dict(prior=cal.prior_.tolist(), temperature=cal.temperature_), train_counts=t.counts.tolist(), train_shares=shares.tolist(), data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
                 started=start, finished=datetime.now().astimezone().isoformat(timespec='seconds'), host=platform.node())
 
 # %% ../nbs/08d_runs.ipynb #c38b1ec7

@@ -75,7 +75,7 @@ def test_imports_are_requirements():
     cfg = ConfigParser()
     cfg.read(root/'settings.ini', encoding='utf-8')
     needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
-    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'sklearn', 'yaml', 'IPython'} # the last only where a notebook runs
+    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'markupsafe', 'sklearn', 'yaml', 'IPython'} # the last only where a notebook runs
     for p in package.glob('*.py'):
         used = {o.split('.')[0] for o in imports(p)}
         assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'

@@ -1,14 +1,588 @@
-"""Pictures of loaders that no notebook has."""
+"""The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn and plain loops, intervals meet simulation, the page is read by a
+parser as a browser reads it, names try to break it, and figures are drawn for two classes and for a hundred."""
 
+import io,json,re
+from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+from scipy import stats
 from torch.utils.data import DataLoader,SubsetRandomSampler
 from fastai.data.core import DataLoaders
-from fastai_balmix.all import BalancedMixUp
-from toys import Counting,tail_targets
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+import fastai_balmix
+from fastai_balmix.all import BalancedMixUp,confusion,operating_curve,per_class
+from fastai_balmix.answers import against_rest,auroc_interval,recall_change,worst_mistakes
+from fastai_balmix.card import learner_card,results_card,thumbnail
+from fastai_balmix.figures import label,plot_confusion,plot_per_class,plot_recall_change,plot_shares,series,top_mistakes
+from fastai_balmix.inference import adjust_prior
+from fastai_balmix.report import Report,balmix_report,report
+from fastai_balmix.runs import Results,results_table,score_row
+from toys import Counting,Points,make_net,quiet_fit,tail_targets
+
+HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
+POINTS = {'as trained':.6, 'train prevalence':1., 'balanced prior':0.}
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close('all')
+
+def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
+
+# ------------------------------------------------------------------ a folder of results that were made up
+
+def drawn(y, k, prior, skill, rng):
+    "Probabilities of an imaginary network at each operating point"
+    z = skill*np.eye(k)[y] + rng.normal(size=(len(y),k))
+    res = {}
+    for point,t in POINTS.items():
+        p = np.exp(z + t*np.log(prior))
+        res[point] = (p/p.sum(1, keepdims=True)).astype(np.float32)
+    return res
+
+def write_results(folder, vocab, methods=(('instance',1.5),('class',1.6)), folds=(1,2), seeds=(0,), archs=('small',), n=120, groups=False, names=None, history=True, seed=0, settings='data: given in Python\n', **meta):
+    "What `compare` leaves behind: a table, what is common, and for each run its record and predictions"
+    rng,k,records = np.random.default_rng(seed),len(vocab),[]
+    prior = np.geomspace(1, 1/12, k)
+    prior /= prior.sum()
+    counts = np.maximum(np.round(4*n*prior), 2)
+    truth = {f: rng.permutation(np.concatenate([np.arange(k), rng.choice(k, n-k, p=prior)])) for f in folds}
+    for arch in archs:
+        for m,skill in methods:
+            for f in folds:
+                for s in seeds:
+                    run,y,o = f'{m}-{arch}-{f}-{s}',truth[f],rng.permutation(n)
+                    probs = drawn(y, k, prior, skill, np.random.default_rng([f,s,len(m)]))
+                    paths = np.array([(names or '{f}/{i}.jpg').format(f=f, i=i) for i in range(n)])
+                    arrays = {'report/paths':paths[o], 'report/targs':y[o], 'report/plain':probs['as trained'][o], **{f'report/probs/{p}':v[o] for p,v in probs.items()}}
+                    if groups: arrays['report/groups'] = np.array([f'{f}-{i//3}' for i in range(n)])[o]
+                    path = Path(folder)/'runs'/run
+                    path.mkdir(parents=True)
+                    np.savez(path/'predictions.npz', **arrays)
+                    rows = [dict(method=m, arch=arch, fold=f, seed=s, part='report', point=p, **score_row(v, y), n_images=n) for p,v in probs.items()]
+                    r = dict(run=run, settings='0123', rows=rows, best_epoch=2, epochs=3, history=[dict(train_loss=1/e, valid_loss=1.1/e, mcc=e/5) for e in (1,2,3)] if history else [], seconds=1.,
+                             n_bytes=(path/'predictions.npz').stat().st_size, train_counts=counts.tolist(), train_shares=(counts/counts.sum()).tolist(), data='made', fingerprint='f00', versions='fastai 2.8',
+                             revision='abc', started='2026-01-01T00:00:00', finished='2026-01-01T00:01:00', host='h')
+                    (path/'run.json').write_text(json.dumps(r))
+                    records.append(r)
+    results_table(records).to_csv(Path(folder)/'results.csv', index=False)
+    common = dict(data='made', vocab=vocab, ordered=False, n_folds=len(folds), selection='inner', grouped=groups, notes=[], monitor='mcc', prevalence=None, failed=[], fingerprint='f00', version='0.0.1', settings='0123')
+    (Path(folder)/'meta.json').write_text(json.dumps(common|meta))
+    (Path(folder)/'settings.yaml').write_text(settings)
+    return Path(folder)
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory): return write_results(tmp_path_factory.mktemp('made')/'r', ['ada','bo','cy','di'], seeds=(0,1), groups=True)
+
+@pytest.fixture(scope='module')
+def card(folder): return results_card(folder, n=200, positive=['cy','di'], prevalence=.04)
+
+def answers(folder, method, point='as trained'):
+    "Truth, probabilities and paths of all runs of a method"
+    res,got = Results(folder),[]
+    for run in dict.fromkeys(o for o in res.df.run if o.startswith(f'{method}-')):
+        d = res.predictions(run)
+        got.append((d['targs'],d['probs'][point],d['paths'],np.full(len(d['targs']), int(run[-1]))))
+    return [np.concatenate(o) for o in zip(*got)]
+
+# ------------------------------------------------------------------ the dictionary
+
+def test_the_dictionary_is_plain(card): assert json.loads(json.dumps(card, allow_nan=False))==card
+
+def test_confusion_and_recalls_are_scikit_learn_s_and_every_image_counts_once(folder, card):
+    for net in card['networks']:
+        y,p,_,_ = answers(folder, net['name'])
+        close(net['confusion'], sk.confusion_matrix(y, p.argmax(1))/2) # two seeds answered for each image
+        close([o['recall'] for o in net['per_class']], sk.recall_score(y, p.argmax(1), average=None))
+        close([o['precision'] for o in net['per_class']], sk.precision_score(y, p.argmax(1), average=None, zero_division=np.nan))
+        close(net['accuracy'], sk.accuracy_score(y, p.argmax(1)))
+        for o in net['per_class']:
+            ci = stats.binomtest(round(o['recall']*o['support']), int(o['support'])).proportion_ci(method='wilson') if (o['recall']*o['support'])%1==0 else None
+            if ci: close([o['recall_low'],o['recall_high']], ci, 1e-6)
+
+def test_classes_are_counted(folder, card):
+    y,_,paths,_ = answers(folder, 'instance')
+    once = dict(zip(paths, y))
+    assert [o['reported'] for o in card['classes']]==np.bincount([*once.values()]).tolist()
+    groups = {(p.split('/')[0],int(re.search(r'/(\d+)', p)[1])//3,t) for p,t in once.items()}
+    assert [o['groups'] for o in card['classes']]==np.bincount([t for *_,t in groups]).tolist()
+
+def test_operating_curve_is_the_mean_of_the_runs(folder, card):
+    for net in card['networks']:
+        want = []
+        for point in 'balanced prior','train prevalence','as trained':
+            y,p,paths,seed = answers(folder, net['name'], point)
+            fold = np.array([o.split('/')[0] for o in paths])
+            runs = [(fold==f)&(seed==s) for f in ('1','2') for s in (0,1)]
+            want.append([np.mean([f(y[m], p[m].argmax(1)) for m in runs]) for f in (sk.balanced_accuracy_score,sk.matthews_corrcoef)])
+        c = net['curve']
+        assert c['t'][0]==0 and c['t'][-1]==1
+        close([c['balanced_acc'][-1],c['mcc'][-1]], want[1])
+        close([net['mark']['balanced_acc'],net['mark']['mcc']], want[2])
+        # the class shares in training are rounded, those the made-up network answers for are not
+        close([c['balanced_acc'][0],c['mcc'][0]], want[0], .03)
+
+def test_reliability_is_scikit_learn_s(folder, card):
+    for net in card['networks']:
+        y,p,_,_ = answers(folder, net['name'])
+        true,pred = calibration_curve(p.argmax(1)==y, p.max(1), n_bins=15)
+        b = [o for o in net['bins']['as trained'] if o['n']]
+        close([o['accuracy'] for o in b], true, 1e-6)
+        close([o['confidence'] for o in b], pred, 1e-6)
+        n = np.array([o['n'] for o in b])
+        close(net['errors']['as trained']['calibration_error'], (n*np.abs(true-pred)).sum()/n.sum(), 1e-6)
+        close(net['errors']['as trained']['brier'], ((p-np.eye(4)[y])**2).sum(1).mean(), 1e-6)
+
+def test_calibrated_at_the_shares_of_the_images(folder, card):
+    for net in card['networks']:
+        parts = []
+        y,p,paths,seed = answers(folder, net['name'], 'train prevalence')
+        shares = np.array(Results(folder).record('instance-small-1-0')['train_shares'])
+        fold = np.array([o.split('/')[0] for o in paths])
+        for f in '1','2':
+            for s in 0,1:
+                m = (fold==f)&(seed==s)
+                q = p[m].astype(float)/shares*(np.bincount(y[m], minlength=4)/m.sum())
+                parts.append(((q/q.sum(1, keepdims=True)-np.eye(4)[y[m]])**2).sum(1))
+        close(net['errors']['calibrated']['brier'], np.concatenate(parts).mean(), 1e-5)
+
+def test_roc_is_scikit_learn_s(folder, card):
+    for net in card['networks']:
+        y,p,_,_ = answers(folder, net['name'])
+        d = net['detection']
+        close(d['auroc'][0], sk.roc_auc_score(np.isin(y, [2,3]), p[:,2:].sum(1)), 1e-6)
+        assert d['auroc'][1]<d['auroc'][0]<d['auroc'][2]
+        close(sk.auc(d['roc']['fpr'], d['roc']['tpr']), d['auroc'][0], 1e-6)
+
+def test_predictive_values_are_those_of_counting_where_the_group_is_as_frequent_as_stated():
+    cm = np.array([[70,8,2],[5,20,5],[1,3,6]]) # 80 of the rest, 40 of the group {1, 2}
+    y,p = (np.repeat(o.ravel(), cm.ravel()) for o in np.indices((3,3)))
+    for copies in (1,1),(1,10),(3,1): # of each item of the group, and of the rest
+        many = np.where(y>0, *copies)
+        yy,pp = np.repeat(y, many)>0,np.repeat(p, many)>0
+        got = against_rest(cm, [1,2], yy.mean())
+        close([got['ppv'][0],got['npv'][0]], [sk.precision_score(yy, pp),sk.precision_score(~yy, ~pp)])
+        close([got['sensitivity'][0],got['specificity'][0]], [sk.recall_score(y>0, p>0),sk.recall_score(y==0, p==0)])
+        close(got['sensitivity'][1:], stats.binomtest(34, 40).proportion_ci(method='wilson'), 1e-6)
+        assert all(a<=v<=b for v,a,b in (got['ppv'],got['npv']))
+    assert (got['positives'],got['negatives'])==(40,80)
+
+def test_what_is_compared_is_the_summary(folder, card):
+    from fastai_balmix.summary import summarise
+    s = summarise(Results(folder), 'instance', n=200)
+    assert card['sentences']==s.sentences and card['notes']==s.notes
+    close([o['diff'] for o in card['differences']], s.differences['diff'])
+    assert [o['caption'] for o in card['tables']]==[o.caption for o in s.tables()]
+
+def test_change_of_recall_is_of_the_same_images(folder, card):
+    net = card['networks'][1]
+    per = {}
+    for m in 'instance','class':
+        y,p,paths,_ = answers(folder, m)
+        per[m] = pd.DataFrame(dict(path=paths, y=y, ok=p.argmax(1)==y)).groupby('path').agg(y=('y','first'), ok=('ok','mean'))
+    d = (per['class'].ok-per['instance'].ok).groupby(per['class'].y).mean()
+    close([o['change'] for o in net['change']], d)
+    assert all(o['low']<=o['change']<=o['high'] for o in net['change']) and 'change' not in card['networks'][0]
+
+def test_worst_mistakes_come_first_and_once(folder, card):
+    for net in card['networks']:
+        y,p,paths,_ = answers(folder, net['name'])
+        of_true = p[np.arange(len(y)),y]
+        wrong = sorted((of_true[i],paths[i]) for i in range(len(y)) if p[i].argmax()!=y[i])
+        got = [o['path'] for o in net['mistakes']]
+        assert got==[*dict.fromkeys(o for _,o in wrong)][:12] and len({*got})==12
+        assert all(o['true']!=o['predicted'] and o['probability']>o['of_true'] for o in net['mistakes'])
+
+def test_by_default_the_rarest_class_at_its_share_in_training(folder):
+    c = results_card(folder, n=20)
+    assert c['detection']['classes']==['di'] and not c['detection']['stated']
+    close(c['detection']['prevalence'], Results(folder).record('class-small-1-0')['train_shares'][3])
+    named = results_card(folder, n=20, positive={'late':['di','cy']})['detection']
+    assert named['name']=='late' and named['classes']==['cy','di']
+
+@pytest.mark.parametrize('kwargs,words', [
+    (dict(positive='no one'), "'positive' parameter of report must be a class"), (dict(positive=['ada','bo','cy','di']), 'some of the classes, not all'), (dict(prevalence=2), "'prevalence' parameter of report"), (dict(prevalence=0.), 'above 0'),
+    (dict(baseline='nobody'), "'baseline' parameter of summarise"), (dict(part='nowhere'), "'part' parameter"), (dict(n_mistakes=-1), "'n_mistakes' parameter of report"), (dict(data=3), '`ImageData`')])
+def test_bad_arguments(folder, kwargs, words):
+    with pytest.raises(ValueError, match=re.escape(words)): results_card(folder, n=20, **kwargs)
+
+def test_scores_of_a_test_set_that_was_balanced_are_read_at_the_training_shares(tmp_path):
+    prior = [.6,.3,.1]
+    res = write_results(tmp_path/'r', ['a','b','c'], folds=(0,), prevalence=prior, n_folds=0)
+    net = results_card(res, n=20)['networks'][0]
+    y,p,_,_ = answers(res, 'instance')
+    w = (np.array(prior)/np.bincount(y))[y]
+    close(net['mark']['mcc'], sk.matthews_corrcoef(y, p.argmax(1), sample_weight=w))
+    close(net['mark']['balanced_acc'], sk.balanced_accuracy_score(y, p.argmax(1)))
+
+def test_each_architecture_has_its_own_baseline(tmp_path):
+    res = write_results(tmp_path/'r', ['a','b','c'], archs=('small','wide'))
+    c = results_card(res, n=20)
+    assert [o['name'] for o in c['networks']]==['small, instance','small, class','wide, instance','wide, class']
+    assert ['change' in o for o in c['networks']]==[False,True,False,True]
+
+# ------------------------------------------------------------------ intervals
+
+def test_intervals_of_a_change_hold_it_nineteen_times_in_twenty():
+    "Each simulation is a class of its own. Agresti and Min's interval is a little wide for few images, never far too narrow"
+    rng,sims = np.random.default_rng(0),4000
+    for n,(both,gained,lost) in ((8,(.5,.2,.1)),(30,(.6,.1,.1)),(200,(.7,.12,.05))):
+        kind = rng.choice(4, size=(sims,n), p=[both,gained,lost,1-both-gained-lost])
+        after,before = np.isin(kind, [0,1]),np.isin(kind, [0,2])
+        t = recall_change(after.ravel(), before.ravel(), np.repeat(np.arange(sims), n))
+        held = ((t.low<=gained-lost) & (gained-lost<=t.high)).mean()
+        # four standard deviations of a share of 4000 below; they need not be narrow
+        assert held>.95-4*np.sqrt(.95*.05/sims)-.005 and held<.995
+        close(t.change, (after.astype(int)-before).mean(1))
+
+def test_nothing_changed_is_not_certainty():
+    t = recall_change([1,1,1]+[1]*300, [1,1,1]+[1]*300, [0]*3+[1]*300)
+    assert t.change.tolist()==[0,0] and t.high.iloc[0]>.3 and 0<t.high.iloc[1]<.02
+    assert np.isnan(recall_change([1], [1], [0], ['a','b']).change['b'])
+
+def test_area_is_scikit_learn_s_and_its_interval_holds():
+    rng,true,held,sims = np.random.default_rng(1),stats.norm.cdf(1/np.sqrt(2)),0,1500
+    for i in range(sims):
+        y = np.repeat([True,False], [25,75])
+        s = np.round(y+rng.normal(size=100), 1) if i%10==0 else y+rng.normal(size=100) # some with ties
+        a = auroc_interval(s, y)
+        if i<20: close(a.value, sk.roc_auc_score(y, s))
+        held += a.low<=true<=a.high
+    assert abs(held/sims-.95) < 4*np.sqrt(.95*.05/sims)+.01 # an approximation for 25 items
+
+def test_answers_for_the_same_image_do_not_make_it_surer():
+    rng = np.random.default_rng(2)
+    y = np.repeat([True,False], [20,40])
+    s = y+rng.normal(size=60)
+    close(auroc_interval(np.tile(s, 5), np.tile(y, 5), np.tile(np.arange(60), 5)), auroc_interval(s, y))
+    assert np.isnan(auroc_interval(s, np.ones(60, bool)).value)
+
+# ------------------------------------------------------------------ the page
+
+VOID = {'meta','img','br','link','input','hr'}
+
+class Page(HTMLParser):
+    "What a browser makes of a page: elements with their attributes, and all text; nesting is checked"
+    def __init__(self, text):
+        super().__init__()
+        self.open,self.elements,self.texts,self.heads = [],[],[],[]
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag,dict(attrs)))
+        if re.fullmatch('h[1-6]', tag): self.heads.append(int(tag[1]))
+        if tag not in VOID: self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs): self.elements.append((tag,dict(attrs)))
+    def handle_endtag(self, tag): assert self.open.pop()==tag, f'</{tag}> at {self.getpos()}'
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ('script','style'): self.texts.append(data)
+
+    def all(self, tag): return [a for t,a in self.elements if t==tag]
+
+    @property
+    def text(self): return ' '.join(''.join(self.texts).split())
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('hostile')
+    return write_results(folder/'r', HOSTILE, names='{f}/<img src=x onerror=alert(1)> $ {i}.jpg', data=HOSTILE[0], notes=['a note with <i>tags</i>'])
+
+@pytest.fixture(scope='module')
+def pages(folder, hostile, tmp_path_factory):
+    return {k: report(o, tmp_path_factory.mktemp(k)/'report.html', n=50) for k,o in (('plain',folder),('hostile',hostile))}
+
+@pytest.fixture(params=['plain','hostile'])
+def page(request, pages): return Page(pages[request.param].path.read_text(encoding='utf-8'))
+
+def test_page_fetches_nothing(page):
+    for tag,attrs in page.elements:
+        for k,v in attrs.items():
+            if k.endswith(('src','href','action','srcset','data')): assert v.startswith(('data:image/','#')), (tag,k,v)
+            if k=='style': assert 'url(' not in v.replace('url(#', '')
+    assert not {'link','iframe','object','embed','base','form'} & {t for t,_ in page.elements}
+    css = (Path(fastai_balmix.__file__).parent/'report.css').read_text()
+    assert 'url(' not in css and '@import' not in css
+    policy = next(a['content'] for a in page.all('meta') if a.get('http-equiv')=='Content-Security-Policy')
+    assert policy.startswith("default-src 'none'")
+
+def test_page_can_be_read_by_a_screen_reader(page):
+    assert page.all('html')[0]['lang']=='en' and len(page.all('main'))==1 and len(page.all('title'))==1
+    assert page.heads[0]==1 and page.heads.count(1)==1 and all(b<=a+1 for a,b in zip(page.heads, page.heads[1:]))
+    ids = [a['id'] for _,a in page.elements if 'id' in a]
+    assert len(ids)==len({*ids})
+    for a in page.all('a'): assert a['href'][1:] in ids
+    for a in page.all('img'): assert a.get('alt')
+    for a in page.all('svg'): assert a['role']=='img' and len(a['aria-label'])>20
+    for tag,a in page.elements:
+        if 'aria-labelledby' in a: assert a['aria-labelledby'] in ids
+        if tag=='div' and a.get('class')=='wide': assert a['tabindex']=='0' and a['aria-label']
+
+def test_every_figure_says_its_main_number_and_has_a_table(pages):
+    html = pages['plain'].path.read_text(encoding='utf-8')
+    for alt in re.findall(r'<svg[^>]* aria-label="([^"]*)"', html): assert re.search(r'\d', alt), alt
+    assert html.count('<div class="figures">')==html.count('<details>')
+
+def test_tables_can_be_sorted(page):
+    tables = [a for a in page.all('table') if a.get('class')=='sortable']
+    assert len(tables)==len(page.all('table'))>5
+    heads = [a for a in page.all('th') if a.get('scope')=='col']
+    assert len(heads)==len(page.all('button')) and all(a['aria-sort']=='none' for a in heads)
+    for a in page.all('td'): assert 'data-n' not in a or isinstance(float(a['data-n']), float)
+
+def test_sections_are_there(page):
+    want = ['summary','data','comparison','classes','operating','confusion','reliability','detection','mistakes','training','made']
+    assert [a['id'] for a in page.all('section')]==want
+    linked = [a['href'][1:] for a in page.all('a')]
+    assert linked[1:]==want
+
+def test_hostile_names_are_text(pages):
+    text = pages['hostile'].path.read_text(encoding='utf-8')
+    page = Page(text)
+    assert len(page.all('script'))==1 and not page.all('i') and 'onerror' not in {k for _,a in page.elements for k in a}
+    for o in HOSTILE: assert ' '.join(o.split()) in page.text, o
+    assert '<img src=x onerror=alert(1)> $ ' in page.text and 'a note with <i>tags</i>' in page.text and '49' not in HOSTILE[3]
+    brief = pages['hostile']._repr_html_()
+    assert '<script' not in brief and '&lt;script&gt;' in brief
+
+def test_names_in_figures_are_no_formulas(pages):
+    html = pages['hostile'].path.read_text(encoding='utf-8')
+    drawn = [' '.join(o.split()) for o in re.findall(r'<text[^>]*>([^<]*)</text>', html)]
+    assert any(o.startswith('$x_1$ &amp; "q"') for o in drawn) and not re.search(r'<tspan', html)
+
+def test_page_and_notebook_show_the_one_dictionary(card, tmp_path):
+    changed = json.loads(json.dumps(card))
+    changed['title'],changed['lead'],changed['limits'] = 'Another title',['A sentence that nobody computed.'],['A limit of its own.']
+    changed['networks'][0]['confusion'][0][1] = 4711.
+    r = Report(changed)
+    for text in r.html(),r._repr_html_():
+        for o in ('Another title','A sentence that nobody computed.','A limit of its own.'): assert o in text
+    assert '4711' in r.html() and 'Another title' in repr(r)
+    Page(r._repr_html_())
+
+def test_same_dictionary_same_page(card): assert Report(card).html()==Report(json.loads(json.dumps(card))).html()
+
+def test_style_of_a_user_does_not_reach_the_page(card):
+    want = Report(card).html()
+    with plt.style.context('dark_background'), plt.rc_context({'svg.fonttype':'path', 'font.size':30}): assert Report(card).html()==want
+
+# ------------------------------------------------------------------ what is not there
+
+def test_without_images_epochs_and_a_second_method(tmp_path):
+    res = write_results(tmp_path/'r', ['a','b','c'], methods=[('solo',1.5)], history=False)
+    r = report(res, tmp_path/'x.html', n=20)
+    text = Page(r.path.read_text(encoding='utf-8')).text
+    for o in 'these runs kept no epochs','hand them over as `data`','no second method','no image': assert o in text, o
+
+def test_runs_that_did_not_keep_their_counts(tmp_path):
+    res = write_results(tmp_path/'r', ['a','b','c'])
+    for f in res.glob('runs/*/run.json'): f.write_text(json.dumps({k: v for k,v in json.loads(f.read_text()).items() if k!='train_counts'}))
+    text = Page(report(res, tmp_path/'x.html', n=20).path.read_text(encoding='utf-8')).text
+    assert 'did not keep the number of their training images' in text
+
+def test_images_come_from_where_the_settings_say(tmp_path):
+    root = tmp_path/'images'
+    for c in 'abc': (root/c).mkdir(parents=True)
+    res = write_results(tmp_path/'r', ['a','b','c'], names='a/{f}-{i}.png', settings=f'data:\n  reader: from_folder_table\n  folder: {root}\n')
+    rng = np.random.default_rng(0)
+    for f in 1,2:
+        for i in range(120): Image.fromarray(rng.integers(255, size=(9,12,3), dtype=np.uint8)).save(root/'a'/f'{f}-{i}.png')
+    for c in 'bc': Image.new('L', (8,8)).save(root/c/'x.png')
+    c = results_card(res, n=20)
+    worst = c['networks'][0]['mistakes'][0]
+    assert 'images' not in c['missing'] and worst['image']==thumbnail(Image.open(root/worst['path']))
+    (root/worst['path']).write_bytes(b'no image')
+    c = results_card(res, n=20)
+    assert c['networks'][0]['mistakes'][0]['image'] is None and 'cannot be opened' in c['missing']['images']
+
+# ------------------------------------------------------------------ a learner
+
+class Watched(torch.nn.Module):
+    def __init__(self, net): super().__init__(); self.net,self.seen = net,0
+    def forward(self, x):
+        self.seen += len(x)
+        return self.net(x)
+
+def points_learner(n=(60,30,20,10)):
+    train,valid = Points(n, seed=0),Points(n, seed=1)
+    dls = DataLoaders(DataLoader(train, 8), DataLoader(valid, 16))
+    return Learner(dls, Watched(make_net()), loss_func=CrossEntropyLossFlat()),valid
+
+def test_one_forward_pass_serves_all():
+    learn,valid = points_learner()
+    quiet_fit(learn, 2)
+    learn.model.seen = 0
+    c = learner_card(learn, n=50)
+    assert learn.model.seen==len(valid)
+    with torch.no_grad(): p = learn.model.net.eval()(valid.x).softmax(1).numpy()
+    y = np.array(valid.targets)
+    close(c['networks'][0]['confusion'], sk.confusion_matrix(y, p.argmax(1), labels=range(4)))
+    assert len(c['networks'][0]['history']['train_loss'])==2 and c['classes'][0]['images']==60
+    learn.model.seen = 0
+    again = learner_card(learn, preds=(torch.tensor(p), torch.tensor(y)), n=50)
+    assert learn.model.seen==0
+    close(again['networks'][0]['confusion'], c['networks'][0]['confusion'])
+    report(learn, None, preds=(p,y), n=50).html()
+
+def test_calibration_of_a_learner_is_by_other_images():
+    "Random answers stay random: a calibrator that had seen the labels it is held against would look better than chance"
+    learn,_ = points_learner((150,150))
+    rng = np.random.default_rng(0)
+    z = 8*rng.normal(size=(300,2)) # sure of itself, and of nothing to do with the classes
+    p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
+    learn.dls = DataLoaders(DataLoader(Points((150,150), seed=0), 8), DataLoader(Points((150,150), seed=1), 8))
+    e = learner_card(learn, preds=(p,np.array(Points((150,150), seed=1).targets)), n=20)['networks'][0]['errors']
+    assert e['as trained']['brier']>.8 and e['calibrated']['brier']>=.5-1e-3
+
+def test_learner_that_was_not_trained_and_has_few_images(tmp_path):
+    learn,_ = points_learner((8,6,4,2))
+    r = report(learn, tmp_path/'x.html', n=20)
+    text = Page(r.path.read_text(encoding='utf-8')).text
+    for o in 'was not trained in this session','too few to calibrate on','nothing is compared','cannot be opened': assert o in text, o
+
+def test_learner_errors(tmp_path):
+    learn,_ = points_learner()
+    for bad in 3,None,[learn]:
+        with pytest.raises(ValueError, match='a folder of `compare`, its results, or a Learner'): report(bad, None)
+    with pytest.raises(ValueError, match='true classes'): learner_card(learn, preds=(np.eye(4), None))
+    with pytest.raises(ValueError, match='rows of probabilities'): learner_card(learn, preds=(2*np.eye(4), np.arange(4)))
+
+# ------------------------------------------------------------------ the command, and where it writes
+
+def test_command(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    balmix_report(folder, out=tmp_path/'page.html', positive='cy, di', prevalence=.05)
+    out = capsys.readouterr().out
+    assert 'Written to' in out and 'comparisons with instance' in out
+    text = Page((tmp_path/'page.html').read_text(encoding='utf-8')).text
+    assert 'a prevalence of 5 %' in text and 'cy, di' in text
+    for kwargs,words in ((dict(folder=tmp_path),'holds results.csv'), (dict(folder=folder, out='x.txt'),"ends in '.html'"), (dict(folder=folder, out='none/x.html'),'a folder that is there'), (dict(folder=folder, positive='no'),'must be a class')):
+        with pytest.raises(SystemExit, match=f'balmix-report: .*{re.escape(words)}'): balmix_report(**kwargs)
+
+def test_a_file_that_is_no_report_is_kept(card, tmp_path):
+    own = tmp_path/'mine.html'
+    own.write_text('<p>mine</p>')
+    with pytest.raises(ValueError, match='is no report. It is kept'): Report(card).save(own)
+    assert own.read_text()=='<p>mine</p>'
+    r = Report(card).save(tmp_path/'r.html')
+    r.save(tmp_path/'r.html')
+
+def test_names_that_no_encoding_knows(card, tmp_path):
+    changed = json.loads(json.dumps(card))
+    changed['networks'][0]['mistakes'][0]['path'] = 'caf\udce9.jpg'
+    assert 'caf?.jpg' in Report(changed).save(tmp_path/'r.html').path.read_text(encoding='utf-8')
+
+# ------------------------------------------------------------------ figures
+
+def matrix(k, seed=0):
+    rng = np.random.default_rng(seed)
+    n = np.maximum(np.geomspace(1000, 6, k).astype(int), 6)[rng.permutation(k)]
+    return np.stack([rng.multinomial(m, .7*np.eye(k)[i]+.3/k) for i,m in enumerate(n)])
+
+def boxes(texts, ax): return [t.get_window_extent(ax.figure.canvas.get_renderer()) for t in texts if t.get_text()]
+
+def apart(texts, ax): return all(not a.overlaps(b) for a,b in zip(boxes(texts, ax), boxes(texts, ax)[1:]))
+
+@pytest.mark.parametrize('k', [2,23,100])
+@pytest.mark.parametrize('by_row', [True,False])
+def test_confusion_can_be_read(k, by_row):
+    cm,names = matrix(k),[f'a class of some kind {i}' for i in range(k)]
+    ax = plot_confusion(cm, names, by_row)
+    ax.figure.canvas.draw()
+    first = [t.get_text() for t in ax.get_yticklabels()]
+    order = np.argsort(-cm.sum(1), kind='stable')
+    assert first[0]==names[order[0]] and first==[names[i] for i in order][::len(names)//len(first) if k>30 else 1][:len(first)]
+    assert apart(ax.get_yticklabels(), ax) and 2<=len(first)<=60
+    if k>30: assert not ax.texts
+    else:
+        assert len(ax.texts)==(cm>0).sum()
+        cell = ax.get_window_extent().width/k
+        assert all(b.width<=cell for b in boxes(ax.texts, ax))
+        # the first cell is the largest class's recall, or its images
+        want = cm[order[0],order[0]]/(cm[order[0]].sum()/100 if by_row else 1)
+        assert ax.texts[0].get_text()==f'{want:.0f}'
+
+def test_grades_stay_in_their_order():
+    ax = plot_confusion(matrix(5), [*'edcba'], ordered=True)
+    assert [t.get_text() for t in ax.get_xticklabels()]==[*'edcba']
+
+@pytest.mark.parametrize('k', [2,23,100])
+def test_classes_can_be_read(k):
+    t = per_class(matrix(k), [f'class {i}' for i in range(k)])
+    ax = plot_per_class({'one':t, 'two':t})
+    ax.figure.canvas.draw()
+    assert apart(ax.get_xticklabels(), ax)
+    close(ax.lines[0].get_ydata(), 100*t.recall.iloc[np.argsort(-t.support.to_numpy(), kind='stable')])
+    change = recall_change(np.ones(k), np.arange(k)%2, np.arange(k))
+    plot_recall_change(change)
+    plot_shares({'a':np.full(k, 1/k), 'b':np.full(k, 1/k)})
+
+def test_mistakes_are_shown_with_what_was_said_of_them():
+    p = np.array([[.9,.1],[.2,.8],[.6,.4],[.3,.7]])
+    m = worst_mistakes(p, [1,1,1,0], ['w.jpg','x.jpg','y.jpg','$z$.jpg'], ['no','yes'])
+    assert m.path.tolist()==['w.jpg','$z$.jpg','y.jpg']
+    close(m.of_true, [.1,.3,.4])
+    axs = top_mistakes(m, [np.zeros((4,4)),None,np.zeros((4,4,3))], cols=2)
+    assert axs.shape==(2,2) and axs[0,0].get_title()=='no (90 %)\nis yes\nw.jpg' and [len(a.images) for a in axs.flat]==[1,0,1,0]
+    axs[0,0].figure.canvas.draw()
+
+def test_labels(): assert label('a\n\t b\u202e$') == r'a b\$' and label('x'*50)=='x'*23+'…' and label('\x00')==''
+
+def test_no_two_series_look_the_same():
+    looks = [(s['color'],s['marker'],s['ls']) for s in map(series, range(84))]
+    assert len({*looks})==84
+
+# Linear RGB as seen with deuteranopia, protanopia, tritanopia: Machado, Oliveira and Fernandes 2009, severity 1
+SEEN = dict(all=np.eye(3), deutan=[[.367322,.860646,-.227968],[.280085,.672501,.047413],[-.011820,.042940,.968881]], protan=[[.152286,1.052583,-.204868],[.114503,.786281,.099216],[-.003882,-.048116,1.051998]],
+            tritan=[[1.255528,-.076749,-.178779],[-.078411,.930809,.147602],[.004733,.691367,.303900]])
+
+def linear(hexa): return np.array([(c/12.92 if c<=.04045 else ((c+.055)/1.055)**2.4) for c in (int(hexa[i:i+2], 16)/255 for i in (1,3,5))])
+
+def lab(rgb):
+    xyz = np.array([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],[.0193339,.1191920,.9503041]])@np.clip(rgb, 0, 1)/[.95047,1,1.08883]
+    f = np.where(xyz>216/24389, np.cbrt(xyz), (24389/27*xyz+16)/116)
+    return np.array([116*f[1]-16,500*(f[0]-f[1]),200*(f[1]-f[2])])
+
+def test_colours_are_told_apart_with_any_colour_vision_and_stand_out():
+    css = (Path(fastai_balmix.__file__).parent/'report.css').read_text()
+    for block in re.findall(r':root \{(.*?)\}', css, flags=re.S):
+        v = dict(re.findall(r'--(\w+):(#\w+)', block))
+        cs = [v[f'c{i}'] for i in range(6)]
+        page = linear(v['page'] if len(v['page'])==7 else '#ffffff')
+        for c in cs:
+            a,b = sorted((linear(c)@[.2126,.7152,.0722],page@[.2126,.7152,.0722]))
+            assert (b+.05)/(a+.05)>=3, (c,v['page'])
+        for kind,m in SEEN.items():
+            for a,b in combinations(cs, 2): assert np.linalg.norm(lab(np.array(m)@linear(a))-lab(np.array(m)@linear(b)))>11, (kind,a,b)
 
 def test_pairs_are_shown_of_the_items_that_a_sampler_visits():
     ds,subset = Counting(tail_targets(60,30,10), shape=(3,4,4)),range(50,70)
     BalancedMixUp(.2, seed=0).show(DataLoaders(DataLoader(ds, 8, sampler=SubsetRandomSampler(subset))), n=10)
-    plt.close('all')
     # The first item opened is the one on which the inputs are checked
     assert len(ds.opened)==21 and {*ds.opened[1:]} <= {*subset} and len({*ds.opened[1:11]})==10
+
+# ------------------------------------------------------------------ size
+
+@pytest.mark.slow
+def test_a_report_of_many_methods_classes_and_images_is_small(tmp_path):
+    "23 classes, 10,000 images, eight methods, five folds, every mistake with a picture of noise, which JPEG can do little about"
+    methods = [('instance',2.),('class',1.9),*((f'method {i}',2+.1*i) for i in range(6))]
+    res = write_results(tmp_path/'r', [f'finding of kind {i}' for i in range(23)], methods=methods, folds=(1,2,3,4,5), n=2000)
+    c = results_card(res, n=500)
+    rng = np.random.default_rng(0)
+    for net in c['networks']:
+        for o in net['mistakes']: o['image'] = thumbnail(rng.normal(128, 20, (128,128,3)).clip(0, 255).astype(np.uint8))
+    Report(c).save(tmp_path/'x.html')
+    assert (tmp_path/'x.html').stat().st_size<5e6
+    Page((tmp_path/'x.html').read_text(encoding='utf-8'))
