@@ -108,6 +108,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fastai_balmix.card._opener': ('card.html#_opener', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._pictured': ('card.html#_pictured', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._plain': ('card.html#_plain', 'fastai_balmix/card.py'),
+                                    'fastai_balmix.card._runs_of': ('card.html#_runs_of', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._settings_of': ('card.html#_settings_of', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._shown': ('card.html#_shown', 'fastai_balmix/card.py'),
                                     'fastai_balmix.card._table': ('card.html#_table', 'fastai_balmix/card.py'),

@@ -10,6 +10,7 @@ __all__ = ['recall_change', 'worst_mistakes', 'auroc_interval', 'against_rest', 
 
 # %% ../nbs/09c_answers.ipynb #edeca3cc
 import math
+from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
@@ -102,7 +103,7 @@ def pooled_answers(
     runs:list # A dict for each run: `targs` (N,), `paths` (N,), `groups` (N,) or None, `shares` of the classes in training (K,), and `probs` by operating point, each (N,K)
 )->dict: # `targs`, `paths`, `groups`, `probs` by point, `code`, the number of each answer's image, and `weight`
     "Answers of all runs of a method, one after the other; those for the same image have weight 1 together"
-    res = {k: np.concatenate([r[k] for r in runs]) for k in ('targs','paths')}
+    res:dict[str,Any] = {k: np.concatenate([r[k] for r in runs]) for k in ('targs','paths')}
     res['groups'] = None if any(r['groups'] is None for r in runs) else np.concatenate([r['groups'] for r in runs])
     res['probs'] = {o: np.concatenate([r['probs'][o] for r in runs]) for o in runs[0]['probs']}
     code = pd.factorize(res['paths'])[0]

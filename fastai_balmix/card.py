@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import yaml
 from pathlib import Path
+from typing import Any
 from PIL import Image
 from fastai.learner import Learner
 from . import __version__
@@ -169,11 +170,21 @@ def _headline(s):
 
 def _table(o): return dict(caption=o.caption, columns=[*map(str, o.cells.columns)], rows=[[*map(str, r)] for r in o.cells.values], notes=[*o.notes])
 
+def _runs_of(results, names, part):
+    "Records of runs, and their answers"
+    records,runs = [],[]
+    for name in names:
+        d,r = results.predictions(name, part),results.record(name)
+        check(r is not None, 'results', 'report', 'a folder whose runs are whole: the same comparison again mends it', f'{name} without its run.json')
+        records.append(r)
+        runs.append(dict(targs=d['targs'], paths=np.asarray(d['paths'], dtype=str), groups=d['groups'], probs=d['probs'], shares=np.asarray(r['train_shares'])))
+    return records,runs
+
 def results_card(
     results, # A folder, or what `compare` gives
-    baseline:str=None, # Method that the others are compared with. Default: 'instance', or else the first.
+    baseline:str|None=None, # Method that the others are compared with. Default: 'instance', or else the first.
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
-    prevalence:float=None, # Share of that class or group where the network is to be used. Default: its share in training.
+    prevalence:float|None=None, # Share of that class or group where the network is to be used. Default: its share in training.
     part:str='report', # 'report', 'select', or the name of an external data set
     data=None, # `ImageData`, where it was given in Python
     n_mistakes:int=12, # Most mistakes shown of each method
@@ -188,14 +199,9 @@ def results_card(
     vocab,k,missing,networks,before = meta['vocab'],len(meta['vocab']),{},[],{}
     held = meta['prevalence'] if part=='report' else None
     order = [(a,m) for a,m in dict.fromkeys(zip(s.table.arch, s.table.method)) if m!='balmix_chosen']
-    first = None
+    first:Any = None
     for arch,method in order:
-        records,runs = [],[]
-        for o in df[(df.arch==arch) & (df.method==method)].itertuples():
-            d,r = results.predictions(o.run, part),results.record(o.run)
-            check(r is not None, 'results', 'report', 'a folder whose runs are whole: the same comparison again mends it', f'{o.run} without its run.json')
-            records.append(r)
-            runs.append(dict(targs=d['targs'], paths=np.asarray(d['paths'], dtype=str), groups=d['groups'], probs=d['probs'], shares=np.asarray(r['train_shares'])))
+        records,runs = _runs_of(results, df[(df.arch==arch) & (df.method==method)].run, part)
         if first is None:
             counts = [r.get('train_counts') for r in records]
             sizes = None if None in counts else np.mean(counts, 0)
@@ -294,9 +300,9 @@ def learner_card(
     learn, # A trained `Learner`
     preds=None, # `(probs, targs)` of its validation items, in their order, such as `learn.tta_flip()`. Default: one forward pass.
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
-    prevalence:float=None, # Share of that class or group where the network is to be used. Default: its share in training.
+    prevalence:float|None=None, # Share of that class or group where the network is to be used. Default: its share in training.
     labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-    name:str=None, # What the network is called. Default: the class of the model.
+    name:str|None=None, # What the network is called. Default: the class of the model.
     n_mistakes:int=12, # Most mistakes shown
     n:int=2000 # Number of resamples
 )->dict:
@@ -319,7 +325,7 @@ def learner_card(
     sizes = None if y is None else class_counts(y, k)
     shares = shares_of(targs if y is None else y, k)
     paths = np.array(_item_names(dl, len(probs)), dtype=str)
-    run = dict(targs=targs, paths=paths, groups=None, shares=shares, probs={'as trained':probs})
+    run:dict[str,Any] = dict(targs=targs, paths=paths, groups=None, shares=shares, probs={'as trained':probs})
     try: nominal = np.maximum(nominal_prior(dls, *learn.cbs, labels=labels), 1e-6)
     except ValueError: nominal = None
     if len(targs)>=50 and len(np.unique(targs))>1: run['probs'] |= _cross_calibrated(probs, targs, shares, None if nominal is None else nominal/nominal.sum())

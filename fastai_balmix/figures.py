@@ -290,7 +290,7 @@ def plot_roc(
 def plot_history(
     histories, # Table with a row an epoch by name, {name: DataFrame}
     column:str, # What is drawn
-    second:str=None, # What is drawn dashed beside it
+    second:str|None=None, # What is drawn dashed beside it
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
     "What the recorder kept of each epoch"
@@ -316,7 +316,7 @@ def top_mistakes(
     rows = max(1, -(-len(mistakes)//cols))
     axs = plt.subplots(rows, cols, figsize=(2.4*cols,2.9*rows), squeeze=False, layout='constrained')[1]
     for ax in axs.flat: ax.set_axis_off()
-    for ax,o,im in zip(axs.flat, mistakes.itertuples(), images):
+    for ax,(_,o),im in zip(axs.flat, mistakes.iterrows(), images):
         if im is not None: ax.imshow(np.asarray(im), **(dict(cmap='gray') if np.ndim(np.asarray(im))==2 else {}))
         ax.set_title(f'{label(o.predicted)} ({100*o.probability:.0f} %)\nis {label(o.true)}\n{label(o.path[-28:], 28)}', fontsize=8)
     return axs

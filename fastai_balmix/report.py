@@ -100,7 +100,7 @@ def report(
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it
-    out:Path='report.html', # The page
+    out:Path=Path('report.html'), # The page
     baseline:str=None, # Method that the others are compared with. Default: instance
     positive:str=None, # Class, or classes separated by commas, to look at against the rest. Default: the rarest
     prevalence:float=None, # Share of these where the network is to be used, such as 0.02. Default: their share in training

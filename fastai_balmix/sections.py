@@ -10,6 +10,7 @@ __all__ = ['sections', 'svg']
 
 # %% ../nbs/09e_sections.ipynb #7e01ccba
 import io,re,warnings
+from typing import Any
 from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +19,7 @@ from markupsafe import Markup
 from .figures import *
 
 # %% ../nbs/09e_sections.ipynb #505a1994
-_style = {'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none', 'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}
+_style:Any = {'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none', 'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}
 _inks = {'#000000':'currentColor', **{c.lower():f'var(--c{i})' for i,c in enumerate(colours)}}
 
 def _local(tag): return tag.rpartition('}')[2]
@@ -55,7 +56,7 @@ def svg(
         if o.get('id') not in used: o.attrib.pop('id', None)
         if o.tail and not o.tail.strip(): o.tail = '\n'
         if o.text and not o.text.strip(): o.text = None
-    width = float(root.get('viewBox').split()[2])*4/3
+    width = float(root.attrib['viewBox'].split()[2])*4/3
     for k in 'width','height','version': root.attrib.pop(k, None)
     root.set('role', 'img')
     root.set('aria-label', alt)
