@@ -1,0 +1,62 @@
+"""What a tutorial promises and where it leads, which running it does not show; and the stored results that one of them reads, against
+scikit-learn and against the figures of the docs."""
+import json,re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import root
+from sklearn.metrics import balanced_accuracy_score,matthews_corrcoef
+
+folder = root/'nbs'/'tutorials'
+tutorials = sorted(folder.glob('0*.ipynb'))+[folder/'rivals.ipynb']
+
+def markdown(path): return [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown']
+
+@pytest.mark.parametrize('path', tutorials, ids=lambda p: p.stem)
+def test_a_tutorial_says_what_one_will_have_and_what_to_read_next(path):
+    cells = markdown(path)
+    assert re.match(r'# .+\n\n> .+', cells[0])
+    assert 'the end of this page you will' in ' '.join(cells[:3])
+    last = cells[-1].split('## What to read next')
+    assert len(last)==2 and len(re.findall(r'\]\([^)]+\.ipynb\)', last[1]))>=3
+
+@pytest.mark.parametrize('path', sorted(folder.glob('*.ipynb')), ids=lambda p: p.stem)
+def test_links_of_a_tutorial_lead_somewhere(path):
+    links = re.findall(r'\]\(([^)\s#:]+)(?:#[^)]*)?\)', '\n'.join(markdown(path)))
+    assert not [o for o in links if not (path.parent/o).exists()]
+
+def test_every_tutorial_is_in_the_readme():
+    text = (root/'README.md').read_text(encoding='utf-8')
+    assert not [p.name for p in folder.glob('*.ipynb') if f'(nbs/tutorials/{p.name})' not in text]
+
+# The comparison on Fashion-MNIST
+
+@pytest.fixture(scope='module')
+def stored():
+    with np.load(folder/'fashion'/'answers.npz') as f: return pd.read_csv(folder/'fashion'/'results.csv'),dict(f),json.loads((folder/'fashion'/'meta.json').read_text())
+
+def test_kept_answers_give_the_scores_beside_them(stored):
+    df,kept,meta = stored
+    assert kept['answers'].shape==(10_000,24,3) and (np.bincount(kept['targs'])==1000).all() and len(df)==72
+    w = 10*np.array(meta['prevalence'])[kept['targs']]
+    for o in df.itertuples():
+        p = kept['answers'][:,[*kept['runs']].index(o.run),[*kept['points']].index(o.point)]
+        assert balanced_accuracy_score(kept['targs'], p)==pytest.approx(o.balanced_accuracy, abs=2e-6)
+        if o.seed==0: assert matthews_corrcoef(kept['targs'], p, sample_weight=w)==pytest.approx(o.mcc, abs=2e-6)
+
+def test_figures_of_the_docs_are_those_of_the_stored_scores(stored):
+    df,measured = stored[0],pd.read_csv(root/'docs'/'measured'/'fashion.csv')
+    assert len(measured)==6*3*3
+    for o in measured.itertuples():
+        x,base = (df[(df.method==m) & (df.point==o.point)].sort_values('seed')[o.metric].to_numpy() for m in (o.method,'instance'))
+        assert 100*x.mean()==pytest.approx(o.mean, abs=.0051) and len(x)==4
+        if o.method!='instance':
+            d,half = 100*(x-base),3.182446*100*(x-base).std(ddof=1)/2 # the 97.5 % point of Student's t with 3 degrees of freedom
+            assert (d.mean(),d.mean()-half,d.mean()+half)==pytest.approx((o.diff,o.diff_low,o.diff_high), abs=.0051)
+    assert {'command','versions','machine'} <= {*measured.columns}
+
+def test_nothing_of_one_machine_is_kept():
+    text = '\n'.join(p.read_text() for p in [*folder.glob('fashion/*.csv'), *folder.glob('fashion/*.json'), root/'docs'/'measured'/'fashion.csv'])
+    assert '/root' not in text and '/home' not in text and 'host' not in text
+    assert sum(p.stat().st_size for p in folder.glob('fashion/*'))<300_000
