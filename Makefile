@@ -1,7 +1,7 @@
 # Nothing here installs or downloads. An environment in .venv, as README makes one, is used before others.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test notebooks readme
+.PHONY: demo test notebooks readme docs
 
 demo:
 	balmix-demo
@@ -15,3 +15,6 @@ notebooks:
 
 readme:
 	python3 docs/readme.py
+
+docs:
+	python3 docs/build.py

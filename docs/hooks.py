@@ -1,0 +1,11 @@
+"""What mkdocs calls while it renders a page: formulas become MathML, which browsers draw without a script."""
+import re
+from html import unescape
+
+from latex2mathml.converter import convert
+
+
+def on_page_content(html, **kwargs):
+    "Replace formulas as `pymdownx.arithmatex` marks them"
+    html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: convert(unescape(m[1])), html, flags=re.DOTALL)
+    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', lambda m: convert(unescape(m[1]), display='block'), html, flags=re.DOTALL)
