@@ -201,16 +201,17 @@ def methods(o):
 def anchors(o): return [o.anchor, *(f'{o.name}.{f.name}'.lower() for f in methods(o))]
 
 
-def described(o, level, link, brief=False):
-    "Signature, docstring, parameters and errors of `o`, or only the first three where `brief`; `link` gives the address of a line of its module"
+def described(o, level, link, example='', brief=False):
+    "Signature, docstring, parameters, errors and `example` of `o`, then its methods; only the first three where `brief`. `link` gives the address of a line of a module."
     node = o.node
     source = f'[source]({link(o.module, node.lineno)}){{ .source }}'
     head = [source] if brief else [f'{"#"*level} `{o.name}` {{ id="{o.anchor}" }}', source]
-    if isinstance(node, ast.Assign): return '\n\n'.join([*head, f'```python\n{o.source}\n```'])
+    if isinstance(node, ast.Assign): return '\n\n'.join(filter(None, [*head, f'```python\n{o.source}\n```', example]))
     res = [*head, f"```python\n{'class ' if isinstance(node, ast.ClassDef) else ''}{signature(node, o.name)}\n```", o.doc, parameters(node, o.text)]
     if brief: return '\n\n'.join(filter(None, res))
     errs = errors(node)
     if errs: res.append('**Errors.** `ValueError`: ' + '; '.join(errs) + '.')
+    res.append(example)
     for f in methods(o):
         call = f'{o.name}.{f.name}'
         prop = any(ast.unparse(d).endswith('property') for d in f.decorator_list)

@@ -2,7 +2,7 @@
 
 Nothing is run anew: outputs and figures are those the notebooks were saved with, and the API is read from the source. `nbdev-docs` needs Quarto, which
 pip does not install, and the command `nbdev-proc-nbs` first tries to download it; the function behind it does not."""
-import ast,os,re,shutil,subprocess,sys,tempfile
+import ast,csv,os,re,shutil,subprocess,sys,tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def front(**kwargs): return '---\n' + yaml.safe_dump({k:v for k,v in kwargs.item
 
 # The API
 
-def shown(cell, p, page, n):
+def shown(p, cell, page, n):
     "A cell with its output as Markdown; figures go to files"
     cell = mk_cell(cell.source, 'code', outputs=cell.outputs)
     opts = cell.directives
@@ -148,9 +148,9 @@ def api_pages(names, examples, doctests):
         nb = examples.defines.get(mod)
         parts = [f'# `{mod}`', f'{said}\n{{ .lead }}', f'`fastai_balmix.{mod}` · [source](../source/{mod}.md)' + (f' · [the notebook that makes it](../{page_of(nb)})' if nb else '')]
         for o in os_:
-            parts.append(api.described(o, 2, line_link(page)))
-            if o.name in doctests: parts.append('**Example**\n\n```pycon\n' + doctests[o.name] + '\n```')
-            elif found := examples.find(o): parts.append(shown(found[1], found[0], page, f'{mod}-{o.anchor}'))
+            if o.name in doctests: example = '**Example**\n\n```pycon\n' + doctests[o.name] + '\n```'
+            else: example = shown(*found, page, f'{mod}-{o.anchor}') if (found := examples.find(o)) else ''
+            parts.append(api.described(o, 2, line_link(page), example))
         write(page, outside_code('\n\n'.join(parts)+'\n', tidy), api.package/f'{mod}.py')
         lines += [f'## [`{mod}`]({mod}.md)', said, '\n'.join(f"- {'**' if (b := o.name in own or '.' in o.name) else ''}[`{o.name}`]({mod}.md#{o.anchor}){'**' if b else ''}{': ' if o.doc else ''}{o.doc.partition(chr(10))[0]}" for o in os_)]
     write('api/index.md', '\n\n'.join(lines)+'\n', api.package/'all.py')
@@ -224,7 +224,7 @@ def make_pages():
     api_pages(names, api.Examples(), api.doctests())
     source_pages()
     write('troubleshooting.md', relink(troubleshooting(), 'troubleshooting.md', root/'docs', anchors), root/'tests'/'messages.py')
-    shutil.copy(root/'docs'/'extra.css', pages)
+    for o in 'extra.css','extra.js': shutil.copy(root/'docs'/o, pages)
     cfg = yaml.load((root/'docs'/'mkdocs.yml').read_text(encoding='utf-8'), Loader)
     cfg['nav'] = resolved(cfg['nav'], [p for p in written if not p.startswith('source/')])
     for k in 'docs_dir','site_dir': cfg[k] = str((root/'docs'/cfg[k]).resolve())
@@ -239,9 +239,8 @@ def included(md):
     def table(m):
         fn = root/'docs'/'measured'/f'{m[1]}.csv'
         if not fn.exists(): return ''
-        import csv
         rows = [*csv.reader(fn.read_text(encoding='utf-8').splitlines())]
-        return '\n'.join('| '+' | '.join(r)+' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]]) + '\n\n' + m[2].strip()
+        return m[2] + '\n' + '\n'.join('| '+' | '.join(r)+' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]]) + '\n'
     return re.sub(r'^\{% measured (\w+) %\}\n(.*?)^\{% end %\}$', table, md, flags=re.MULTILINE|re.DOTALL)
 
 

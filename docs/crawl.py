@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote,urldefrag,urlsplit
 
 fetched = {'script':'src', 'img':'src', 'link':'href', 'iframe':'src', 'source':'src', 'video':'src', 'audio':'src', 'object':'data'}
-# What would be shown of Quarto, nbdev, attribute lists, templates and formulas. In code only nbdev's directives are out of place.
+# What would be shown of Quarto, nbdev, attribute lists, templates and formulas. In blocks of code only nbdev's directives are out of place.
 raw = re.compile(r':::|#\||\{[.#:][\w-]|\{\{|\{%|\\\(|\\\[|\$\$|!!! |\[[^\]]+\]\([^)]+\)')
 raw_code = re.compile(r'^#\|', flags=re.MULTILINE)
 
@@ -29,7 +29,8 @@ class Page(HTMLParser):
         if self.inside and self.inside[-1]==tag: self.inside.pop()
 
     def handle_data(self, data):
-        if not {'script','style','template'} & {*self.inside}: (self.code if self.inside else self.text).append(data)
+        if not self.inside: self.text.append(data)
+        elif 'pre' in self.inside: self.code.append(data)
 
 
 def faults(site):
@@ -51,7 +52,7 @@ def faults(site):
             if not to.is_file(): res.append(f'{where} links to {o}, which is not there')
             elif anchor and to in all_pages and unquote(anchor) not in all_pages[to].ids: res.append(f'{where} links to {o}, and there is no such part')
         res += [f'{where} has an image without words: {o}' for o in page.bad_images]
-        res += [f'{where} shows {m[0]!r}: {"".join(s)[max(0, m.start()-40):m.end()+40]!r}' for s,rx in ((page.text,raw),(page.code,raw_code)) for m in [rx.search(''.join(s))] if m]
+        res += [f'{where} shows {m[0]!r}: {s[max(0, m.start()-40):m.end()+40]!r}' for s,rx in ((''.join(page.text),raw),('\n'.join(page.code),raw_code)) for m in [rx.search(s)] if m]
     for p in site.rglob('*.css'):
         if m := re.search(r'''(?:url\(|@import )["']?(https?:)?//[^)]*''', p.read_text(encoding='utf-8')): res.append(f'{p.relative_to(site)} fetches {m[0]}')
     return res
