@@ -164,7 +164,7 @@ def troubleshooting():
     for part,entries in messages.items():
         lines.append(f'## {part}')
         for o in entries:
-            lines.append(f'<div class="fault" markdown>\n\n**{escaped(o.message)}**\n\n```python\n{o.call}\n```\n\n*Cause.* {o.cause} *Cure.* {o.cure}\n\n</div>')
+            lines.append(f'<div class="fault" markdown>\n\n**{escaped(o.message)}**\n\n```python\n{o.call}\n```\n\n*Cause.* {o.cause}\n\n*Cure.* {o.cure}\n\n</div>')
     return '\n\n'.join(lines)+'\n'
 
 

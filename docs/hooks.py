@@ -8,7 +8,7 @@ from latex2mathml.converter import convert
 def on_page_content(html, **kwargs):
     "Replace formulas as `pymdownx.arithmatex` marks them"
     html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: convert(unescape(m[1])), html, flags=re.DOTALL)
-    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', lambda m: convert(unescape(m[1]), display='block'), html, flags=re.DOTALL)
+    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', lambda m: f'<div class="formula" tabindex="0" role="group" aria-label="Formula">{convert(unescape(m[1]), display="block")}</div>', html, flags=re.DOTALL)
 
 
 def on_post_page(output, **kwargs):

@@ -41,6 +41,7 @@ def visit(browser):
     def opened(url, width=1280, height=900, **kwargs):
         context = browser.new_context(viewport=dict(width=width, height=height), reduced_motion='reduce', **kwargs)
         contexts.append(context)
+        context.set_default_timeout(120_000) # a busy machine is no fault of the page
         page = context.new_page()
         page.complaints,page.fetched,page.dialogs = [],[],[]
         page.on('console', lambda m: page.complaints.append(m.text) if m.type in ('error','warning') else None)
@@ -114,7 +115,7 @@ def test_search_finds_the_callback(address, visit):
     page.keyboard.press('/')
     page.locator('input.md-search__input').type('BalancedMixUp')
     link = page.locator('.md-search-result__link[href*="api/callback.html"]').first
-    link.wait_for(timeout=60_000)
+    link.wait_for()
     link.click()
     page.wait_for_url('**/api/callback.html*')
     page.locator('#balancedmixup').wait_for()
@@ -214,7 +215,7 @@ def jupyterlab(folder):
                           f'--ServerApp.root_dir={folder}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
                          cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        until = time.time()+120
+        until = time.time()+300
         while True:
             try: urlopen(f'http://127.0.0.1:{port}/api?token={token}', timeout=5).close(); break
             except OSError:
@@ -237,7 +238,7 @@ def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
     shutil.copy(nb, tmp_path)
     with jupyterlab(tmp_path) as (url,token):
         page = visit(f'{url}/lab/tree/{nb.name}?token={token}&reset', widths['wide'], 1000)
-        page.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=120_000)
+        page.locator('.jp-Notebook .jp-Cell').first.wait_for()
         choose = page.locator('.jp-Dialog button.jp-mod-accept') # of the kernel, where the notebook's is not known by name
         page.wait_for_timeout(1000)
         if choose.is_visible(): choose.click()
@@ -246,7 +247,7 @@ def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
         page.locator('.jp-Dialog button.jp-mod-accept').click()
         # The file is what the notebook says of itself; the last of its cells of code has a number once all have run
         page.wait_for_function("""() => { const c = [...document.querySelectorAll('.jp-CodeCell')]; const n = c.map(o => o.querySelector('.jp-InputPrompt')?.textContent ?? '');
-            return c.length > 3 && n.every(o => /\\[\\d+\\]/.test(o)) && document.querySelector('[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]') }""", timeout=240_000)
+            return c.length > 3 && n.every(o => /\\[\\d+\\]/.test(o)) && document.querySelector('[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]') }""", timeout=900_000)
         shown = page.locator('.jp-OutputArea-output')
         assert page.locator('.jp-OutputArea-output img').count() > 2 # figures
         assert page.locator('.jp-OutputArea-output table').count() > 1 # what progress bars leave behind, and tables
