@@ -1,7 +1,7 @@
 # Nothing here installs or downloads. An environment in .venv, as README makes one, is used before others.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test notebooks readme docs
+.PHONY: demo test notebooks readme docs bench
 
 demo:
 	balmix-demo
@@ -18,3 +18,13 @@ readme:
 
 docs:
 	python3 docs/build.py
+
+# An aim that is missed ends a script with an error; the others are measured all the same, and the page shows it.
+# operating_points.py is not among them: it compares methods, not seconds, and takes an hour.
+bench:
+	-python3 tests/benchmarks/epochs.py --out docs/measured
+	-python3 tests/benchmarks/draws.py --out docs/measured
+	-python3 tests/benchmarks/decoding.py --out docs/measured
+	-python3 tests/benchmarks/metrics.py --out docs/measured
+	-python3 tests/benchmarks/growing.py --out docs/measured
+	python3 docs/performance.py

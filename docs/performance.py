@@ -1,27 +1,25 @@
-"""docs/performance.md and its figures from the tables in docs/measured, run by `make bench` after the measurements. Nothing is measured here."""
+"""docs/performance.md and docs/growing.md, with their figures, from the tables in docs/measured, run by `make bench` after the measurements. Nothing is measured here."""
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from fastcore.script import call_parse
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 
 docs = Path(__file__).resolve().parent
 
-def read(name):
-    "A table of measurements; empty where it has not been made"
-    fn = docs/'measured'/f'{name}.csv'
-    return pd.read_csv(fn) if fn.exists() else pd.DataFrame()
-
 def markdown(df):
     "A table whose cells are strings"
     rows = [df.columns, ['---']*df.shape[1], *df.astype(str).values]
     return '\n'.join(f"| {' | '.join(map(str, o))} |" for o in rows)
 
-def save(fig, name):
-    fig.savefig(docs/'images'/f'performance-{name}.png', dpi=90, bbox_inches='tight')
+def save(fig, name, out):
+    "Keep a figure beside the page; its address there"
+    (out/'images').mkdir(exist_ok=True)
+    fig.savefig(out/'images'/f'performance-{name}.png', dpi=90, bbox_inches='tight')
     plt.close(fig)
     return f'images/performance-{name}.png'
 
@@ -52,22 +50,22 @@ def growing_figure(df):
         ax.legend(fontsize=7)
     return fig
 
-def epochs_text(df):
+def epochs_text(df, out):
     cells = pd.DataFrame({'': df.row, 'work': names(df), 'against': df.against, 'times': df.ratio.map('{:.2f}'.format), 'from, to': [f'{a:.2f} to {b:.2f}' for a,b in zip(df.low, df.high)],
-                          'aim': df.target.map('{:.2f}'.format), 'loading s': df.s.map(lambda o: '' if pd.isna(o) else f'{o:.2f}'), 'batches mixed': df.mixed.map(lambda o: '' if pd.isna(o) else f'{o:.0%}')})
+                          'aim': df.target.map('{:.2f}'.format), 'work': [f'{a:.2f} of {b:.2f}' for a,b in zip(df.cpu, df.cpu_target)], 'loading s': df.s.map(lambda o: '' if pd.isna(o) else f'{o:.2f}'), 'batches mixed': df.mixed.map(lambda o: '' if pd.isna(o) else f'{o:.0%}')})
     return f'''## An epoch
 
 The time of a training epoch with `BalancedMixUp` as a multiple of the same epoch without it, or with fastai's `MixUp`: same learner, loader and seed, in one process, in turns. Shown are the median over {df.repetitions.min()} rounds or more, the smallest and the largest. *s* is the share of loading in the plain
-epoch; the aim of row a, 1 + s·(1 - 255^-α) + 0.05, is what the work itself demands, as a second image is loaded for that share of batches. What each row is exactly, the head of `tests/benchmarks/epochs.py` says. (`python tests/benchmarks/epochs.py --out docs/measured`)
+epoch; the aim of row a, 1 + s·(1 - 255^-α) + 0.05, is what the work itself demands, as a second image is loaded for that share of batches. *Work* is the same ratio in processor seconds, of all processes together, which other programs on the machine hardly disturb, with its aim. What each row is exactly, the head of `tests/benchmarks/epochs.py` says. (`python tests/benchmarks/epochs.py --out docs/measured`)
 
-![Bars of time ratios, one for each row of the table, with the aims]({save(epochs_figure(df), 'epochs')})
+![Bars of time ratios, one for each row of the table, with the aims]({save(epochs_figure(df), 'epochs', out)})
 
 {markdown(cells)}
 
 What binds in rows a to d is opening files and resizing pictures. `dls.cached('2GB')` makes that once for every picture, so the epochs after the first pay a copy instead.
 '''
 
-def draws_text(df):
+def draws_text(df, out):
     cells = pd.DataFrame({'what': df.what, 'n': df.n.map('{:,}'.format), 'ours, s': df.ours_s.map('{:.3f}'.format), 'other, s': df.other_s.map('{:.3f}'.format), 'times as fast': df.ratio.map('{:.1f}'.format), 'from, to': df.spread})
     return f'''## Draws and labels
 
@@ -76,7 +74,7 @@ Balanced draws beside `np.random.choice(n, n, p=...)` and fastai's `WeightedDL`,
 {markdown(cells)}
 '''
 
-def decoding_text(df):
+def decoding_text(df, out):
     cells = pd.DataFrame({'photographs': df.what, 'size': df['size'], 'full, ms': df.full_ms.map('{:.0f}'.format), 'fast, ms': df.fast_ms.map('{:.0f}'.format), 'times as fast': df.ratio.map('{:.2f}'.format), 'from, to': df.spread,
                           'mean difference': df.mean_diff.map('{:.2f}'.format), 'largest': df.max_diff.map('{:.0f}'.format)})
     return f'''## Decoding large photographs
@@ -86,8 +84,8 @@ def decoding_text(df):
 {markdown(cells)}
 '''
 
-def scores_text(df):
-    cells = pd.DataFrame({'from': df.what, 'ours, s': df.ours_s.map('{:.4f}'.format), 'other, s': df.other_s.map('{:.4f}'.format), 'times as fast': df.ratio.map('{:.0f}'.format)})
+def scores_text(df, out):
+    cells = pd.DataFrame({'from': df.what, 'beside': df.other, 'ours, s': df.ours_s.map('{:.4f}'.format), 'other, s': df.other_s.map('{:.4f}'.format), 'times as fast': df.ratio.map('{:.0f}'.format), 'from, to': df.spread})
     return f'''## Scores
 
 MCC, balanced accuracy, macro-F1, quadratic κ and Kendall's τ-b of {df.n.iloc[0]:,} predictions. (`python tests/benchmarks/metrics.py --out docs/measured`)
@@ -95,17 +93,25 @@ MCC, balanced accuracy, macro-F1, quadratic κ and Kendall's τ-b of {df.n.iloc[
 {markdown(cells)}
 '''
 
-def growing_text(df):
+performance_head = '''# Performance
+
+Written by `make bench` from the tables in `docs/measured`. Everything is a ratio within one run, or was measured in turns: the seconds of a machine that others use too mean little.
+'''
+
+growing_head = '''# Growing
+
+What each part costs as data grow.
+'''
+
+def growing_text(df, out):
     parts,store = df[df.grows!='storage'],df[df.grows=='storage']
     last = parts.groupby('part', sort=False).tail(1)
     cells = pd.DataFrame({'grows with': last.grows, 'part': last.part, 'slope': last.slope.map(lambda o: 'none seen' if pd.isna(o) else f'{o:.2f}'), 'at': last['size'].map('{:,}'.format),
                           'seconds': last.seconds.map('{:.4f}'.format), 'MB': last.megabytes.map('{:.0f}'.format)})
     remote = pd.DataFrame({'epoch': store.part, 'times plain': store.ratio.map('{:.2f}'.format)})
-    return f'''# Growing
+    return f'''Over three decades: the slope of a straight line through the logarithms of size and seconds, and seconds and memory at the largest size. A slope of 1 means that ten times as many take ten times as long. (`python tests/benchmarks/growing.py --out docs/measured`)
 
-What each part costs as data grow, over three decades: the slope of a straight line through the logarithms of size and seconds, and seconds and memory at the largest size. A slope of 1 means that ten times as many take ten times as long. (`python tests/benchmarks/growing.py --out docs/measured`)
-
-![Seconds over size on logarithmic axes: items, classes and batch size]({save(growing_figure(parts), 'growing')})
+![Seconds over size on logarithmic axes: items, classes and batch size]({save(growing_figure(parts), 'growing', out)})
 
 {markdown(cells)}
 
@@ -123,16 +129,20 @@ is 1, and everything kept is read from the second epoch on:
 **Many GPUs.** Under distributed training each process draws λ and partners for its share of the items by itself. Beside what a plain epoch of fastai sends, the list of N numbers, nothing is exchanged for them. Each process has a cache of its own, of its own size: give each a share of the memory.
 '''
 
-def main():
-    text = ['# Performance', '', 'Written by `make bench` from the measured tables in `docs/measured`. Everything is a ratio, or was measured in turns, within one run: the seconds of a machine that others use too mean little.', '']
-    tables = dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text, growing=growing_text)
-    machines = set()
-    for name,f in tables.items():
-        df = read(name)
-        if not len(df): continue
-        machines |= {*df.machine}
-        text += [f(df), '']
-    text += ['# Machine', '', *(f'- {o}' for o in sorted(machines))]
-    (docs/'performance.md').write_text('\n'.join(text)+'\n', encoding='utf-8')
-
-if __name__=='__main__': main()
+@call_parse
+def main(
+    measured:Path=docs/'measured', # Folder of the tables
+    out:Path=docs # Folder that the pages go to
+):
+    "Write the pages of those tables that are there"
+    def page(fn, head, parts):
+        text,machines = [head],set()
+        for name,f in parts.items():
+            table = measured/f'{name}.csv'
+            if not table.exists(): continue
+            df = pd.read_csv(table)
+            machines |= {*df.machine}
+            text.append(f(df, out))
+        if machines: (out/fn).write_text('\n'.join([*text, '## Machine', '', *(f'- {o}' for o in sorted(machines))])+'\n', encoding='utf-8')
+    page('performance.md', performance_head, dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text))
+    page('growing.md', growing_head, dict(growing=growing_text))

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from fastai.data.all import *
-from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod
+from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
 from .checks import *
 from .loaders import *
 from .store import *
@@ -72,8 +72,8 @@ def is_random(
     own = getattr(f, 'split_idx', None)
     if own is not None and own!=split_idx: return False # it does nothing here
     if isinstance(f, RandTransform):
-        fixed = type(f) is Resize and f.method==ResizeMethod.Squish or split_idx and type(f) in (Resize,RandomCrop,RandomResizedCrop)
-        return not (fixed and f.p==1)
+        fixed = type(f) is Resize and f.method==ResizeMethod.Squish or split_idx and type(f) in (Resize,RandomCrop,RandomResizedCrop) # type: ignore[attr-defined] # `store_attr`
+        return not (fixed and f.p==1) # type: ignore[attr-defined]
     return own==0 or _holds_generator(f)
 
 # %% ../nbs/02_cache.ipynb #c2626659
@@ -246,7 +246,7 @@ def cached(self:DataLoaders,
     for o in loaders:
         check(type(o).do_item in (DataLoader.do_item,Cached.do_item) and o.indexed, 'dls', 'cached', 'loaders that make items one by one from a data set', type(o).__name__)
     steps = [Steps(o) if len(o.dataset) else None for o in loaders]
-    names = steps[0].names()
+    names = steps[0].names() # type: ignore[union-attr] # there are items to train on
     check(bool(steps[0]), 'dls', 'cached', 'loaders of items that begin with a constant step, such as opening a file', ' and '.join(names[1][:1])+', which is random')
     store = _store(limit, loaders, steps, folder)
     firsts = np.cumsum([0, *(len(o.dataset) for o in loaders)]).tolist()
@@ -264,11 +264,11 @@ class CacheInfo:
     loaders:list # A dict for each loader: `name`, `n` items, `items` kept, `hits`, `misses`, names of `constant` steps and of `random` ones
 
     @property
-    def items(self): return sum(o['items'] for o in self.loaders)
+    def items(self)->int: return sum(o['items'] for o in self.loaders)
     @property
-    def hits(self): return sum(o['hits'] for o in self.loaders)
+    def hits(self)->int: return sum(o['hits'] for o in self.loaders)
     @property
-    def misses(self): return sum(o['misses'] for o in self.loaders)
+    def misses(self)->int: return sum(o['misses'] for o in self.loaders)
 
     def __repr__(self):
         rows = [f"{o['name']:8}{o['n']:>9,}{o['items']:>9,}{o['hits']:>11,}{o['misses']:>11,}   {', '.join(o['constant']) or '-'} | {', '.join(o['random']) or '-'}" for o in self.loaders]
@@ -281,7 +281,8 @@ def cache_info(self:DataLoaders)->CacheInfo:
     store = next((o.store for o in self.loaders if o.store is not None), None)
     rows = []
     for nm,o in zip(['train','valid',*(f'ds {k}' for k in range(2, len(self.loaders)))], self.loaders):
-        hits,misses,items = (0,0,0) if o.store is None else store.counts[o.number].tolist()
+        hits,misses,items = (0,0,0) if o.store is None else o.store.counts[o.number].tolist()
         constant,each = ([],[]) if o.steps is None else o.steps.names()
         rows.append(dict(name=nm, n=len(o.dataset), items=items, hits=hits, misses=misses, constant=constant, random=each))
-    return CacheInfo(*((0,0) if store is None else (store.n_bytes,store.used)), rows)
+    size,used = (0,0) if store is None else (store.n_bytes,store.used)
+    return CacheInfo(size, used, rows)

@@ -94,7 +94,7 @@ class BalancedMixUp(MixedLoss):
         q='class', # Exponent of the balanced draw: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
         per_item:bool=False, # One λ for each pair? The default, one for each batch, is what the authors released.
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'BalancedMixUp', low=0)
         q_value(q, 'BalancedMixUp')
@@ -134,7 +134,7 @@ class ProgressiveSampling(Callback):
     order,run_valid,corrects_prior = -3,False,'ProgressiveSampling'
     def __init__(self,
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of the draws at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of the draws at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         if seed is not None: check_int(seed, 'seed', 'ProgressiveSampling')
         store_attr()
@@ -153,7 +153,7 @@ def remix_weights(
     n1, # Training images of each partner's class, (B,) tensor
     kappa:float=3., # Ratio of class sizes from which labels are rebalanced
     tau:float=.5 # The rarer class gets the whole label where the other's image weighs less than this
-): # Weight of the partner's label, (B,) tensor
+)->Tensor: # Weight of the partner's label, (B,) tensor
     "Label weights of Remix, equation 6, with `lam` the weight of the partner, that is 1-λ of the paper"
     lam = torch.as_tensor(lam, dtype=torch.float32).to(n.device).expand(n.shape)
     lam_y = torch.where((n1>=kappa*n) & (lam<tau), 0., lam)
@@ -172,7 +172,7 @@ class Remix(MixedLoss):
         tau:float=.5, # The rarer class gets the whole label where the other's image weighs less than this
         per_item:bool=False, # One λ for each pair? The default is one for each batch.
         labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-        seed:int=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
+        seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'Remix', low=0)
         check_real(kappa, 'kappa', 'Remix', low=1)

@@ -46,7 +46,7 @@ def disk_room(
 def write_file(
     path, # The file
     data:bytes # All of it
-):
+)->None:
     "Write a file so that at any moment it is there as a whole, in its old or in its new form. Raises `DiskFull` where there is no room; the old form stays."
     path = Path(path)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
@@ -123,7 +123,7 @@ def random_state(
 def set_random_state(
     learn:Learner, # A learner like the one whose state it was
     state:str # As of `random_state`
-):
+)->None:
     "Put all generators back"
     state = json.loads(state)
     for k,g in (*_global_generators(),*_generators(learn)):
@@ -145,11 +145,12 @@ class Checkpoint(Callback):
     order = 65 # after the recorder, and whatever draws random numbers before training starts
     def __init__(self,
         path, # The file
-        monitor:str=None, # Metric, by name, whose highest value tells the best epoch. Default: none, the last epoch's weights stay.
+        monitor:str|None=None, # Metric, by name, whose highest value tells the best epoch. Default: none, the last epoch's weights stay.
         on_epoch=None # Called after each epoch with the number of epochs done
     ):
         self.path,self.monitor,self.on_epoch = Path(path),monitor,on_epoch
-        self.history,self.best,self.seconds = [],None,0.
+        self.history,self.seconds = [],0.
+        self.best:int|None = None
 
     def after_create(self): raise ValueError('Checkpoint belongs to one fit: it must be among the `cbs` of `fit`, not of a Learner.')
 

@@ -21,12 +21,12 @@ from numbers import Integral,Real
 
 # %% ../nbs/00_checks.ipynb #e7458dc8
 def check(
-    ok:bool, # Is the argument as it should be?
+    ok:object, # Is the argument as it should be? By its truth value.
     name:str, # Name of the parameter
     owner:str, # Class or function it belongs to
     allowed:str, # What may stand there, to follow "must be"
     got:str # What stood there, in words or as its `repr`
-):
+)->None:
     "Raise a `ValueError` that names parameter, owner, what is allowed and what came, unless `ok`"
     if not ok: raise ValueError(f"The '{name}' parameter of {owner} must be {allowed}. Got {got} instead.")
 
@@ -38,10 +38,10 @@ def check_real(
     low:float=-math.inf, # Smallest value allowed
     high:float=math.inf, # Largest value allowed
     high_open:bool=False # Leave `high` itself out? Infinity is never allowed.
-):
+)->None:
     "Raise a `ValueError` unless `x` is a finite number from `low` to `high`"
     ends = ('(' if low==-math.inf else '[') + f'{low:g}, {high:g}' + (')' if high_open or high==math.inf else ']')
-    ok = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and low<=x<=high and not (high_open and x==high)
+    ok = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and low<=float(x)<=high and not (high_open and x==high)
     check(ok, name, owner, f'a float in the range {ends}', repr(x))
 
 # %% ../nbs/00_checks.ipynb #00f77055
@@ -50,9 +50,9 @@ def check_int(
     name:str, # Name of the parameter
     owner:str, # Class or function it belongs to
     low:int=0 # Smallest value allowed
-):
+)->None:
     "Raise a `ValueError` unless `x` is a whole number, `low` or more"
-    ok = isinstance(x, Integral) and not isinstance(x, bool) and x>=low
+    ok = isinstance(x, Integral) and not isinstance(x, bool) and int(x)>=low
     check(ok, name, owner, f'an int in the range [{low}, inf)', repr(x))
 
 # %% ../nbs/00_checks.ipynb #d010cdaf

@@ -29,7 +29,7 @@ def find_head(
     model, # A network: of `vision_learner`, timm, or any other that ends on a linear layer
     head=None, # The layer, if known
     owner:str='find_head' # Name that errors give
-)->nn.Module: # `nn.Linear`, or `nn.Conv2d` of size 1
+)->nn.Linear|nn.Conv2d: # A convolution is of size 1
     "The last layer of a classification network"
     def linear(m): return isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.kernel_size==(1,1)
     if head is not None:
@@ -40,7 +40,7 @@ def find_head(
         weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
         last = weighted[-1] if weighted else None
     check(linear(last), 'model', owner, 'a network whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer', repr(last))
-    return last
+    return last # type: ignore[return-value] # checked
 
 # %% ../nbs/05b_classifier.ipynb #ac74cc7e
 class _HeldBody(Callback):
@@ -51,13 +51,13 @@ class _HeldBody(Callback):
 def crt(
     learn:Learner, # A learner, trained
     n_epoch:int=10, # Number of epochs
-    lr:float=None, # Highest learning rate of one cycle. Default: the learner's.
+    lr:float|None=None, # Highest learning rate of one cycle. Default: the learner's.
     q='class', # Exponent of the draw, see `sampling_probs`
-    head:nn.Module=None, # The layer to be trained. Default: as `find_head` finds it.
+    head:nn.Module|None=None, # The layer to be trained. Default: as `find_head` finds it.
     labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-    seed:int=None, # Seed of the draws
+    seed:int|None=None, # Seed of the draws
     cbs=None # Callbacks of this training
-):
+)->None:
     """Classifier re-training (cRT, Kang et al. 2020, section 4.2): a new last layer, trained class-balanced on a body that is held.
 
     Works on the learner's own network, whose last layer is replaced; the optimiser is made anew at the next fit. Raises a `ValueError` before anything is changed where the layer or the labels cannot be found."""
@@ -65,15 +65,15 @@ def crt(
     named,head,c = head is not None,find_head(learn.model, head, 'crt'),getattr(learn.dls, 'c', None)
     check(named or c is None or len(head.weight)==c, 'model', 'crt', f'a network whose last layer has {c} outputs, or `head` must name that layer', repr(head))
     dls,old = learn.dls.weighted(q, seed=seed, labels=labels),(learn.dls,learn.splitter)
-    wanted = {p: p.requires_grad for p in learn.model.parameters()}
+    wanted = {p: p.requires_grad for p in learn.model.parameters()} # type: ignore[attr-defined] # fastai takes a model for any function
     head.reset_parameters()
     try:
         for p in wanted: p.requires_grad_(False)
         for p in head.parameters(): p.requires_grad_(True)
-        learn.dls,learn.splitter,learn.opt = dls,lambda m: params(head),None
+        learn.dls,learn.splitter,learn.opt = dls,lambda m: params(head),None # type: ignore[attr-defined]
         learn.fit_one_cycle(n_epoch, lr, cbs=[_HeldBody(), *L(cbs)])
     finally:
-        learn.dls,learn.splitter = old
+        learn.dls,learn.splitter = old # type: ignore[attr-defined]
         learn.opt = None
         for p,o in wanted.items(): p.requires_grad_(o)
 
@@ -81,7 +81,7 @@ def crt(
 def tau_normalise(
     model:nn.Module, # A network, left as it is
     tau:float=1., # Exponent
-    head:nn.Module=None, # The layer. Default: the last that the network defines, see `find_head`.
+    head:nn.Module|None=None, # The layer. Default: the last that the network defines, see `find_head`.
     bias:bool=False # Keep the layer's bias? Kang et al. leave it out.
 )->nn.Module: # A copy of `model`
     "τ-normalisation of the last layer (Kang et al. 2020, section 4.3): w_k / ‖w_k‖^τ for each class k. `learn.model = tau_normalise(learn.model)`"
@@ -89,7 +89,7 @@ def tau_normalise(
     head = find_head(model, head, 'tau_normalise')
     name = next(nm for nm,m in model.named_modules() if m is head)
     res = deepcopy(model)
-    head = res.get_submodule(name)
+    head = find_head(res, res.get_submodule(name), 'tau_normalise')
     with torch.no_grad():
         n = head.weight.flatten(1).norm(dim=1)
         head.weight /= torch.where(n>0, n, 1).pow(tau).view(-1, *[1]*(head.weight.ndim-1))

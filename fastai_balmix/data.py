@@ -285,7 +285,7 @@ def _chosen(y, part, counts, rng):
 def long_tail(
     data, # `ImageData`, or a table (DataFrame) with a column `label`
     imbalance:float=100, # Largest class over smallest
-    n_max:int=None, # Training images of the largest class. Default: as many as there are.
+    n_max:int|None=None, # Training images of the largest class. Default: as many as there are.
     profile:str='exp', # Shape of the tail, see `tail_counts`
     order=None, # Classes from the largest to the smallest, by name. Default: by their sizes.
     seed:int=0 # Which images stay
@@ -446,11 +446,11 @@ def from_csv(
     csv, # Path of the table
     path:str='path', # Column with the paths
     label:str='label', # Column with the classes
-    group:str=None, # Column with the patients
-    split:str=None, # Column with 'train', 'valid' (or 'val') and 'test'
-    fold:str=None, # Column with the numbers of folds, from 1 or from 0
+    group:str|None=None, # Column with the patients
+    split:str|None=None, # Column with 'train', 'valid' (or 'val') and 'test'
+    fold:str|None=None, # Column with the numbers of folds, from 1 or from 0
     root=None, # Folder that paths start from. Default: that of the table.
-    sep:str=None, # What separates columns. Default: whichever of , ; tab | fits.
+    sep:str|None=None, # What separates columns. Default: whichever of , ; tab | fits.
     vocab=None, # Names of the classes, in order. Default: those there are, sorted.
     ordered:bool=False, # Are the classes grades?
     suffix:str='', # To be added to each path, such as '.jpg'
@@ -481,7 +481,7 @@ def from_csv(
 
 # %% ../nbs/08_data.ipynb #101f7787
 readers = {f.__name__: f for f in (eyepacs, messidor2, hyper_kvasir, medmnist, fashion_mnist_lt, digits, from_folder_table, from_csv)}
-_steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail)
+_steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail) # type: ignore[attr-defined] # patched
 
 def _called(f, kwargs, what, *args):
     "`f(*args, **kwargs)`, with a word where it has no such argument"

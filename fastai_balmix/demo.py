@@ -29,7 +29,7 @@ methods = {
     'Balanced-MixUp 0.2':      lambda dls,seed: (dls, [BalancedMixUp(0.2, seed=seed)]),
 }
 
-def demo_net(n_classes): # Number of classes
+def demo_net(n_classes)->nn.Module: # Number of classes
     "Three convolutions with batch norm, mean pooling and a linear layer: 24,000 parameters"
     return nn.Sequential(*[ConvLayer(i, o, stride=2) for i,o in ((3,16),(16,32),(32,64))], AdaptiveAvgPool(), Flatten(), nn.Linear(64, n_classes))
 
@@ -59,7 +59,7 @@ def demo_table(
 )->pd.DataFrame: # A row a method, "mean ± standard deviation" over seeds
     "Scores by method"
     res = df.groupby('method', sort=False)[['MCC','balanced_accuracy']].agg(lambda s: f'{s.mean():.1f} ± {s.std(ddof=1):.1f}' if len(s)>1 else f'{s.mean():.1f}')
-    return res.rename(columns={'balanced_accuracy':'balanced accuracy'}).rename_axis(None)
+    return res.rename(columns={'balanced_accuracy':'balanced accuracy'}).rename_axis(None) # type: ignore[call-overload] # a table, as several columns were taken
 
 def _difference(df, score):
     by = df.pivot(index='seed', columns='method', values=score)
@@ -80,7 +80,7 @@ def demo_words(
 # %% ../nbs/11_demo.ipynb #5aab82b3
 @call_parse
 def demo(
-    out:Path='balmix-demo', # Folder for `results.csv` and the pictures
+    out:Path=Path('balmix-demo'), # Folder for `results.csv` and the pictures
     quick:bool=False, # One seed and half the epochs?
     force:bool=False # Replace `out` if it is there?
 ):
@@ -95,13 +95,13 @@ def demo(
     # So small a network is no faster on several threads, and with one its figures do not depend on how many there are
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: df = pd.DataFrame([demo_run(m, s, epochs) for m,s in (progress_bar(runs) if IN_NOTEBOOK or sys.stdout.isatty() else runs)])
+    try: df = pd.DataFrame([demo_run(m, s, epochs) for m,s in (progress_bar(runs) if IN_NOTEBOOK or sys.stdout.isatty() else runs)]) # type: ignore[union-attr] # a bar can be iterated
     finally: torch.set_num_threads(threads)
     if out.exists(): shutil.rmtree(out)
     out.mkdir(parents=True)
     df.to_csv(out/'results.csv', index=False)
     dls = digits_lt()
-    plot_class_distribution(dls, 0.2).figure.savefig(out/'class_distribution.png', dpi=150)
+    plot_class_distribution(dls, 0.2).figure.savefig(out/'class_distribution.png', dpi=150) # type: ignore[union-attr]
     BalancedMixUp(0.2, seed=1).show(dls)[0,0].figure.savefig(out/'mixed_pairs.png', dpi=100)
     plt.close('all')
     note = ("In percent, mean ± standard deviation over seeds. MCC is taken at the training prevalence, by weighting the rows of the balanced "

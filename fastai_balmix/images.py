@@ -18,6 +18,7 @@ import hashlib,os,random,warnings
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING,Any
 from posixpath import dirname,isabs,normpath
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def open_image(
     source:Path|str|Image.Image|partial # Path of a file, an image, or a function without arguments that returns one
 )->PILImage:
     "The image of a source, in RGB"
-    if isinstance(source, PILBase): return source
+    if isinstance(source, PILBase): return source # type: ignore[return-value] # of whatever mode, as it is
     if isinstance(source, Image.Image): return PILImage.create(as_rgb(source))
     if callable(source): return PILImage.create(as_rgb(source()))
     with Image.open(source) as im:
@@ -62,12 +63,12 @@ class ArrayImages:
         self.read,self.args,self._arrays = read,args,None
 
     @property
-    def arrays(self):
+    def arrays(self)->dict:
         "The arrays, by name"
         if self._arrays is None: self._arrays = self.read(*self.args)
         return self._arrays
 
-    def array(self, key):
+    def array(self, key)->np.ndarray:
         "The array (H,W) or (H,W,3) of one image"
         name,_,i = key.rpartition('/')
         if name not in self.arrays or not i.isdigit() or int(i)>=len(self.arrays[name]): raise ValueError(f'There is no image {key!r} among {", ".join(f"{k}/0 to {len(a)-1}" for k,a in self.arrays.items())}.')
@@ -88,7 +89,7 @@ def check_columns(
     names, # Columns it must have
     name:str, # Parameter it was given as
     owner:str # Whose parameter that is
-):
+)->None:
     "Raise a `ValueError` for the first of `names` that `df` lacks, with the columns that are like it"
     for o in names:
         if o not in df.columns: raise ValueError(f"The '{name}' parameter of {owner} must be a table with a column {o!r}. {nearest(o, df.columns)}")
@@ -149,8 +150,8 @@ class ImageData:
         name:str='data', # Name of the data set, for tables
         images=None, # Function that opens an image by its path, such as `ArrayImages`. Default: files in `root`.
         notes=(), # Sentences that belong under every table made from these data
-        recipe:dict=None, # What `read_data` makes the same object from
-        prevalence:str=None # 'train' where the test images were balanced artificially, so that scores are read at the class shares of the training images
+        recipe:dict|None=None, # What `read_data` makes the same object from
+        prevalence:str|None=None # 'train' where the test images were balanced artificially, so that scores are read at the class shares of the training images
     ):
         o = 'ImageData'
         self.vocab = [str(v) for v in vocab]
@@ -164,12 +165,15 @@ class ImageData:
         check(self.root is None or self.root.is_dir(), 'root', o, 'a folder that is there', str(root))
         self.df = _checked_df(df, self.vocab, o)
         self.ordered,self.name,self.images,self.notes = ordered,name,images,[notes] if isinstance(notes, str) else list(notes)
-        self.recipe,self.prevalence,self._hash = recipe,prevalence,None
+        self.recipe,self.prevalence = recipe,prevalence
+        self._hash:str|None = None
         if self.groups is not None and self._part is not None:
             used = self.df.split.isin(_splits).to_numpy() if 'split' in self.df else slice(None)
             check_groups(self.groups[used], self._part[used], o)
 
     def __len__(self): return len(self.df)
+    if TYPE_CHECKING:
+        def __getattr__(self, name:str)->Any: ... # methods that cells below add by `patch`
 
     @property
     def y(self)->np.ndarray:
@@ -177,7 +181,7 @@ class ImageData:
         return self.df.label.map({v:k for k,v in enumerate(self.vocab)}).to_numpy(dtype=np.int64)
 
     @property
-    def groups(self): # (N,) array or None
+    def groups(self)->np.ndarray|None: # (N,) array or None
         "What belongs together, such as the patient of each image, (N,), or None"
         return np.asarray(self.df.group) if 'group' in self.df else None
 
@@ -221,7 +225,7 @@ def missing(self:ImageData)->list:
 
 # %% ../nbs/07c_images.ipynb #57da09c0
 @patch
-def _digest(self:ImageData, path): return hashlib.sha256(np.ascontiguousarray(self.images.array(path) if hasattr(self.images, 'array') else self.images(path))).digest()
+def _digest(self:ImageData, path): return hashlib.sha256(np.ascontiguousarray(self.images.array(path) if hasattr(self.images, 'array') else self.images(path)).data).digest()
 
 @patch(as_prop=True)
 def fingerprint(self:ImageData)->str:
@@ -291,7 +295,7 @@ def _cut(self:ImageData, rows, share, seed):
 
 @patch
 def parts(self:ImageData,
-    fold:int=None, # The fold that is reported; None where the data have a split
+    fold:int|None=None, # The fold that is reported; None where the data have a split
     select:float=.1, # Share that is cut off the training images to choose the epoch on, where the data do not say which
     selection:str='inner', # 'inner', or 'reported-fold': choose on what is reported
     seed:int=0 # Which images are cut off
@@ -404,14 +408,14 @@ def _train_valid(self:ImageData, fold, parts):
 
 @patch
 def dataloaders(self:ImageData,
-    fold:int=None, # Fold to validate on; None where the data have a split
+    fold:int|None=None, # Fold to validate on; None where the data have a split
     size=224, # Height and width in pixels, an int or a pair; None leaves images as they are
     bs:int=64, # Batch size
     parts=None, # Row numbers for training and for validation, a pair, in place of what fold and split say
     item_tfms=None, # Item transforms beside the resize; fastai sorts them by their `order`
     batch_tfms=None, # Batch transforms
-    num_workers:int=None, # Worker processes. Default: fastai's.
-    seed:int=None, # Order in which training visits the images. Default: left to chance.
+    num_workers:int|None=None, # Worker processes. Default: fastai's.
+    seed:int|None=None, # Order in which training visits the images. Default: left to chance.
     resize:str='squish', # How images come to `size`: 'squish', 'crop' or 'pad'
     decode:str='full', # 'full', or 'fast': JPEGs much larger than `size` are decoded at 1/2, 1/4 or 1/8 of their size
     **kwargs # Passed to `DataBlock.dataloaders`
@@ -437,7 +441,7 @@ def dataloaders(self:ImageData,
     if num_workers is not None: kwargs['num_workers'] = int(num_workers)
     tfms = [] if size is None else [Resize(sides[0] if len(sides)==1 else sides, method=resize)]
     opened = _OpenFast((sides[-1],sides[0])) if decode=='fast' else open_image
-    block = DataBlock(blocks=(TransformBlock(type_tfms=opened, batch_tfms=IntToFloatTensor), CategoryBlock(vocab=self.vocab, sort=False)),
+    block = DataBlock(blocks=[TransformBlock(type_tfms=[opened], batch_tfms=[IntToFloatTensor]), CategoryBlock(vocab=self.vocab, sort=False)],
         getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter(range(len(train), len(train)+len(valid))), item_tfms=tfms+[*L(item_tfms)], batch_tfms=batch_tfms)
     dls = block.dataloaders(self.items(train)+self.items(valid), bs=int(bs), **kwargs)
     if seed is not None: dls.train.rng = random.Random(int(seed))
@@ -469,7 +473,7 @@ class _OpenFast(Transform):
             rgb = as_rgb(im)
             if im.size==whole: return PILImage.create(rgb)
         # The last column and row may stand for a part of a pixel only: to squash them as whole ones would shift all others
-        return PILImage.create(rgb.resize(self.size, Resize.mode, box=drafted[1]))
+        return PILImage.create(rgb.resize(self.size, Resize.mode, box=drafted[1])) # type: ignore[index] # it was drafted, or the size were the same
 
 def _before_resize(tfms):
     "Names of item transforms that see an image as it was decoded: those of a lower order, and another `Resize`, of which fastai keeps the last"
@@ -547,14 +551,14 @@ def _duplicates(self:ImageData, shas):
 
 @patch
 def verify(self:ImageData,
-    num_workers:int=None, # Processes. Default: one for each core; 0 opens the images in this process.
+    num_workers:int|None=None, # Processes. Default: one for each core; 0 opens the images in this process.
     progress:bool=True # Show a bar?
 )->Verification:
     "Decode every image, and find those that are unreadable or there more than once. What was found is kept beside the data, so that a second call opens only what is new."
     if num_workers is not None: check_int(num_workers, 'num_workers', 'ImageData.verify')
     if self.images is not None:
         return Verification(pd.DataFrame(columns=['path','problem']), self._duplicates([self._digest(p).hex() for p in self.df.path]), len(self), 0)
-    fn = self.root/_kept
+    fn = self.root/_kept # type: ignore[operator] # there is a root where there is no `images`
     kept,there = _read_kept(fn),self._files()
     def known(p):
         try: st = there[p].stat()

@@ -139,7 +139,7 @@ class PriorCalibrator(BaseEstimator):
     def fit(self,
         probs, # Probabilities for the items of a selection split, (N,K)
         targs # Their true classes, (N,) ints
-    ):
+    )->'PriorCalibrator':
         "Estimate prior and temperature; warns of classes that the split lacks, for which the nominal prior stands. Returns `self`."
         p = _probs(probs, 'PriorCalibrator.fit')
         n,k = p.shape

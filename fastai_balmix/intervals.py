@@ -49,7 +49,7 @@ def confidence_interval(
     n:int=10_000, # Number of resamples
     level:float=.95, # Share of such intervals that hold the true value
     seed:int=0, # Seed of the resamples
-    n_classes:int=None # Number of classes K. Default: columns of `preds`, or the largest class plus one.
+    n_classes:int|None=None # Number of classes K. Default: columns of `preds`, or the largest class plus one.
 )->Interval: # `value`, `low`, `high`
     """A score with its percentile bootstrap interval (Efron 1979), whole groups being resampled.
 
@@ -90,7 +90,7 @@ def paired_test(
     groups=None, # What items belong together, such as their patient, (N,). Default: each item stands for itself.
     n:int=10_000, # Number of permutations
     seed:int=0, # Seed of the permutations
-    n_classes:int=None # Number of classes K. Default: columns of `preds_a`, or the largest class plus one.
+    n_classes:int|None=None # Number of classes K. Default: columns of `preds_a`, or the largest class plus one.
 )->PairedTest: # `diff`, score of `preds_a` less that of `preds_b`, and `p`, two-sided
     """Is the difference of two scores more than chance? Answers are swapped between the networks, for whole groups at a time.
 

@@ -20,6 +20,7 @@ import random,warnings
 from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache,partial
+from typing import Any
 import numpy as np
 import pandas as pd
 import torch
@@ -152,7 +153,7 @@ def item_loader(dl):
     return vars(dl).get('dl', dl)
 
 # %% ../nbs/01b_loaders.ipynb #74d008a7
-def n_items(dl, owner):
+def n_items(dl, owner)->int:
     "Number of items a loader visits, checked to be a map-style loader that makes batches"
     ds = dl.dataset
     iterable = isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__')
@@ -277,7 +278,7 @@ class SamplerDL(DataLoader):
 def fastai_loader(
     dl, # A fastai loader, or a PyTorch one over a map-style data set
     owner:str # Name that errors give
-):
+)->DataLoader:
     "`dl` itself, or a fastai loader that visits the items of a PyTorch loader in the order of its sampler"
     if not isinstance(dl, DataLoader):
         check(isinstance(dl, torch.utils.data.DataLoader), 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
@@ -293,6 +294,8 @@ def fastai_loader(
 # %% ../nbs/01b_loaders.ipynb #bd2c67a1
 class Weighted(LoaderExtension):
     "Draws the items of each epoch with p_j ∝ n_j^q instead of visiting each once"
+    q:float|str
+    labels:Any
     def get_idxs(self):
         idxs = super().get_idxs()
         if not self.shuffle or not self.n: return idxs
@@ -314,7 +317,7 @@ class Weighted(LoaderExtension):
 @patch
 def weighted(self:DataLoaders,
     q='class', # Exponent: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
-    seed:int=None, # Seed of the draws. Default: as the training loader's own generator stands.
+    seed:int|None=None, # Seed of the draws. Default: as the training loader's own generator stands.
     labels=None # Class of each training item, for data sets that do not tell, (N,) ints
 )->DataLoaders:
     "New loaders whose training loader draws class j with p_j ∝ n_j^q (equation 2). Epochs keep their length; validation is untouched."
@@ -340,9 +343,9 @@ def progressive_loader(
     dl, # Training loader: fastai's, or PyTorch's over a map-style data set
     share:float, # Share of the places that are given to class-balanced draws, from 0 to 1
     labels=None, # Class of each item, for data sets that do not tell, (N,) ints
-    rng:np.random.Generator=None, # Source of randomness
+    rng:np.random.Generator|None=None, # Source of randomness
     owner:str='progressive_loader' # Name that errors and warnings give
-):
+)->DataLoader:
     "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
     check_real(share, 'share', owner, low=0, high=1)
     source = fastai_loader(dl, owner)

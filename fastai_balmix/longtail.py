@@ -90,7 +90,7 @@ def digits_lt(
     most = np.bincount(y[rest]).min()
     check(n_max<=most, 'n_max', 'digits_lt', f'at most {most}, with {n_valid} images a class held out', str(n_max))
     train = rest[tail_idxs(y[rest], tail_counts(n_max, 10, imbalance, profile), seed)]
-    dblock = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=list(range(10)), sort=False)), getters=[ItemGetter(0),ItemGetter(1)],
+    dblock = DataBlock(blocks=[ImageBlock, CategoryBlock(vocab=list(range(10)), sort=False)], getters=[ItemGetter(0),ItemGetter(1)],
         splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=batch_tfms,
         item_tfms=[Resize(size, method='squish'), *L(item_tfms)])
     dls = dblock.dataloaders([items[i] for i in (*train,*valid)], bs=bs, num_workers=num_workers, **kwargs)

@@ -37,7 +37,8 @@ class ClassLoss(Module):
     precision are taken to float32. `reduction` 'mean' divides by the number of items, whatever their classes weigh. Watchers read `ordered`
     (does the order of the classes matter?), `corrects_prior` (what makes up for the training prior, or None) and `soft_targets` (are (B,K) targets
     taken too?)."""
-    y_int,ordered,corrects_prior,soft_targets = True,False,None,False
+    y_int,ordered,soft_targets = True,False,False
+    corrects_prior:str|None = None
     def __init__(self,
         axis:int=-1, # Class axis of the predictions
         reduction:str='mean' # 'mean', 'sum', or 'none' for one value per item, (N,)

@@ -34,14 +34,16 @@ class Training:
         dls:DataLoaders, # Training items, and the selection split as validation
         counts, # Training images of each class, (K,)
         n_epoch:int=1, # Epochs of the training
-        lr:float=None, # Highest learning rate
+        lr:float|None=None, # Highest learning rate
         seed:int=0 # For everything random in the method
     ):
-        store_attr(but='counts')
+        self.dls,self.n_epoch,self.lr,self.seed = dls,n_epoch,lr,seed
         self.counts = np.asarray(counts)
-        self.loss_func,self.cbs,self.implied,self.finish = CrossEntropyLossFlat(),[],None,None
+        self.loss_func,self.cbs = CrossEntropyLossFlat(),[]
+        self.implied:Any = None
+        self.finish:Callable|None = None
 
-    def prior(self)->np.ndarray: # (K,), or None where it is not known
+    def prior(self)->np.ndarray|None: # (K,), or None where it is not known
         "The class prior that answers of the trained network stand for, `implied` or else that of the label mass it is shown"
         if isinstance(self.implied, str):
             check(self.implied=='balanced', 'implied', 'Training', "'balanced', a row of class shares, or None", repr(self.implied))
@@ -53,7 +55,7 @@ class Training:
 # %% ../nbs/08b_methods.ipynb #41fcec1b
 class Method:
     "A function that changes a `Training`, with its name, what it does in a line, its source, and whether it needs ordered classes"
-    def __init__(self, name, func, line, source='', ordered=False): store_attr()
+    def __init__(self, name, func, line, source='', ordered=False): self.name,self.func,self.line,self.source,self.ordered = name,func,line,source,ordered
     def __call__(self, t): self.func(t)
     def __repr__(self): return f'{self.name}: {self.line}' + f' ({self.source})'*bool(self.source)
 
@@ -62,7 +64,7 @@ _methods = {}
 def add_method(
     name:str, # Name in tables and on the command line
     func=None, # Changes a `Training`. Default: what is decorated.
-    line:str=None, # What it does, in a line. Default: the function's docstring.
+    line:str|None=None, # What it does, in a line. Default: the function's docstring.
     source:str='', # Where it was proposed
     ordered:bool=False # Does it make sense for ordered classes only?
 ):

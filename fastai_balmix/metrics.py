@@ -29,7 +29,7 @@ from .watch import *
 # %% ../nbs/06b_metrics.ipynb #93964a74
 def activation_of(
     loss_func # A loss function
-): # What makes probabilities of the outputs it is trained on
+)->Callable: # What makes probabilities of the outputs it is trained on
     "The activation that belongs to a loss: its own, or that of PyTorch's loss of the same name"
     act = getattr(loss_func, 'activation', None)
     if act is not None: return act
@@ -111,7 +111,7 @@ class ConfusionMetric(SummedMetric):
     `axis`. NaN, with a warning, after no predictions or after some that are NaN; a `ValueError` for targets that are no class numbers."""
     def __init__(self,
         score, # Function of a (K,K) array, such as `mcc`
-        name:str=None, # Name in tables. Default: that of `score`.
+        name:str|None=None, # Name in tables. Default: that of `score`.
         axis:int=-1, # Class axis of the network's output
         ordered=False # Does the order of the classes matter? True, or the names of the classes in their order, to be held against the learner's.
     ):
@@ -140,7 +140,7 @@ class ConfusionMetric(SummedMetric):
     def own_sums(self): return self.lead.sums
 
     @property
-    def matrix(self):
+    def matrix(self)->np.ndarray|None:
         x = self.total()
         return None if x is None else self._square(x[:-2])
 
@@ -149,16 +149,29 @@ class ConfusionMetric(SummedMetric):
     def score(self, x): return self.matrix_score(self._square(x))
 
 # %% ../nbs/06b_metrics.ipynb #6134518d
-def MCC(): return ConfusionMetric(mcc)
-def BalancedAcc(classes='present'): return ConfusionMetric(partial(balanced_acc, classes=check_classes(classes, 'BalancedAcc')))
-def MacroF1(classes='present'): return ConfusionMetric(partial(macro_f1, classes=check_classes(classes, 'MacroF1')))
-def GeometricMean(classes='present'): return ConfusionMetric(partial(geometric_mean, classes=check_classes(classes, 'GeometricMean')))
-def QuadKappa(ordered=True): return ConfusionMetric(quad_kappa, ordered=_as_order(ordered, 'QuadKappa'))
-def KendallTau(ordered=True): return ConfusionMetric(kendall_tau, ordered=_as_order(ordered, 'KendallTau'))
+def MCC()->ConfusionMetric:
+    "Matthews' correlation, `mcc`, as a fastai metric"
+    return ConfusionMetric(mcc)
 
-for f,doc in ((MCC,'Matthews\' correlation, `mcc`'), (BalancedAcc,'Mean recall, `balanced_acc`'), (MacroF1,'Mean F1, `macro_f1`'),
-              (GeometricMean,'Geometric mean of the recalls, `geometric_mean`'), (QuadKappa,'Quadratic weighted κ, `quad_kappa`'),
-              (KendallTau,'Kendall\'s τ-b, `kendall_tau`')): f.__doc__ = f'{doc}, as a fastai metric'
+def BalancedAcc(classes='present')->ConfusionMetric:
+    "Mean recall, `balanced_acc`, as a fastai metric"
+    return ConfusionMetric(partial(balanced_acc, classes=check_classes(classes, 'BalancedAcc')))
+
+def MacroF1(classes='present')->ConfusionMetric:
+    "Mean F1, `macro_f1`, as a fastai metric"
+    return ConfusionMetric(partial(macro_f1, classes=check_classes(classes, 'MacroF1')))
+
+def GeometricMean(classes='present')->ConfusionMetric:
+    "Geometric mean of the recalls, `geometric_mean`, as a fastai metric"
+    return ConfusionMetric(partial(geometric_mean, classes=check_classes(classes, 'GeometricMean')))
+
+def QuadKappa(ordered=True)->ConfusionMetric:
+    "Quadratic weighted κ, `quad_kappa`, as a fastai metric"
+    return ConfusionMetric(quad_kappa, ordered=_as_order(ordered, 'QuadKappa'))
+
+def KendallTau(ordered=True)->ConfusionMetric:
+    "Kendall's τ-b, `kendall_tau`, as a fastai metric"
+    return ConfusionMetric(kendall_tau, ordered=_as_order(ordered, 'KendallTau'))
 
 def imbalance_metrics(
     ordered=False # Are the classes ordered, as grades are? True, or their names in order.

@@ -97,9 +97,9 @@ def pair_loader(
     q='class', # Exponent of the partners' draw, see `sampling_probs`
     per_item:bool=False, # One λ for each pair instead of one for each batch?
     labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
-    rng:np.random.Generator=None, # Source of randomness for λ and partners
+    rng:np.random.Generator|None=None, # Source of randomness for λ and partners
     owner:str='pair_loader' # Name that errors and warnings give
-):
+)->DataLoader:
     """A loader of paired batches; `dl` is left as it is.
 
     While it is iterated, `lam` is the weight of the partners in the batch last delivered: a float, or with `per_item` a (B,) tensor.
@@ -114,7 +114,7 @@ def pair_loader(
 def split_pairs(
     t, # Tensor of B items, then their partners
     lam # Weight of the partners: a float, or a (B,) tensor with 0 where there is no partner
-)->tuple: # Two tensors of B items
+)->tuple[Tensor,Tensor]: # Two tensors of B items
     "The items of a paired batch and their partners; an item without partner is its own"
     if isinstance(lam, float): return (t[:len(t)//2],t[len(t)//2:]) if lam else (t,t)
     n,idx = len(lam),torch.arange(len(lam))
@@ -125,7 +125,7 @@ def mix_pairs(
     x, # Items, (B, ...) floating point
     x1, # Their partners, of the same shape
     lam # Weight of the partners: a float, or a (B,) tensor
-): # (B, ...)
+)->Tensor: # (B, ...)
     "x̂ = (1-λ)·x + λ·x1"
     return torch.lerp(x, x1, lam if isinstance(lam, float) else lam.to(x).view(-1, *[1]*(x.ndim-1)))
 
@@ -146,7 +146,7 @@ def load_items(
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
-):
+)->None:
     "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets single classes"
     dl = item_loader(fastai_loader(dl, owner))
     n_items(dl, owner)
@@ -162,6 +162,6 @@ def check_inputs(
         check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     for y in b[n_inp:]:
         kind = f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}' if isinstance(y, torch.Tensor) else f'{type(y).__name__} targets'
-        if not isinstance(y, torch.Tensor) or y.is_floating_point(): task = 'regression or multi-label classification'
+        if not isinstance(y, torch.Tensor) or y.is_floating_point(): task:str|None = 'regression or multi-label classification'
         else: task = 'segmentation' if y.ndim>2 else 'multi-label classification' if y.ndim==2 else None
         if task: raise ValueError(f"{owner} must be given a data set with one class per item. Got {kind}: {task}.")

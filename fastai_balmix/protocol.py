@@ -15,7 +15,7 @@ __all__ = ['presets', 'read_settings', 'plan', 'Estimate', 'in_words', 'process_
 # %% ../nbs/09_protocol.ipynb #7af73fb8
 import json,os,signal,sys,threading,time,warnings
 from collections import deque
-from concurrent.futures import BrokenExecutor,ProcessPoolExecutor
+from concurrent import futures # fastai has a `ProcessPoolExecutor` of another kind
 from multiprocessing import get_context,parent_process
 import cloudpickle
 import numpy as np
@@ -37,7 +37,7 @@ from .summary import *
 
 # %% ../nbs/09_protocol.ipynb #02316b92
 _paper_methods = 'class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3'
-_paper = dict(methods=[*_paper_methods], archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
+_paper:dict = dict(methods=[*_paper_methods], archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
     training=dict(epochs=30, size=512, bs=8, lr=.01, mom=0., wd=0., augment='paper', normalise='half', pretrained=True, tta=True))
 _small = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise='half', pretrained=False, select=.2, tta=False)
 
@@ -94,7 +94,7 @@ def plan(
     seeds, # Numbers, or how many
     config:TrainConfig, # How each is trained
     out:Path, # Folder of results
-    external:dict=None, # Further data, by name, predicted with the weights that were chosen
+    external:dict|None=None, # Further data, by name, predicted with the weights that were chosen
     num_workers:int=0, # Worker processes of each run's loaders
     keep_weights:bool=False # Keep the weights?
 )->list: # Runs, methods changing fastest
@@ -243,10 +243,10 @@ def _follow_parent(threads):
 
 def process_pool(
     jobs:int, # Number of processes
-    share:int=None # Number of processes that share the cores, those of other pools included. Default: `jobs`.
-)->ProcessPoolExecutor:
+    share:int|None=None # Number of processes that share the cores, those of other pools included. Default: `jobs`.
+)->futures.ProcessPoolExecutor:
     "Fresh processes that share the cores among them, and end when this one does"
-    return ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_follow_parent, initargs=(max(1, (os.cpu_count() or 1)//(share or jobs)),))
+    return futures.ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_follow_parent, initargs=(max(1, (os.cpu_count() or 1)//(share or jobs)),))
 
 def _inline(runs, board):
     "Outcomes of runs, made here one after the other"
@@ -263,7 +263,7 @@ def _inline(runs, board):
         if busy>=len(queue): time.sleep(.5) # all that is left is in work elsewhere
 
 def _lost(run, e):
-    died = 'its process died: ' if isinstance(e, BrokenExecutor) else ''
+    died = 'its process died: ' if isinstance(e, futures.BrokenExecutor) else ''
     return Outcome(run.key, 'failed', error=f'{died}{type(e).__name__}: {e}'.strip(), new=True)
 
 def _elsewhere(runs, executor):
@@ -278,7 +278,7 @@ def _elsewhere(runs, executor):
                 elif not f.done(): rest.append((f,r,due))
                 else:
                     try: out = f.result()
-                    except BrokenExecutor as e: broken = e
+                    except futures.BrokenExecutor as e: broken = e
                     except DiskFull: raise
                     except Exception as e: yield r,_lost(r, e)
                     else:
@@ -300,7 +300,7 @@ class _Worker:
 
     def result(self):
         try: return self.future.result()
-        except BrokenExecutor:
+        except futures.BrokenExecutor:
             self.end()
             raise
         finally: self.future = None
@@ -322,11 +322,11 @@ def _in_pool(runs, jobs, tries=3):
                 if w.future is None:
                     if todo and todo[0][2]<=time.monotonic():
                         try: w.start(*todo[0][:2])
-                        except BrokenExecutor: w.end() # died while it had nothing to do
+                        except futures.BrokenExecutor: w.end() # died while it had nothing to do
                         else: todo.popleft()
                 elif w.future.done():
                     try: out = w.result()
-                    except BrokenExecutor as e:
+                    except futures.BrokenExecutor as e:
                         if w.tries>1: todo.append((w.run,w.tries-1,0.))
                         else: yield w.run,_lost(w.run, e)
                     except DiskFull: raise
@@ -346,7 +346,7 @@ def compare(
     folds=None, # Fold numbers. Default: all; nothing for data with a split.
     seeds=1, # How many, from 0; or the numbers
     epochs:int=30, # Epochs of one cycle
-    external:dict=None, # Further data, by name, with the same classes: predicted with the weights that were chosen, no retraining
+    external:dict|None=None, # Further data, by name, with the same classes: predicted with the weights that were chosen, no retraining
     executor=None, # Any `concurrent.futures.Executor`. Default: this process.
     jobs:int=1, # Processes, where there is no executor
     out='balmix-compare', # Folder of results
@@ -457,7 +457,7 @@ def balmix_compare(
     debug:bool=False # Show the traceback of an error
 ):
     "Compare methods for imbalanced images on your data, or on the paper's. The same command again goes on where it was stopped."
-    if list: return print('\n'.join(f'{m.Index:20}{m.method}' + f' [{m.source}]'*bool(m.source) + ' (grades only)'*bool(m[2]) for m in method_table().itertuples()))
+    if list: return print('\n'.join(f'{k:20}{line}' + f' [{source}]'*bool(source) + ' (grades only)'*bool(graded) for k,line,graded,source in method_table().itertuples()))
     try:
         if out is None: raise ValueError('Say where results go: --out FOLDER.')
         extra = {k: v for k,v in dict(group=group, vocab=_split(vocab), ordered=ordered or None, verify=verify or None).items() if v is not None}

@@ -48,7 +48,7 @@ def plot_class_distribution(
     q='class', # Exponent of Balanced-MixUp's balanced draw
     labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Images of each class, and what a network sees of it under instance, class and Balanced-MixUp sampling"
     df = class_distribution(dls, alpha, q, labels)
     k,x = len(df),np.arange(len(df))
@@ -75,7 +75,7 @@ def show(self:BalancedMixUp,
     n:int=3, # Number of pairs
     quantiles=(.5,.75,.9,.99), # Where in the distribution of λ to look
     figsize=None # Width and height in inches
-): # `Axes`, (n, 2+len(quantiles))
+)->np.ndarray: # `Axes`, (n, 2+len(quantiles))
     "Show pairs from the training loader and their mixtures at quantiles of λ"
     check(self.alpha>0, 'alpha', 'BalancedMixUp.show', 'above 0: without a partner there is nothing to show', repr(self.alpha))
     check_int(n, 'n', 'BalancedMixUp.show', low=1)
@@ -105,7 +105,7 @@ def show(self:BalancedMixUp,
 def plot_operating_curve(
     curve:pd.DataFrame, # A row for each t and a column for each score, as of `operating_curve`
     ax=None # Matplotlib `Axes` to draw on
-): # The `Axes`
+)->plt.Axes: # The `Axes`
     "Scores of one network along the class priors ∝ nᵗ that it is moved to"
     check(isinstance(curve, pd.DataFrame) and len(curve)>0, 'curve', 'plot_operating_curve', 'a table with a row for each t, as of `operating_curve`', type(curve).__name__)
     if ax is None: ax = plt.subplots(figsize=(6,3.5), layout='constrained')[1]

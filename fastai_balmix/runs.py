@@ -20,8 +20,9 @@ __all__ = ['augments', 'score_functions', 'TrainConfig', 'augmentation', 'small_
 # %% ../nbs/08d_runs.ipynb #7b549ffd
 import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings,zipfile,zlib
 from functools import lru_cache
-from dataclasses import asdict,dataclass,field
+from dataclasses import dataclass,field
 from importlib.metadata import version
+from typing import Any
 import numpy as np
 import pandas as pd
 import timm
@@ -50,7 +51,7 @@ def _one_of(x, owner, name, allowed): check(isinstance(x, str) and x in allowed,
 class TrainConfig:
     "How every network of a comparison is trained. Raises a `ValueError` for values that make no sense."
     epochs:int=30 # Epochs of one cycle
-    size:int=512 # Images are resized to `size`×`size`; None leaves them as they are
+    size:int|None=512 # Images are resized to `size`×`size`; None leaves them as they are
     bs:int=8 # Batch size
     lr:float=.01 # Highest learning rate
     mom:float=0. # Momentum of SGD
@@ -60,7 +61,7 @@ class TrainConfig:
     pretrained:object=True # timm's weights: True, False, or a file
     select:float=.1 # Share of the training images kept for selection, where the data have no split for it
     selection:str='inner' # 'inner', or 'reported-fold', the published protocol, that chooses the epoch on the fold it reports
-    monitor:str=None # Metric that chooses the epoch: 'mcc', 'quad_kappa', … Default: quadratic κ for ordered classes, else MCC.
+    monitor:str|None=None # Metric that chooses the epoch: 'mcc', 'quad_kappa', … Default: quadratic κ for ordered classes, else MCC.
     tta:bool=True # Predict by the mean of image and mirror image?
     decode:str='full' # 'full', or 'fast': JPEGs much larger than `size` are decoded at a fraction of their size
 
@@ -98,7 +99,7 @@ class TrainConfig:
 # %% ../nbs/08d_runs.ipynb #d5dbb515
 class _OnImages(ItemTransform):
     "Applies a function to the image of an item in training"
-    order,split_idx = 2,0 # after the resize
+    order,split_idx = 2,0 # type: ignore[assignment] # after the resize, in training
     def __init__(self, func): self.func = func
     def encodes(self, o): return (PILImage(self.func(o[0])),*o[1:])
 
@@ -123,7 +124,7 @@ def augmentation(
     return [_OnImages(T.Compose(ops))] if ops else []
 
 # %% ../nbs/08d_runs.ipynb #827f72b2
-def small_net(n_classes): # Number of classes
+def small_net(n_classes)->nn.Module: # Number of classes
     "Four 3×3 convolutions with batch norm, 16 to 64 channels, mean pooling and a linear layer: for images of 8 to 64 pixels"
     c,strides = (3,16,32,32,64),(1,2,1,2)
     return nn.Sequential(*[ConvLayer(i, o, stride=s) for i,o,s in zip(c, c[1:], strides)], AdaptiveAvgPool(), Flatten(), nn.Linear(c[-1], n_classes))
@@ -137,7 +138,7 @@ def arch_name(
 
 def check_arch(
     arch # A name of timm's, 'small', or a function of the number of classes
-):
+)->None:
     "Raise a `ValueError` that names the nearest architectures, unless there is one of this name"
     if callable(arch) or arch=='small': return
     check(isinstance(arch, str), 'archs', 'compare', "names of timm's, 'small', or functions of the number of classes", repr(arch))
@@ -197,7 +198,7 @@ def _hash(o): return hashlib.sha256(json.dumps(o, sort_keys=True, default=str).e
 class Run:
     "One training: everything that determines it, and where its results go"
     data:ImageData # Images
-    method:object # A name, or a `Method`
+    method:Any # A name, or a `Method`
     arch:object # A name, or a function of the number of classes
     fold:int # Fold that is reported; 0 for data with a split of their own
     seed:int # Of the network's start and everything random
@@ -215,12 +216,12 @@ class Run:
         self.key = f'{name}-{_hash([self.settings, self.code, self.fold, self.seed])}'
 
     @property
-    def path(self): return self.folder/'runs'/self.key
+    def path(self)->Path: return self.folder/'runs'/self.key
 
     @property
-    def monitor(self): return self.config.monitor or ('quad_kappa' if self.data.ordered else 'mcc')
+    def monitor(self)->str: return self.config.monitor or ('quad_kappa' if self.data.ordered else 'mcc')
 
-    def parts(self): return self.data.parts(fold=self.fold or None, select=self.config.select, selection=self.config.selection)
+    def parts(self)->dict: return self.data.parts(fold=self.fold or None, select=self.config.select, selection=self.config.selection)
     def __str__(self): return f'{self.method.name} · {arch_name(self.arch)}' + f' · fold {self.fold}'*bool(self.fold) + f' · seed {self.seed}'
 
 # %% ../nbs/08d_runs.ipynb #ce40b563
@@ -316,7 +317,7 @@ def train(
     used = [o for o in cks if o.history]
     history = [h for o in used for h in o.history]
     seconds = sum(o.seconds for o in used) + time.perf_counter()-begun
-    return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+used[-1].best+1, epochs=len(history), history=history, seconds=round(seconds, 2), n_bytes=n_bytes,
+    return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+(used[-1].best or 0)+1, epochs=len(history), history=history, seconds=round(seconds, 2), n_bytes=n_bytes,
                 calibration=dict(prior=cal.prior_.tolist(), temperature=cal.temperature_), train_shares=shares.tolist(), data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
                 started=start, finished=datetime.now().astimezone().isoformat(timespec='seconds'), host=platform.node())
 
@@ -326,11 +327,11 @@ class Outcome:
     "What became of a run: `status` is 'finished', 'failed' or 'busy', in work elsewhere"
     run:str # Its key
     status:str # 'finished', 'failed' or 'busy'
-    record:dict=None # Scores and circumstances, as `train` gives them
+    record:dict|None=None # Scores and circumstances, as `train` gives them
     error:str='' # In a line
     new:bool=False # Was it trained now?
 
-def read_record(path):
+def read_record(path)->dict|None:
     "The record of a run in folder `path`; None unless it is finished, and its predictions are there as they were written"
     try:
         r = json.loads((Path(path)/'run.json').read_text(encoding='utf-8'))
@@ -381,7 +382,7 @@ def read_predictions(
     points = {k.split('/', 1)[1]: v for k,v in mine.items() if k.startswith('probs/')}
     return dict(paths=mine['paths'], groups=mine.get('groups'), targs=mine['targs'], plain=mine['plain'], probs=points)
 
-def read_json(path):
+def read_json(path)->dict|None:
     "The dict in a file; None where there is none, or the file is damaged"
     try: res = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError,ValueError): return None
@@ -389,7 +390,7 @@ def read_json(path):
 
 def read_failures(
     folder, # Folder of a comparison
-    settings:str=None # Hash of the settings; default: any
+    settings:str|None=None # Hash of the settings; default: any
 )->list: # A dict a run: `run`, `method`, `arch`, `fold`, `seed`, `error`, `traceback`
     "Runs that failed, and were not finished since"
     res = [read_json(p) for p in sorted(Path(folder).glob('runs/*/error.json')) if read_record(p.parent) is None]
@@ -424,7 +425,7 @@ class Results:
 
     def record(self,
         run:str # Key of the run
-    )->dict:
+    )->dict|None: # None unless it is finished
         "Everything known about a run, its epochs included"
         return read_record(self.folder/'runs'/run)
 

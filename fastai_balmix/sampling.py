@@ -31,8 +31,8 @@ def label_array(
 def as_labels(
     y, # Class of each item: ints as array, tensor, list or Series
     owner:str, # Whose parameter `labels` this is
-    n:int=None, # Number of labels there must be
-    n_classes:int=None, # Number of classes K
+    n:int|None=None, # Number of labels there must be
+    n_classes:int|None=None, # Number of classes K
     name:str='labels' # Name of the parameter
 )->np.ndarray: # (N,) int64
     "Check that `y` holds a class for each item, as whole numbers from 0 to K-1"
@@ -51,7 +51,7 @@ def as_labels(
 # %% ../nbs/01_sampling.ipynb #af18907b
 def class_counts(
     y, # Class of each item, (N,) ints
-    n_classes:int=None # Number of classes K. Default: the largest label plus one.
+    n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
 )->np.ndarray: # Items per class, (K,) int64
     "Number of items of each class"
     if n_classes is not None: check_int(n_classes, 'n_classes', 'class_counts', low=1)
@@ -91,7 +91,7 @@ def as_probs(
     p, # Class probabilities, (K,)
     name:str, # Name of the parameter
     owner:str, # Whose parameter it is
-    n_classes:int=None, # Number of classes K there must be
+    n_classes:int|None=None, # Number of classes K there must be
     positive:bool=False # Are zeros forbidden?
 )->np.ndarray: # (K,) float64, sum 1 but for rounding
     "Check that `p` holds a probability for each class"
@@ -124,7 +124,7 @@ class ClassSampler:
     def __init__(self,
         labels, # Class of each item, (N,) ints
         q='class', # Exponent, see `sampling_probs`
-        n_classes:int=None, # Number of classes K. Default: the largest label plus one.
+        n_classes:int|None=None, # Number of classes K. Default: the largest label plus one.
         among=None # Indices of the items that may be drawn. Default: all.
     ):
         if n_classes is not None: check_int(n_classes, 'n_classes', 'ClassSampler', low=1)

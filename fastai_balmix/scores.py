@@ -29,7 +29,7 @@ from .sampling import *
 def as_preds(
     preds, # Probabilities or network outputs, a row an item, (N,K)
     owner:str, # Whose parameter `preds` this is
-    n_classes:int=None, # Number of classes K there must be
+    n_classes:int|None=None, # Number of classes K there must be
     name:str='preds' # Name of the parameter
 )->np.ndarray: # (N,K) floating point
     "Check that `preds` holds a row of K finite numbers for each item"
@@ -43,7 +43,7 @@ def as_preds(
 def class_pairs(
     preds, # Probabilities or network outputs (N,K), or predicted classes (N,)
     targs, # True classes, (N,) ints
-    n_classes:int=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
+    n_classes:int|None=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
     owner:str='class_pairs', # Whose parameters these are
     name:str='preds' # Name of the first
 )->tuple: # Predicted and true classes, (N,) int64 each, and K
@@ -59,7 +59,7 @@ def class_pairs(
 def confusion(
     preds, # Probabilities or network outputs (N,K), or predicted classes (N,)
     targs, # True classes, (N,) ints
-    n_classes:int=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
+    n_classes:int|None=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
     owner:str='confusion' # Name that errors give
 )->np.ndarray: # (K,K) int64
     "Confusion matrix, a row for each true class and a column for each predicted one"
@@ -85,7 +85,7 @@ def _ratio(a, b, undefined=np.nan):
 def check_classes(
     classes, # 'present', 'all' or a list of class numbers
     owner:str, # Whose parameter `classes` this is
-    n_classes:int=None # Number of classes K, if known
+    n_classes:int|None=None # Number of classes K, if known
 ): # `classes`, or the list as an array
     "Check that `classes` names classes to average over"
     if not isinstance(classes, str): return as_labels(classes, owner, n_classes=n_classes, name='classes')
@@ -103,7 +103,7 @@ def _macro(x, there, classes, owner, absent=0.):
 # %% ../nbs/06_scores.ipynb #755863ec
 def mcc(
     cm # Confusion matrices, (..., K, K)
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Matthews' correlation coefficient for K classes (Gorodkin's R_K), -1 to 1. 0 where all items or all predictions are of one class."
     cm,t,p,n = _matrix(cm, 'mcc')
     n_ = n[...,None]
@@ -115,7 +115,7 @@ def mcc(
 def balanced_acc(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Average over the classes there are in the truth, over 'all', or over a list of class numbers
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Mean recall of the classes. NaN without any."
     cm,t,p,n = _matrix(cm, 'balanced_acc')
     return _macro(_ratio(_diag(cm), t), t!=0, classes, 'balanced_acc')
@@ -123,7 +123,7 @@ def balanced_acc(
 def macro_f1(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Average over the classes there are in truth or prediction, over 'all', or over a list of class numbers
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Mean F1 of the classes. NaN without any."
     cm,t,p,n = _matrix(cm, 'macro_f1')
     return _macro(_ratio(2*_diag(cm), t+p), t+p!=0, classes, 'macro_f1')
@@ -131,7 +131,7 @@ def macro_f1(
 def geometric_mean(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Of the classes there are in the truth, of 'all', or of a list of class numbers
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Geometric mean of the classes' recalls: 0 as soon as one class is never found"
     cm,t,p,n = _matrix(cm, 'geometric_mean')
     with np.errstate(divide='ignore'): logs = np.log(_ratio(_diag(cm), t))
@@ -140,7 +140,7 @@ def geometric_mean(
 # %% ../nbs/06_scores.ipynb #1044d8e4
 def quad_kappa(
     cm # Confusion matrices, (..., K, K), classes in their order
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Quadratic weighted κ. NaN where truth and prediction are one and the same single class."
     cm,t,p,n = _matrix(cm, 'quad_kappa')
     i = np.arange(cm.shape[-1])
@@ -149,7 +149,7 @@ def quad_kappa(
 
 def kendall_tau(
     cm # Confusion matrices, (..., K, K), classes in their order
-): # (...)
+)->np.ndarray|np.float64: # (...)
     "Kendall's τ-b. NaN where all items or all predictions are of one class."
     cm,t,p,n = _matrix(cm, 'kendall_tau')
     below = cm.sum(-2, keepdims=True) - cm.cumsum(-2) # items of a higher true class, by predicted class
@@ -189,7 +189,7 @@ def per_class(
     res = dict(support=t, recall=(hit,t), precision=(hit,p), f1=_ratio(2*hit, t+p), specificity=(n-t-p+hit,n-t))
     df = {}
     for nm,v in res.items():
-        if isinstance(v, tuple): df |= {nm:_ratio(*v), **dict(zip((f'{nm}_low',f'{nm}_high'), wilson(*v, level)))}
+        if isinstance(v, tuple): df |= {nm:_ratio(*v), **dict(zip((f'{nm}_low',f'{nm}_high'), wilson(v[0], v[1], level)))}
         else: df[nm] = v.astype(np.int64) if nm=='support' and (v==v.astype(np.int64)).all() else v
     if prevalence is not None:
         pi = np.asarray(prevalence)
@@ -233,7 +233,7 @@ def reweight(
 def as_prob_rows(
     probs, # A row of probabilities an item, (N,K)
     owner:str, # Whose parameter `probs` this is
-    n_classes:int=None # Number of classes K there must be
+    n_classes:int|None=None # Number of classes K there must be
 )->np.ndarray: # (N,K) floating point
     "Check that `probs` holds K probabilities for each item"
     p = as_preds(probs, owner, n_classes, 'probs')
@@ -241,7 +241,7 @@ def as_prob_rows(
     if off.any(): check(False, 'probs', owner, 'rows of probabilities: none negative, sum 1', f'{p[off][0].tolist()} at index {int(off.argmax())}')
     return p
 
-def _probs_targs(probs, targs, owner):
+def _probs_targs(probs, targs, owner)->tuple[torch.Tensor,torch.Tensor]:
     "Both as tensors, checked against each other"
     p = as_prob_rows(probs, owner)
     t = as_labels(targs, owner, n=len(p), n_classes=p.shape[1], name='targs')

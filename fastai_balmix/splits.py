@@ -44,7 +44,7 @@ def check_groups(
     groups, # What belongs together, (N,)
     parts, # Name or number of the part each item is in, (N,)
     owner:str # Whose parameter `groups` this is
-):
+)->None:
     "Raise a `ValueError` that names a group with items in two parts, if there is one"
     df = pd.DataFrame(dict(g=label_array(groups), p=label_array(parts)))
     n = df.drop_duplicates().groupby('g', sort=False).p.agg(list)
@@ -75,7 +75,7 @@ def split_off(
     groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
     share:float=.1, # Share of the items that is held out, about
     seed:int=0, # Which items
-    n_classes:int=None # Number of classes K. Default: the largest label plus one.
+    n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
 )->np.ndarray: # (N,) bool, True for what is held out
     "Hold out about `share` of the items, stratified by class: no group on two sides, some of every class left"
     y = as_labels(y, 'split_off', n_classes=n_classes, name='y')
@@ -140,7 +140,7 @@ def _words(classes, names, counts, unit):
     "Classes with their numbers of images or groups, for an error or a warning"
     return ', '.join(f"{int(k) if names is None else names[k]!r} with {counts[k]}" for k in classes) + f' {unit}s'[:None if len(classes)>1 or counts[classes[0]]!=1 else -1]
 
-def fold_numbers(
+def fold_numbers( # type: ignore[return] # where it ends without one, the last check raises
     y, # Class of each item, (N,) ints
     groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
     n_folds:int=5, # Number of folds
@@ -179,7 +179,7 @@ def fold_numbers(
 # %% ../nbs/07b_splits.ipynb #26ec3dde
 def authors_folds(
     y, # Class of each item, in the order of the authors' table, classes numbered in alphabetical order, (N,) ints
-    n:int=None # The number of items of which each fold is a fifth. Default: N.
+    n:int|None=None # The number of items of which each fold is a fifth. Default: N.
 )->np.ndarray: # (N,) int64, from 1 to 5
     "Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is left, with `random_state=0`"
     y = as_labels(y, 'authors_folds', name='y')

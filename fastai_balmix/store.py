@@ -20,7 +20,7 @@ import io,mmap,os,pickle,struct,tempfile,threading
 from contextlib import contextmanager
 from multiprocessing import context,reduction
 try: import fcntl
-except ImportError: fcntl = None # there is none on Windows
+except ImportError: fcntl = None # type: ignore[assignment] # there is none on Windows
 import numpy as np
 import torch
 from PIL import Image
@@ -116,7 +116,7 @@ class Store:
         with self._locked(): self.head[:3] = self.start,max(sizes.sum()//len(sizes), 1),max(sizes.sum()//len(sizes), 1)
 
     @staticmethod
-    def overhead(n, n_loaders=1):
+    def overhead(n, n_loaders=1)->int:
         "Bytes that are needed beside those of `n` items"
         return _aligned(8*(3+3*n_loaders+n))
 
@@ -185,7 +185,7 @@ class Store:
             self.counts[loader,2] += 1
 
     @property
-    def used(self):
+    def used(self)->int:
         "Bytes of the items that are kept"
         return int(self.head[0])-self.start
 

@@ -45,7 +45,7 @@ def _spread(x, n_folds, name, owner):
 
 def corrected_t(
     d, # Differences of two methods, one for each fold (or seed)
-    n_folds:int=None # The number of folds K of which these are some or all. Default: they are independent repeats, such as seeds.
+    n_folds:int|None=None # The number of folds K of which these are some or all. Default: they are independent repeats, such as seeds.
 )->TTest: # `diff`, their mean; `t`, `df` and two-sided `p`, NaN for a single one
     "Is the mean of fold differences more than chance? The paired t-test with the variance of Nadeau and Bengio (2003); without `n_folds` the usual one"
     mean,se,df = _spread(d, n_folds, 'd', 'corrected_t')
@@ -54,7 +54,7 @@ def corrected_t(
 
 def corrected_interval(
     x, # Scores or differences, one for each fold (or seed)
-    n_folds:int=None, # The number of folds K of which these are some or all. Default: they are independent repeats, such as seeds.
+    n_folds:int|None=None, # The number of folds K of which these are some or all. Default: they are independent repeats, such as seeds.
     level:float=.95 # Share of such intervals that hold the true value
 )->Interval: # `value`, their mean, `low`, `high`, NaN for a single one
     "The mean over folds with the interval that belongs to `corrected_t`"
@@ -90,7 +90,7 @@ class PrintedTable:
         cells:pd.DataFrame, # What is printed; strings
         caption:str='', # A line above
         notes=(), # Lines below
-        data:pd.DataFrame=None # The same as numbers, a row a number, for CSV. Default: `cells`.
+        data:pd.DataFrame|None=None # The same as numbers, a row a number, for CSV. Default: `cells`.
     ):
         self.cells,self.caption,self.notes,self.data = cells,caption,list(notes),cells if data is None else data
 
@@ -456,15 +456,15 @@ def summarise(
     order = dict(arch=df.arch.unique(), point=_points, method=_sorted(df.method, baseline))
     df = df.sort_values([*order], key=lambda c: c.map({o:i for i,o in enumerate(order[c.name])}))
     diffs = _differences(df, metrics, baseline, _Answers(results, part), n, seed)
-    verdicts = [(arch, m, method, *_sentence(g, baseline, meta['n_folds'], f'{arch}, '*(len(order['arch'])>1)))
+    rows = [(arch, m, method, *_sentence(g, baseline, meta['n_folds'], f'{arch}, '*(len(order['arch'])>1)))
                 for arch in order['arch'] for m in metrics for method,g in diffs[(diffs.arch==arch) & (diffs.metric==m)].groupby('method', sort=False)]
-    verdicts = pd.DataFrame(verdicts, columns=['arch','metric','method','verdict','sentence'])
+    verdicts = pd.DataFrame(rows, columns=['arch','metric','method','verdict','sentence'])
     remarks = _remarks(df, meta, part, set(diffs.kind), metrics, baseline)
     return Summary(_table(df, metrics, meta['n_folds']), diffs, verdicts, _caveats(meta, part), remarks, baseline, metrics, part, meta)
 
 # %% ../nbs/08e_summary.ipynb #2d7a2dbc
 def published(
-    table:int=None # 1, 2 or 3. Default: all of them.
+    table:int|None=None # 1, 2 or 3. Default: all of them.
 )->pd.DataFrame: # A row a figure: table, data, method, arch, metric, value in percent
     "The figures of the tables in Galdran et al., MICCAI 2021"
     with (files('fastai_balmix')/'paper_tables.csv').open() as f: df = pd.read_csv(f)
@@ -516,9 +516,9 @@ def paper_table(
     columns = ['data','method','arch','metric']
     res = pd.DataFrame(want, columns=columns).merge(pub.rename(columns=dict(value='published')), how='left', on=columns)
     part = np.where(res.data=='messidor2', 'messidor2', 'report')
-    res['measured'] = [values.get((p,o.arch,o.method,o.metric), np.nan) for p,o in zip(part, res.itertuples())]
+    res['measured'] = [values.get(o, np.nan) for o in zip(part, res.arch, res.method, res.metric)]
     res['difference'] = res.measured-res.published
-    res['runs'] = [runs.get((p,o.arch,o.method), '') for p,o in zip(part, res.itertuples())]
+    res['runs'] = [runs.get(o, '') for o in zip(part, res.arch, res.method)]
     res = res.assign(table=number)[['table',*columns,'measured','published','difference','runs']]
     if number==2: row,column = res.data.map(_test_sets),res.method.map(_systems)
     else: row,column = res.method.map(_paper_names),res.arch.map(_arch_names)+': '+res.metric.map(_paper_metrics)

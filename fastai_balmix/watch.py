@@ -87,7 +87,7 @@ def _alphabetical(vocab):
 def check_order(
     vocab, # Names of the classes as a learner has them
     ordered=True # True, or the names in the order they should have
-):
+)->None:
     "Warn where ordered classes seem to be in alphabetical order; raise a `ValueError` where they are not in the order stated"
     if not isinstance(ordered, bool):
         check([*map(str, ordered)]==[*map(str, vocab)], 'ordered', 'ordered metrics and losses', f'the order of the loaders, {list(vocab)}', str(list(ordered)))

@@ -1,23 +1,25 @@
 "What the measurements share: a clock, the machine's name, and where tables go"
 import os,platform,time
+from importlib.metadata import version
 from pathlib import Path
 
-import fastai
-import numpy as np
 import pandas as pd
 import torch
 
 def machine():
-    "Cores, processor and versions"
+    "Cores, processors and versions"
     cpus = Path('/proc/cpuinfo')
     lines = cpus.read_text().splitlines() if cpus.exists() else []
     model = next((o.partition(':')[2].strip() for o in lines if o.startswith('model name')), platform.processor() or platform.machine())
-    return f'{os.cpu_count()} cores, {model}; Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, fastai {fastai.__version__}'
+    gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    versions = ', '.join(f'{o} {version(o)}' for o in ('torch','fastai','timm','numpy','pillow'))
+    return f'{cores} cores, {model}{gpu}; Python {platform.python_version()}, {versions}'
 
-def timed(f):
+def timed(f, *args):
     "Seconds that a call takes, and what it returns"
     start = time.perf_counter()
-    res = f()
+    res = f(*args)
     return time.perf_counter()-start,res
 
 def write_table(

@@ -9,19 +9,17 @@ Differences are between the two tensors, in grey levels of 255, the mean over al
 
 Beside 4:2:0 there are 4:4:4, progressive JPEG, smaller photographs, and PNG and TIFF, which cannot be decoded in part. The aims are 1.5 times as fast with a mean difference
 below 2 for every baseline JPEG of 4,000 pixels; the script ends with an error where one is missed."""
-import csv,os,platform,sys,tempfile,time
+import sys,tempfile
 from pathlib import Path
 from statistics import median
 
-import fastai
 import numpy as np
 import pandas as pd
-import PIL
-import torch
 from fastcore.script import call_parse
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from fastai_balmix.images import ImageData
+from common import machine,timed,write_table
 
 def photograph(pixels, width):
     "An enlarged photograph with grain"
@@ -59,15 +57,9 @@ def reader(fn, size, decode):
     dl = dls.test_dl([fn])
     return lambda: dl.do_item(0)[0]
 
-def timed(f, n):
-    start = time.perf_counter()
-    for _ in range(n): f()
-    return (time.perf_counter()-start)/n
-
-def machine():
-    try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError,StopIteration): cpu = platform.processor() or platform.machine()
-    return f'{os.cpu_count()} cores, {cpu}; python {platform.python_version()}, torch {torch.__version__}, pillow {PIL.__version__}, fastai {fastai.__version__}'
+def repeated(f, n):
+    "Mean seconds of `n` calls"
+    return timed(lambda: [f() for _ in range(n)])[0]/n
 
 @call_parse
 def main(
@@ -76,8 +68,8 @@ def main(
     quick:bool=False # Two pictures, one size: seconds
 ):
     "Time decoding in full and in part, and compare what comes of it"
-    repeats,where,rows,missed = max(5, repeats),machine(),[],[]
-    print(f"{where}\n\n{'':30}{'size':>5}{'full ms':>9}{'fast ms':>9}{'ratio':>7}{'spread':>14}{'mean diff':>11}{'max':>5}")
+    repeats,rows,missed = max(5, repeats),[],[]
+    print(f"{machine()}\n\n{'':30}{'size':>5}{'full ms':>9}{'fast ms':>9}{'ratio':>7}{'spread':>14}{'mean diff':>11}{'max':>5}")
     with tempfile.TemporaryDirectory() as tmp:
         for what,im,suffix,options,aimed in cases(quick):
             fn = Path(tmp)/f'picture.{suffix}'
@@ -85,18 +77,13 @@ def main(
             for size in [224] if quick else [224,512]:
                 full,fast = (reader(fn, size, o) for o in ('full','fast'))
                 diff = np.abs(np.asarray(full()).astype(int)-np.asarray(fast()))
-                n = 1+int(.05/timed(fast, 1)) # a turn of a few milliseconds would measure what else the machine does
-                secs = np.array([(timed(full, n),timed(fast, n)) for _ in range(repeats)])
+                n = 1+int(.05/repeated(fast, 1)) # a turn of a few milliseconds would measure what else the machine does
+                secs = np.array([(repeated(full, n),repeated(fast, n)) for _ in range(repeats)])
                 (a,b),ratios = np.median(secs, 0)*1000,secs[:,0]/secs[:,1]
                 row = dict(what=what, size=size, full_ms=round(a, 1), fast_ms=round(b, 1), ratio=round(median(ratios), 2), spread=f'{ratios.min():.2f} to {ratios.max():.2f}',
-                           mean_diff=round(diff.mean(), 2), max_diff=diff.max(), machine=where)
+                           mean_diff=round(diff.mean(), 2), max_diff=diff.max())
                 rows.append(row)
                 print(f"{what:30}{size:5}{a:9.1f}{b:9.1f}{row['ratio']:7.2f}{row['spread']:>14}{row['mean_diff']:11.2f}{row['max_diff']:5}", flush=True)
                 if aimed and (row['ratio']<=1.5 or diff.mean()>=2): missed.append(f'{what} at {size}')
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with open(out/'decoding.csv', 'w', newline='') as f:
-            w = csv.DictWriter(f, rows[0])
-            w.writeheader()
-            w.writerows(rows)
+    write_table(rows, out, 'decoding')
     if missed: sys.exit(f"missed: {'; '.join(missed)}")

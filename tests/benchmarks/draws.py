@@ -27,7 +27,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Data
 from fastai_balmix.images import ImageData
 from fastai_balmix.loaders import train_labels
 from fastai_balmix.sampling import ClassSampler
-from common import machine,timed
+from common import machine,timed,write_table
 
 def tail_labels(n, k=1000):
     "Classes of `n` items, the most frequent a hundred times as frequent as the rarest, each with an item at least"
@@ -128,11 +128,10 @@ def labels(n, repeats):
 @call_parse
 def main(
     quick:store_true=False, # Small sizes, seconds in all?
-    out:str=None # Folder for `draws.csv`. Default: none is written.
+    out:Path=None # Folder for `draws.csv`. Default: none is written.
 ):
     "Time draws and labels, each two ways"
-    on = machine()
-    print(f"{on}\n\n{'against':44}{'n':>12}{'ours, s':>10}{'other, s':>10}{'times':>9}   least to most")
+    print(f"{machine()}\n\n{'against':44}{'n':>12}{'ours, s':>10}{'other, s':>10}{'times':>9}   least to most")
     sizes = [(10**5,5)] if quick else [(10**5,5),(10**6,5),(10**7,3)]
     rows = [draws(n, k) for n,k in sizes]
     rows.append(epochs(10**4 if quick else 10**6, 5))
@@ -142,9 +141,7 @@ def main(
     if Path('/proc/self/status').exists():
         imports,made,most = peak(n)
         print(f'\npeak memory of a process with {n:,} draws: {most:,.0f} MB, of which {imports:,.0f} after imports and {made:,.0f} with labels')
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).assign(machine=on).to_csv(Path(out)/'draws.csv', index=False)
+    write_table(rows, out, 'draws')
     if quick: return
     slow = [o['what'] for o in rows if o['what'].startswith('labels') and o['ours_s']>=.5]
     missed = ['speed of draws']*(rows[2]['ratio']<15) + ['memory']*(most>=1000) + slow

@@ -16,6 +16,9 @@ Each row compares epochs of the same learner, loader and seeds within one proces
 then the variants take turns, one epoch each, A B C A B C …. An epoch is timed from the loader's start, workers included, to its last batch, without validation. A ratio is taken within each round; shown
 are the median over rounds, the smallest and the largest.
 
+Beside the time stands the work: the same ratio of processor seconds, of the main process and its workers together. What else runs on the machine stretches the one and hardly the other. Where workers and network keep all
+cores busy, as in rows a to d on two cores, both come to the same on a machine that is free.
+
 The JPEG files are 2,000 of 512×512 pixels and 100 kB in ten classes with a long tail, 806 to 8 each: enlarged parts of scikit-learn's two photographs with grain added, so that a byte costs to decode what it costs
 in a photograph. No more than 250 are drawn, the others are copies. They are read by two workers in batches of 16, and lie in a temporary folder.
 
@@ -30,10 +33,8 @@ batches, in random order. Each follows the distribution it always does, and each
 `--quick` uses fewer and smaller images and two rounds, and proves nothing but that the script runs. `--profile` prints instead where a plain and a mixed epoch spend the time of one core, without workers: what else
 runs on the machine hardly matters to it.
 The script ends with an error where an aim is missed."""
-import cProfile,csv,io,os,platform,pstats,re,sys,tempfile,time,warnings
-from importlib.metadata import version
+import cProfile,io,os,pstats,re,sys,tempfile,time,warnings
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import timm
@@ -48,8 +49,8 @@ from fastai.callback.mixup import MixUp
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.demo import demo_net
 from fastai_balmix.longtail import tail_counts
-try: import fastai_balmix.cache # patches `DataLoaders.cached`
-except ImportError: pass
+import fastai_balmix.cache # patches `DataLoaders.cached`
+from common import machine,write_table
 
 K = 10
 
@@ -108,6 +109,15 @@ class EvenMixUp(BalancedMixUp):
         super()._start(per_item)
         self.rng = Stratified(np.random.PCG64(self.seed))
 
+def clocks():
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return np.array([time.perf_counter(), sum(os.times()[:4])]) # workers that have ended are children, with times of their own
+
+def spent(f):
+    start = clocks()
+    f()
+    return clocks()-start
+
 class Fit:
     "A fit that stays open, one training epoch a call"
     def __init__(self, dls, make_net, cb=None):
@@ -117,7 +127,7 @@ class Fit:
         self.started,self.mixed = False,[]
 
     def __call__(self):
-        "Seconds of one training epoch"
+        "Seconds and processor seconds of one training epoch, (2,)"
         learn = self.learn
         if not self.started:
             learn.create_opt()
@@ -125,41 +135,44 @@ class Fit:
             learn('before_fit')
         learn.epoch += 1
         learn('before_epoch')
-        if torch.cuda.is_available(): torch.cuda.synchronize()
-        start = time.perf_counter()
-        learn._do_epoch_train()
-        if torch.cuda.is_available(): torch.cuda.synchronize()
-        res = time.perf_counter()-start
+        res = spent(learn._do_epoch_train)
         if hasattr(learn.dl, 'lams'): self.mixed.append((learn.dl.lams>0).mean())
         return res
 
 def load_only(dls):
-    "Seconds of one epoch of the training loader"
-    start = time.perf_counter()
-    for _ in dls.train: pass
-    return time.perf_counter()-start
+    "The same of one epoch of the training loader"
+    return spent(lambda: [None for _ in dls.train])
 
 def rounds(variants, n):
-    "Seconds of each variant in `n` rounds, (n,) each, the first, warming round left out"
+    "What each variant took in `n` rounds, (2,n) each: seconds, processor seconds; the first, warming round left out"
     secs = {k:[] for k in variants}
     for i in range(n+1):
         for k,f in variants.items(): secs[k].append(f())
-    return {k:np.array(v[1:]) for k,v in secs.items()}
+    return {k:np.array(v[1:]).T for k,v in secs.items()}
 
 # The rows
+
+def share(secs): return np.median(secs['loader']/secs['plain'], axis=1) # loading's share of a plain epoch: of its time, of its work
 
 class Row:
     def __init__(self, name, work, alpha, secs, of, against, target, s=None, mixed=None):
         self.name,self.work,self.alpha,self.against = name,work,alpha,against
-        ratios = secs[of]/secs[against]
+        ratios,work = secs[of]/secs[against]
+        self.cpu,(self.target,self.cpu_target) = np.median(work),np.broadcast_to(target, 2)
         self.ratio,self.low,self.high,self.repetitions = np.median(ratios),ratios.min(),ratios.max(),len(ratios)
-        self.target,self.s,self.mixed = target,s,mixed
-        self.seconds = np.median(secs[against])
+        self.s,self.mixed = None if s is None else s[0],mixed
+        self.seconds = np.median(secs[against][0])
+
+    def row(self):
+        "What the table keeps"
+        def rounded(v): return None if v is None else round(float(v), 4)
+        nums = {k: rounded(getattr(self, k)) for k in ('ratio','low','high','target','cpu','cpu_target','s','mixed')}
+        return dict(row=self.name, work=self.work, alpha=self.alpha, against=self.against, **nums, repetitions=self.repetitions)
 
     def __str__(self):
         more = [f'{self.seconds:.2f} s {self.against}'] + [f'{nm} {v:.2f}' for nm,v in (('s',self.s),('mixed',self.mixed)) if v is not None]
         return f"{self.name}  {self.work}, α = {self.alpha}: {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}, {self.repetitions} rounds), aim {self.target:.3f}" \
-               f" {'met' if self.ratio<=self.target else 'MISSED'} ({', '.join(more)})"
+               f" {'met' if self.ratio<=self.target else 'MISSED'}; work {self.cpu:.3f}, aim {self.cpu_target:.3f} {'met' if self.cpu<=self.cpu_target else 'MISSED'} ({', '.join(more)})"
 
 def even(alpha=.2): return EvenMixUp(alpha, seed=0)
 
@@ -175,7 +188,7 @@ def squish_rows(only, files, n, net):
         if row in only: fits[row] = Fit(loaders(size), net, even())
     just_load = loaders()
     secs = rounds({'loader':lambda: load_only(just_load), **fits}, n)
-    s = np.median(secs['loader']/secs['plain'])
+    s = share(secs)
     def row(name, work, alpha, of, target):
         return Row(name, work, alpha, secs, of, 'plain', target, s, np.mean(fits[of].mixed[1:]))
     res = [row('a', 'squish, no cache', alpha, alpha, 1 + s*(1-255**-alpha) + .05) for alpha in (.1,.2,.3) if alpha in fits]
@@ -191,7 +204,7 @@ def crop_row(files, n, net):
     just_load = loaders()
     secs = rounds({'loader':lambda: load_only(just_load), **fits}, n)
     print(f"cache of row d: {fits['d'].learn.dls.cache_info()}")
-    return [Row('d', 'random crops, all cached', .2, secs, 'd', 'plain', 1., np.median(secs['loader']/secs['plain']), np.mean(fits['d'].mixed[1:]))]
+    return [Row('d', 'random crops, all cached', .2, secs, 'd', 'plain', 1., share(secs), np.mean(fits['d'].mixed[1:]))]
 
 def memory_row(name, work, make_dls, make_net, rival, target, n):
     fits = {rival:Fit(make_dls(), make_net, MixUp() if rival=='MixUp' else None), name:Fit(make_dls(), make_net, even())}
@@ -215,16 +228,6 @@ def profiled(name, make_dls, make_net):
         # Paths say more about the machine than about the work
         print(f'row {name}, {kind} epoch, {secs:.2f} s of one core', re.sub(r'/\S+/(\S+/\S+\.py)', r'\1', text.getvalue()), sep='\n')
 
-# The machine
-
-def machine():
-    info = Path('/proc/cpuinfo')
-    cpu = re.search('model name.*: (.*)', info.read_text())[1] if info.exists() else platform.processor()
-    gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
-    return f'{len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores, {cpu}{gpu}'
-
-def versions(): return ', '.join([f'Python {platform.python_version()}', *(f'{o} {version(o)}' for o in ('torch','fastai','fastcore','timm','pillow','numpy'))])
-
 @call_parse
 def main(
     quick:store_true, # Fewer and smaller images, two rounds: does the script run?
@@ -234,7 +237,7 @@ def main(
     images:int=2000, # JPEG files
     pool:int=1, # Rows a to d: side of the squares of pixels that the network sees the mean of. The larger, the more loading binds.
     threads:int=None, # Of PyTorch in the main process. Default: as many as it takes, but 1 in row f.
-    out:str=None # Folder for `epochs.csv`. Default: nothing is written.
+    out:Path=None # Folder for `epochs.csv`. Default: nothing is written.
 ):
     "Time Balanced-MixUp's epochs against plain ones"
     only = only.split(',')
@@ -244,13 +247,11 @@ def main(
     def light(): return nn.Sequential(nn.AvgPool2d(pool), net()) if pool>1 else net()
     def small(): return memory_loaders(400 if quick else 4000, 32, 64)
     def medium(): return memory_loaders(*((40,64) if quick else (256,224)), 16)
-    print(machine(), versions(), sep='\n')
-    skipped = ['b','c','d'] if not hasattr(DataLoaders, 'cached') else []
-    for o in wanted(*skipped): print(f'{o}  skipped: these loaders have no cache')
-    if not torch.cuda.is_available():
-        skipped.append('g')
-        if 'g' in only: print('g  skipped: no GPU')
-    only,rows = [o for o in only if o not in skipped],[]
+    print(machine())
+    if 'g' in only and not torch.cuda.is_available():
+        print('g  skipped: no GPU')
+        only.remove('g')
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         if wanted('a','b','c','d'): files = write_files(Path(folder), images, 256 if quick else 512)
         if profile:
@@ -270,13 +271,6 @@ def main(
         # So small a network is no faster on several threads, and less even
         if wanted('f') and not threads: torch.set_num_threads(1)
         if wanted('f'): add(memory_row, 'f', 'tiny net, images in memory', small, net, 'MixUp', 1., 5*repeats)
-    if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        with (Path(out)/'epochs.csv').open('w', newline='', encoding='utf-8') as f:
-            table = csv.writer(f)
-            table.writerow('row work alpha against ratio low high target s mixed repetitions machine versions'.split())
-            for o in rows:
-                nums = ['' if v is None else round(float(v), 4) for v in (o.ratio, o.low, o.high, o.target, o.s, o.mixed)]
-                table.writerow([o.name, o.work, o.alpha, o.against, *nums, o.repetitions, machine(), versions()])
+    write_table([o.row() for o in rows], out, 'epochs')
     missed = [f'{o.name} (α = {o.alpha})' for o in rows if o.ratio>o.target]
     if missed and not quick: sys.exit(f"missed: {', '.join(missed)}")

@@ -1,6 +1,6 @@
 """The paper's five scores over many predictions: from one confusion matrix, by fastai's metrics, and directly.
 
-    python tests/benchmarks/metrics.py
+    python tests/benchmarks/metrics.py --out FOLDER
 
 A million predictions for 23 classes with a long tail come in batches of 50,000, as in a validation. Measured in one run, in turns, are the median seconds until all five are
 there (MCC, balanced accuracy, macro-F1, quadratic κ, Kendall's τ-b), in two settings:
@@ -12,18 +12,20 @@ there (MCC, balanced accuracy, macro-F1, quadratic κ, Kendall's τ-b), in two s
 
 All ways must come to the same scores. Then the bytes that metrics keep until the end of a validation, for three numbers of predictions, and the seconds of a bootstrap of
 10,000 matrices; the aims are that they do not grow, and a second. The script ends with an error where an aim is missed."""
-import sys,time,types
+import sys,types
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
-from fastcore.script import call_parse
+from fastcore.script import call_parse,store_true
 from fastai.metrics import AccumMetric,BalancedAccuracy,CohenKappa,F1Score,MatthewsCorrCoef
 from scipy import stats
 from sklearn import metrics as skm
 from fastai_balmix.intervals import confidence_interval
 from fastai_balmix.metrics import imbalance_metrics
 from fastai_balmix.scores import balanced_acc,confusion,kendall_tau,macro_f1,mcc,quad_kappa
+from common import machine,timed,write_table
 
 K,BS = 23,50_000
 
@@ -64,17 +66,15 @@ def kept(metrics):
     values = [v for m in metrics for o in vars(m).values() for v in (o if isinstance(o, list) else [o])]
     return sum(v.nbytes for v in values if isinstance(v, (torch.Tensor,np.ndarray)))
 
-def timed(f, *args):
-    start = time.perf_counter()
-    res = f(*args)
-    return time.perf_counter()-start,res
-
 @call_parse
 def main(
     n:int=1_000_000, # Predictions
-    repeats:int=5 # Repetitions, of which the median counts
+    repeats:int=5, # Repetitions, of which the median counts
+    quick:store_true=False, # A tenth of the predictions, twice
+    out:Path=None # Folder for `metrics.csv`. Default: none is written.
 ):
     "Time five scores, three ways"
+    if quick: n,repeats = n//10,2
     batches = make_batches(n)
     classes = [(pred.argmax(1).numpy(),targ.numpy()) for pred,targ in batches]
     p,t = map(np.concatenate, zip(*classes))
@@ -91,12 +91,16 @@ def main(
             secs[k].append(s)
             scores.append(res)
         for o in scores: np.testing.assert_allclose(o, scores[0], rtol=0, atol=1e-12)
-    secs = {k:median(v) for k,v in secs.items()}
+    secs,each = {k:median(v) for k,v in secs.items()},secs
+    print(machine())
     print(f'{n:,} predictions, {K} classes, batches of {BS:,}; median of {repeats}, {torch.get_num_threads()} thread(s)')
+    rows = []
     for title,a,b in ('predicted classes','matrix','scikit-learn, scipy'),('network outputs','our metrics',"fastai's metrics"):
         print(f"\n{f'from {title}':24}{'seconds':>9}")
         for k in a,b: print(f'{k:24}{secs[k]:9.4f}')
-        print(f"{'times as fast':24}{secs[b]/secs[a]:9.1f}")
+        ratios = [y/x for x,y in zip(each[a], each[b])]
+        rows.append(dict(what=title, other=b, n=n, ours_s=secs[a], other_s=secs[b], ratio=median(ratios), spread=f'{min(ratios):.0f} to {max(ratios):.0f}'))
+        print(f"{'times as fast':24}{rows[-1]['ratio']:9.1f}   {rows[-1]['spread']}")
     argmax = median(timed(lambda: [pred.argmax(-1) for pred,_ in batches])[0] for _ in range(repeats))
     print(f"{'the largest output':24}{argmax:9.4f}\n")
 
@@ -110,5 +114,7 @@ def main(
     boot = median(timed(confidence_interval, p, t, mcc)[0] for _ in range(repeats))
     print(f'\nbootstrap of 10,000 matrices, {K} classes: {boot:.3f} s')
 
+    write_table(rows, out, 'metrics')
+    if quick: return
     missed = ['speed']*(secs['scikit-learn, scipy']<40*secs['matrix']) + ['memory']*(len(set(sizes))>1) + ['bootstrap']*(boot>=1)
     if missed: sys.exit(f"missed: {', '.join(missed)}")

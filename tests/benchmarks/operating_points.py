@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.script import call_parse
+from fastcore.script import call_parse,store_true
 from fastai.vision.all import *
 from scipy import stats
 from fastai_balmix.all import *
@@ -114,11 +114,13 @@ def main(
     seeds:int=7, # Number of seeds
     epochs:int=15, # Epochs of a run
     width:int=1, # Channels are 16, 32, 32, 64 times this
-    only:str='' # Methods to run, separated by semicolons. Default: all.
+    only:str='', # Methods to run, separated by semicolons. Default: all.
+    quick:store_true=False # Two seeds of one epoch: does the script run?
 ):
     "Train every method with every seed, and print tables"
     if not folder.exists(): sys.exit(f'{folder} is not there: install the Debian package dataset-fashion-mnist')
     torch.set_num_threads(1)
+    if quick: seeds,epochs = 2,1
     done = [json.loads(o) for o in out.read_text().splitlines()] if out.exists() else []
     have = {(o['method'],o['seed'],o['epochs'],o['width']) for o in done}
     data = read_split('train'),read_split('t10k')

@@ -1,0 +1,37 @@
+"""What an editor and a type checker make of the package, which no notebook shows: its own annotations hold, and reach a user's code."""
+import subprocess,sys,tomllib
+
+import pytest
+from conftest import root
+from test_sync import read
+
+mistakes = '''from fastai_balmix.callback import BalancedMixUp
+from fastai_balmix.sampling import class_counts,sampling_probs
+from fastai_balmix.scores import mcc
+n = class_counts([0,0,1], n_classes=None) # right
+sampling_probs(n, q='class').mean() # right
+mcc(n)*100 # right
+class_counts([0,0,1], n_classes='2')
+sampling_probs(n).means()
+BalancedMixUp(alpha='0.2')
+BalancedMixUp(aplha=.2)
+'''
+
+
+def mypy(cache, *args):
+    res = subprocess.run([sys.executable, '-m', 'mypy', '--cache-dir', str(cache), '--no-error-summary', *args], cwd=root, capture_output=True, text=True)
+    return res.stdout+res.stderr
+
+
+@pytest.mark.slow
+def test_annotations_hold(tmp_path):
+    assert mypy(tmp_path)==''
+    user = tmp_path/'user.py'
+    user.write_text(mistakes)
+    out = mypy(tmp_path, str(user))
+    assert [int(o.split(':')[1]) for o in out.splitlines() if ' error: ' in o]==[7,8,9,10], out
+
+
+def test_package_says_that_it_is_typed():
+    assert 'py.typed' in tomllib.loads(read('pyproject.toml'))['tool']['setuptools']['package-data']['fastai_balmix']
+    assert (root/'fastai_balmix'/'py.typed').exists()
