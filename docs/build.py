@@ -140,6 +140,7 @@ def shown(p, cell, page, n):
 def api_pages(names, examples, doctests):
     "A page for each module, and one that lists all names"
     lines = ['# API', 'Every public name. Those in **bold** come with `from fastai_balmix.all import *`, the others from their module.']
+    listed = {}
     own = {*re.findall(r"'(\w+)'", (root/'fastai_balmix'/'all.py').read_text(encoding='utf-8').partition('__all__')[2])}
     for mod,os_ in names.items():
         page = f'api/{mod}.md'
@@ -152,7 +153,8 @@ def api_pages(names, examples, doctests):
             else: example = shown(*found, page, f'{mod}-{o.anchor}') if (found := examples.find(o)) else ''
             parts.append(api.described(o, 2, line_link(page), example))
         write(page, outside_code('\n\n'.join(parts)+'\n', tidy), api.package/f'{mod}.py')
-        lines += [f'## [`{mod}`]({mod}.md)', said, '\n'.join(f"- {'**' if (b := o.name in own or '.' in o.name) else ''}[`{o.name}`]({mod}.md#{o.anchor}){'**' if b else ''}{': ' if o.doc else ''}{o.doc.partition(chr(10))[0]}" for o in os_)]
+        listed[mod] = [f'## [`{mod}`]({mod}.md)', said, '\n'.join(f"- {'**' if (b := o.name in own or '.' in o.name) else ''}[`{o.name}`]({mod}.md#{o.anchor}){'**' if b else ''}{': ' if o.doc else ''}{o.doc.partition(chr(10))[0]}" for o in os_)]
+    for mod in sorted(names, key=lambda m: not {o.name for o in names[m]} & own): lines += listed[mod] # those of `all` first
     write('api/index.md', '\n\n'.join(lines)+'\n', api.package/'all.py')
 
 

@@ -75,7 +75,7 @@ def address(built):
 
 
 def sideways(page): return page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
-def broken_images(page): return page.evaluate("[...document.images].filter(o => !o.complete || !o.naturalWidth).map(o => o.src)")
+def broken_images(page): return [o for o in page.evaluate("Promise.all([...document.images].map(o => { o.loading = 'eager'; return o.decode().then(() => '', () => o.src.slice(0, 99)) }))") if o]
 def foreign(page, url): return [o for o in page.fetched if urlsplit(o).scheme not in ('data','blob') and not o.startswith(url)]
 
 def barriers(page):
@@ -129,6 +129,12 @@ def test_a_formula_is_drawn(address, visit):
     assert box['height'] > 30 and box['width'] > 60 # a fraction, not a line of text
 
 
+def test_lines_of_source_stand_beside_their_numbers(address, visit):
+    page = visit(f'{address}/source/callback.html#__codelineno-0-100')
+    line,number = (page.locator(o).bounding_box() for o in ('#__codelineno-0-100', '.linenos a[href="#__codelineno-0-100"]'))
+    assert abs(line['y']-number['y']) < 6
+
+
 def test_complaints_are_seen(address, visit, built):
     (built/'bad.html').write_text('<!doctype html><title>x</title><img src="nowhere.png"><p style="width:4000px">x</p><script>throw Error("oh"); </script>')
     try:
@@ -177,7 +183,7 @@ def test_report_opens_from_disk(report_file, visit):
 
 def test_report_sorts(report_file, visit):
     page = visit(report_file.as_uri())
-    table = page.locator('table.sortable').first
+    table = page.locator('table.sortable:visible').filter(has_text='instance').first
     first = table.locator('th[aria-sort]').first
     def column(): return table.locator('tbody tr').evaluate_all('rows => rows.map(o => o.cells[0].textContent.trim())')
     seen = {}
