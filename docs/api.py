@@ -1,6 +1,6 @@
 """What the site says of each public name, read from the modules and notebooks without importing them: signature, parameters with their
 comments, docstring, errors, the lines of source, and the first cell of a notebook that uses it."""
-import ast,re,tokenize
+import ast,re,sys,tokenize
 from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
@@ -9,6 +9,9 @@ from pathlib import Path
 from fastcore.nbio import read_nb
 
 root = Path(__file__).resolve().parent.parent
+sys.path.append(str(root/'tests'))
+from messages import messages
+
 package,nbs = root/'fastai_balmix',root/'nbs'
 
 @dataclass
@@ -110,14 +113,20 @@ def _lines(o):
     return res | ({'return': f.returns.end_lineno} if f.returns else {})
 
 
-def parameters(o, text):
-    "A table of parameters with their comments; empty where there are none"
+def comments(name):
+    "Comments of a name's parameters and of what it returns"
+    said = _comments(name.text)
+    return {nm: said.get(n, '').strip() for nm,n in _lines(name.node).items()}
+
+
+def parameters(name, o=None):
+    "A table of the parameters of a name, or of its method `o`, with their comments; empty where there are none"
+    o = o or name.node
     f = _init(o)
     params = _params(f) if f else _fields(o)
     ret = f.returns if isinstance(o, ast.FunctionDef) else None
     if not params and not ret: return ''
-    said = _comments(text)
-    said = {nm: said.get(n, '') for nm,n in _lines(o).items()}
+    said = comments(Name(name.name, name.module, o, name.text))
     rows = [(f'`{nm}`', _code(typ), _code(default), _cell(said.get(nm.lstrip('*'), ''))) for nm,typ,default in params]
     if ret: rows.append(('**returns**', _code(ast.unparse(ret)), '', _cell(said['return'])))
     head = 'parameter','type','default','what it is'
@@ -137,10 +146,10 @@ def _template(o):
 def _number(o): return 'inf' if o is None else ast.unparse(o).lstrip('+')
 
 
-def errors(node):
-    "Sentences on what is refused with a `ValueError`, as the definition itself states it"
+def errors(name):
+    "Sentences on what is refused with a `ValueError`: as the definition states it, and where its checks are made elsewhere, as the tests' table has it"
     res = []
-    for o in ast.walk(node):
+    for o in ast.walk(name.node):
         if not isinstance(o, ast.Call) or not isinstance(o.func, ast.Name): continue
         fn,args,kw = o.func.id,o.args,{k.arg: k.value for k in o.keywords}
         if fn not in ('check','check_real','check_int') or len(args)<3 or not (nm := _template(args[1])): continue
@@ -149,8 +158,11 @@ def errors(node):
         else:
             low,high = (args[i] if len(args)>i else kw.get(k) for i,k in ((3,'low'),(4,'high')))
             allowed = f"a float in the range {'(-inf' if low is None else '['+_number(low)}, {_number(high)}{')' if high is None or 'high_open' in kw else ']'}"
-        if allowed: res.append(f"`{nm}` must be {re.sub(r'([<>])', lambda m: chr(92)+m[1], allowed.replace('`', ''))}")
-    return [*dict.fromkeys(res)]
+        if allowed: res.append((nm, allowed))
+    own = re.escape(name.name.rpartition('.')[2])
+    for m in (m for part in messages.values() for m in part):
+        if (found := re.fullmatch(rf"The '(\w+)' parameter of (?:\w+\.)?{own} must be (.*)\. Got .* instead\.", m.message)) and found[1] not in dict(res): res.append((found[1], found[2]))
+    return [*dict.fromkeys(f"`{nm}` must be {re.sub(r'([<>*_])', lambda m: chr(92)+m[1], allowed.replace('`', ''))}" for nm,allowed in res)]
 
 
 # Example
@@ -207,16 +219,16 @@ def described(o, level, link, example='', brief=False):
     source = f'[source]({link(o.module, node.lineno)}){{ .source }}'
     head = [source] if brief else [f'{"#"*level} `{o.name}` {{ id="{o.anchor}" }}', source]
     if isinstance(node, ast.Assign): return '\n\n'.join(filter(None, [*head, f'```python\n{o.source}\n```', example]))
-    res = [*head, f"```python\n{'class ' if isinstance(node, ast.ClassDef) else ''}{signature(node, o.name)}\n```", o.doc, parameters(node, o.text)]
+    res = [*head, f"```python\n{'class ' if isinstance(node, ast.ClassDef) else ''}{signature(node, o.name)}\n```", o.doc, parameters(o)]
     if brief: return '\n\n'.join(filter(None, res))
-    errs = errors(node)
+    errs = errors(o)
     if errs: res.append('**Errors.** `ValueError`: ' + '; '.join(errs) + '.')
     res.append(example)
     for f in methods(o):
         call = f'{o.name}.{f.name}'
         prop = any(ast.unparse(d).endswith('property') for d in f.decorator_list)
         res += [f'{"#"*(level+1)} `{call}` {{ id="{call.lower()}" }}', f'[source]({link(o.module, f.lineno)}){{ .source }}',
-                f"```python\n{call if prop else signature(f, call)}\n```", ast.get_docstring(f), parameters(f, o.text)]
+                f"```python\n{call if prop else signature(f, call)}\n```", ast.get_docstring(f), parameters(o, f)]
     return '\n\n'.join(filter(None, res))
 
 

@@ -40,7 +40,7 @@ def test_each_name_has_signature_parameters_source_and_example(built):
         for o in names:
             text = entries[o.anchor]
             wanted = {'a link to its source': f'source/{mod}.html#__codelineno-0-{o.node.lineno}"' in text, 'an example': 'Example' in text, 'code': 'highlight">' in text,
-                      'a table of parameters': '<table>' in text or not api.parameters(o.node, o.text) if not isinstance(o.node, api.ast.Assign) else True}
+                      'a table of parameters': '<table>' in text or not api.parameters(o) if not isinstance(o.node, api.ast.Assign) else True}
             lacking += [f'{mod}.{o.name} without {k}' for k,there in wanted.items() if not there]
     assert not lacking
 
@@ -48,6 +48,40 @@ def test_each_name_has_signature_parameters_source_and_example(built):
 def test_each_name_of_all_is_there():
     listed = re.findall(r"'(\w+)'", (root/'fastai_balmix'/'all.py').read_text(encoding='utf-8').partition('__all__')[2])
     assert len(listed)>50 and {*listed} <= {o.name for names in api.all_names().values() for o in names}
+
+
+def live(names):
+    "What fastcore says of each name once it is imported: its parameters, and their comments"
+    from importlib import import_module
+    from inspect import signature
+    from fastcore.docments import docments
+    sys.path.insert(0, str(root))
+    objs = {(mod,nm): getattr(import_module(f'fastai_balmix.{mod}'), nm) for mod,nm in names}
+    def said(o):
+        try: return docments(o)
+        except ValueError: return None # it cannot compare a default that is an array
+    return {k: {p: None if (d := said(o)) is None else (d.get(p) or '').strip() for p in signature(o).parameters} for k,o in objs.items()}
+
+
+def test_parameters_are_those_that_python_sees():
+    read = {(o.module,o.name): {p[0]: api.comments(o).get(p[0].lstrip('*'), '') for p in api._params(f)} for names in api.all_names().values() for o in names
+            if '.' not in o.name and not isinstance(o.node, api.ast.Assign) and (f := api._init(o.node))}
+    assert len(read)>150
+    seen = warm_call(live, [*read])
+    differ = []
+    for k,ours in read.items():
+        theirs,named = seen[k],[p for p in ours if p[0]!='*']
+        if len(named)==len(ours) and [*theirs]!=named: differ.append((k, ours, theirs)) # else fastcore's `delegates` has put others in the place of the last
+        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p]) and k[1] not in ('small_net','demo_net')] # defined under a decorator that fastcore does not look through
+    assert not differ
+    assert sum(None in o.values() for o in seen.values()) < 3
+
+
+def test_errors_are_read_from_checks_and_from_the_table():
+    names = {o.name: o for names in api.all_names().values() for o in names}
+    assert {'`alpha` must be a float in the range [0, inf)', '`per_item` must be True or False', "`q` must be a float or one of 'instance', 'sqrt', 'class'"} <= {*api.errors(names['BalancedMixUp'])}
+    assert '`tau` must be a float in the range [0, 1]' in api.errors(names['Remix'])
+    assert '`profile` must be \'exp\' or \'step\'' in api.errors(names['tail_counts'])
 
 
 def test_mistakes_are_found(tmp_path):
