@@ -11,7 +11,6 @@ from urllib.request import urlopen
 
 import pytest
 from conftest import root,warm_call
-from test_site import built # a fixture
 from toys import free_port
 
 pytestmark = pytest.mark.slow

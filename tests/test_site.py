@@ -1,5 +1,5 @@
 """The site: that it builds strictly, that nothing on it leads nowhere or is shown raw, that its examples run, and that every public name has one."""
-import doctest,os,re,shutil,subprocess,sys
+import doctest,os,re,sys
 
 import pytest
 from conftest import root,warm_call
@@ -9,20 +9,8 @@ import api
 import build as site
 from crawl import faults
 
-needed = 'Makefile','pyproject.toml','settings.ini','README.md','CHANGELOG.md','CONTRIBUTING.md','LICENSE'
 
-
-@pytest.fixture(scope='module')
-def built(tmp_path_factory):
-    "Folder of the site, made from a copy of the repository"
-    dst = tmp_path_factory.mktemp('site')
-    for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__'))
-    for o in needed: shutil.copy(root/o, dst)
-    p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)}, capture_output=True, text=True)
-    assert p.returncode==0, p.stdout[-5000:]+p.stderr[-5000:] # strict, and without a fault that the crawl finds
-    return dst/'site'
-
-
+@pytest.mark.slow
 def test_the_site_has_every_page(built):
     pages = {p.relative_to(built).as_posix() for p in built.rglob('*.html')}
     books = {p.relative_to(root/'nbs').with_suffix('.html').as_posix() for p in (root/'nbs').rglob('*.ipynb') if not {'_proc','.ipynb_checkpoints'} & {*p.parts}}
@@ -31,6 +19,7 @@ def test_the_site_has_every_page(built):
             'changelog.html', 'contributing.html', 'api/index.html', 'source/callback.html'} <= pages
 
 
+@pytest.mark.slow
 def test_each_name_has_signature_parameters_source_and_example(built):
     lacking = []
     for mod,names in api.all_names().items():
@@ -43,6 +32,14 @@ def test_each_name_has_signature_parameters_source_and_example(built):
                       'a table of parameters': '<table>' in text or not api.parameters(o) if not isinstance(o.node, api.ast.Assign) else True}
             lacking += [f'{mod}.{o.name} without {k}' for k,there in wanted.items() if not there]
     assert not lacking
+
+
+def test_each_name_has_an_example():
+    examples,sessions = api.Examples(),api.doctests()
+    names = [o for os_ in api.all_names().values() for o in os_]
+    lacking = [f'{o.module}.{o.name}' for o in names if o.name not in sessions and not examples.find(o)]
+    assert not lacking, f'no notebook shows {lacking}: add them to docs/parts/examples.md'
+    assert {*sessions} <= {o.name for o in names}, 'docs/parts/examples.md has names that are not there'
 
 
 def test_each_name_of_all_is_there():
@@ -72,7 +69,7 @@ def test_parameters_are_those_that_python_sees():
     for k,ours in read.items():
         theirs,named = seen[k],[p for p in ours if p[0]!='*']
         if len(named)==len(ours) and [*theirs]!=named: differ.append((k, ours, theirs)) # else fastcore's `delegates` has put others in the place of the last
-        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p]) and k[1] not in ('small_net','demo_net')] # defined under a decorator that fastcore does not look through
+        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p]) and k[1] not in ('small_net','demo_net')] # their one line gives fastcore's comment to what is returned
     assert not differ
     assert sum(None in o.values() for o in seen.values()) < 3
 
