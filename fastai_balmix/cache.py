@@ -31,6 +31,7 @@ from PIL import Image
 from fastai.data.all import *
 from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
 from .checks import *
+from .sampling import *
 from .loaders import *
 from .store import *
 
@@ -46,12 +47,11 @@ def size_bytes(
     return round(float(m[1])*(1024 if m[3] else 1000)**'_kmgt'.index(m[2].lower() or '_')) if m else int(size)
 
 # %% ../nbs/02_cache.ipynb #bd3ca361
-_generators = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
 _plain = type,ModuleType,str,bytes,int,float,np.ndarray,torch.Tensor,Image.Image
 
 def _holds_generator(o, depth=3):
     "Has a function, an object, or something in it, a random generator of its own?"
-    if isinstance(o, _generators): return True
+    if isinstance(o, generator_types): return True
     if o is None or depth==0 or isinstance(o, _plain): return False
     if isinstance(o, partial): inside = [o.func,*o.args,*o.keywords.values()]
     elif isinstance(o, (list,tuple,set)): inside = [*o]
@@ -199,6 +199,7 @@ class Cached(LoaderExtension):
             self.store.put(self.first+k, item, self.number)
             return self.steps.rest(item)
         except SkipItemException: return None
+        except Exception as e: raise item_error(e, self, i)
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
@@ -212,8 +213,8 @@ def _order(loaders):
     n = sum(len(o.dataset) for o in loaders)
     try: y = train_labels(loaders[0])
     except ValueError: return np.arange(n) # without labels, as they come
-    # items that are never visited, since the loader has a length of its own, go last
-    return np.argsort(np.append(np.bincount(y)[y], np.full(n-len(y), n)), kind='stable')
+    # what a class-balanced draw brings most often is of the rarest class; items that are never visited, since the loader has a length of its own, go last
+    return np.argsort(np.append(-ClassSampler(y).item_probs(), np.zeros(n-len(y))), kind='stable')
 
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 
@@ -244,7 +245,7 @@ def cached(self:DataLoaders,
     loaders = [fastai_loader(o, 'cached') for o in self.loaders]
     n_items(loaders[0], 'cached')
     for o in loaders:
-        check(type(o).do_item in (DataLoader.do_item,Cached.do_item) and o.indexed, 'dls', 'cached', 'loaders that make items one by one from a data set', type(o).__name__)
+        check(own_class(o).do_item is DataLoader.do_item and o.indexed, 'dls', 'cached', 'loaders that make items one by one from a data set', type(o).__name__)
     steps = [Steps(o) if len(o.dataset) else None for o in loaders]
     names = steps[0].names() # type: ignore[union-attr] # there are items to train on
     check(bool(steps[0]), 'dls', 'cached', 'loaders of items that begin with a constant step, such as opening a file', ' and '.join(names[1][:1])+', which is random')

@@ -71,16 +71,21 @@ class MixedLoss(Callback):
                 loss = self._weighted(1-self.lam_y, items, loss) + self._weighted(self.lam_y, items1, loss1)
         self.learn.loss_grad,self.learn.loss,self.yb1 = loss,loss.clone(),None
 
+    def before_backward(self):
+        check(self.loss_grad.numel()==1, 'loss_func', type(self).__name__, 'a loss that gives one number for a batch', f'a tensor of shape {tuple(self.loss_grad.shape)}')
+
     def _soft(self, y, y1):
         "Mixed labels of a batch, (B,K)"
-        y,y1 = (F.one_hot(o.as_subclass(torch.Tensor).long(), self.pred.shape[-1]).float() for o in (y,y1))
-        return mix_pairs(y, y1, self.lam_y)
+        y,y1 = (o.as_subclass(torch.Tensor) for o in (y,y1))
+        if y.ndim==1: y,y1 = (F.one_hot(o.long(), self.pred.shape[-1]) for o in (y,y1))
+        return mix_pairs(y.float(), y1.float(), self.lam_y)
 
     def _weighted(self, w, items, loss):
         "The losses `items` that were reduced to `loss`, each weighted by `w`; the factor from sum to `loss` is the loss function's own"
-        check(items.shape==w.shape, 'loss_func', type(self).__name__, f'a loss that gives {len(w)} values with `reduction=\'none\'`',
-              f'a tensor of shape {tuple(items.shape)}')
-        return (w.to(items)*items).sum() * (loss/items.sum()).detach().nan_to_num()
+        # Losses of each output by itself, such as binary cross-entropy, give a value for each, which fastai puts in one row
+        ok = items.shape==w.shape or items.ndim and isinstance(self.pred, torch.Tensor) and items.numel()==self.pred.numel()
+        check(ok, 'loss_func', type(self).__name__, f'a loss that gives {len(w)} values with `reduction=\'none\'`, or one for each output', f'a tensor of shape {tuple(items.shape)}')
+        return (w.to(items)[:,None]*items.reshape(len(w), -1)).sum() * (loss/items.sum()).detach().nan_to_num()
 
 # %% ../nbs/04_callback.ipynb #12668483
 class BalancedMixUp(MixedLoss):
@@ -93,7 +98,7 @@ class BalancedMixUp(MixedLoss):
         alpha:float=0.2, # Of Beta(`alpha`, 1). The balanced image has the weight α/(1+α) on average.
         q='class', # Exponent of the balanced draw: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
         per_item:bool=False, # One λ for each pair? The default, one for each batch, is what the authors released.
-        labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+        labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
         seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'BalancedMixUp', low=0)
@@ -110,19 +115,21 @@ class BalancedMixUp(MixedLoss):
         "Check data and loss once a fit, and put a paired loader in place"
         if self.alpha==0: return
         if self.train_iter==0: self._start(self.per_item)
-        self.learn.dl = pair_loader(self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp')
+        self.learn.dl = pair_loader(self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
 
     def before_batch(self):
         "Split the batch into items and partners, and mix them"
         dl,self.lam,self.yb1 = self.dl,0.,None
         if not isinstance(dl, Paired): return
         self.lam = dl.lam
-        if not dl.mixed: return
+        if not dl.mixed:
+            self.learn.xb = dl.finish(self.xb)
+            return
         # Once a batch, and without waiting for a GPU
-        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.xb[0].device, non_blocking=True)
-        xb,xb1 = zip(*(split_pairs(x, self.lam) for x in self.xb))
+        self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.yb[0].device, non_blocking=True)
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
-        self.learn.xb = tuple(mix_pairs(x, x1, self.lam_y) for x,x1 in zip(xb, xb1))
+        # An input may be a tuple itself
+        self.learn.xb = dl.finish(tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb))
 
 # %% ../nbs/04_callback.ipynb #5f33f54f
 class ProgressiveSampling(Callback):
@@ -133,7 +140,7 @@ class ProgressiveSampling(Callback):
     before the first batch where labels cannot be read."""
     order,run_valid,corrects_prior = -3,False,'ProgressiveSampling'
     def __init__(self,
-        labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+        labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
         seed:int|None=None # Seed of the draws at the start of every fit. Default: drawn from NumPy's global generator.
     ):
         if seed is not None: check_int(seed, 'seed', 'ProgressiveSampling')
@@ -186,16 +193,26 @@ class Remix(MixedLoss):
         "Check data and loss once a fit"
         if self.alpha==0 or self.train_iter: return
         self._start(per_item=True)
+        single_labels(self.dl, self.labels, 'Remix')
         self.counts = loader_sampler(self.dl, self.q, self.labels, 'Remix').counts
 
     def before_batch(self):
         "Mix the batch with itself in another order"
         self.yb1 = None
         if self.alpha==0: return
-        n = len(self.y)
+        n,classes = len(self.y),self._classes()
         self.lam = torch.tensor(self.rng.beta(self.alpha, self.alpha, n), dtype=torch.float32) if self.per_item else self.rng.beta(self.alpha, self.alpha)
         idx = torch.from_numpy(self.rng.permutation(n)).to(self.y.device)
         self.yb1 = tuple(y[idx] for y in self.yb)
-        self.learn.xb = tuple(mix_pairs(x, x[idx], self.lam) for x in self.xb)
-        counts = torch.as_tensor(self.counts, device=self.y.device)
-        self.lam_y = remix_weights(self.lam, *(counts[o.as_subclass(torch.Tensor).long()] for o in (self.y,self.yb1[0])), self.kappa, self.tau)
+        self.learn.xb = tuple(apply(lambda x: mix_pairs(x, x[idx], self.lam), x) for x in self.xb)
+        counts = torch.as_tensor(self.counts, device=self.y.device)[classes]
+        self.lam_y = remix_weights(self.lam, counts, counts[idx], self.kappa, self.tau)
+
+    def _classes(self):
+        "Class of each item of the batch, (B,)"
+        y = self.y.as_subclass(torch.Tensor)
+        if y.ndim==1 or y.shape[1]==1: return y.flatten().long()
+        # `labels` may be classes where targets are not. Once is enough, as a GPU has to be waited for.
+        if self.train_iter==0 and target_form(label_array(y))!='shares':
+            raise task_error(f'{y.shape[1]} labels of which an item may have several', 'multi-label classification', 'Remix', 'with one class per item')
+        return y.argmax(1)

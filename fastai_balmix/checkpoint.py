@@ -66,8 +66,6 @@ def write_file(
         finally: os.close(d)
 
 # %% ../nbs/08c_checkpoint.ipynb #f9c65cb5
-_kinds = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
-
 def _named(cbs):
     "Callbacks with names that stay where others come or go, as the progress bar does"
     seen = Counter()
@@ -82,10 +80,10 @@ def _generators(learn):
         # PyTorch's loaders have a `generator`, and hand it to a sampler, which may also have one of its own
         for owner in dl,vars(dl).get('sampler'):
             for k in 'rng','generator':
-                if isinstance(g := getattr(owner, '__dict__', {}).get(k), _kinds): yield f"loader {i}{'' if owner is dl else ' sampler'}.{k}",g
+                if isinstance(g := getattr(owner, '__dict__', {}).get(k), generator_types): yield f"loader {i}{'' if owner is dl else ' sampler'}.{k}",g
     for nm,cb in _named(learn.cbs):
         for k,v in vars(cb).items():
-            if isinstance(v, _kinds): yield f'{nm}.{k}',v
+            if isinstance(v, generator_types): yield f'{nm}.{k}',v
 
 def _plain(x):
     "State of a generator as what JSON knows"
@@ -158,6 +156,8 @@ class Checkpoint(Callback):
         names = [str(o) for o in self.recorder.metric_names[1:-1 if self.recorder.add_time else None] if o not in ('train_loss','valid_loss')]
         savers = [cb for cb in self.learn.cbs if isinstance(cb, SaveModelCallback)]
         check(not savers, 'cbs', 'a fit with Checkpoint', 'without SaveModelCallback, whose work it does', str(savers))
+        alone = num_distrib()<=1 or not hasattr(self.learn, 'distributed_trainer')
+        check(alone, 'cbs', 'a fit with Checkpoint', 'without DistributedTrainer, as several processes would write one file', f'{num_distrib()} processes')
         check(self.path.parent.is_dir(), 'path', 'Checkpoint', 'in a folder that is there', repr(str(self.path)))
         check(self.monitor is None or self.monitor in names, 'monitor', 'Checkpoint', f'one of the metrics, {names}', repr(self.monitor))
         self.state = self._read()

@@ -54,7 +54,7 @@ def crt(
     lr:float|None=None, # Highest learning rate of one cycle. Default: the learner's.
     q='class', # Exponent of the draw, see `sampling_probs`
     head:nn.Module|None=None, # The layer to be trained. Default: as `find_head` finds it.
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
     seed:int|None=None, # Seed of the draws
     cbs=None # Callbacks of this training
 )->None:

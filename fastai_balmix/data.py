@@ -462,6 +462,7 @@ def from_csv(
     csv = Path(csv).expanduser()
     root = csv.parent if root is None else _root(root, o)
     check(split is None or fold is None, 'fold', o, 'None where `split` is given', repr(fold))
+    check(isinstance(label, str), 'label', o, 'the name of one column, as every image has one class', repr(label))
     columns = {k:v for k,v in dict(path=path, label=label, group=group, split=split, fold=fold).items() if v is not None}
     t = _csv(csv, columns.values(), o, 'csv', _separator(csv, columns.values()) if sep is None else sep)
     df = pd.DataFrame({k: t[v] for k,v in columns.items()})

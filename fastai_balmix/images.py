@@ -108,6 +108,8 @@ def _checked_paths(paths, owner):
 
 def _checked_labels(labels, vocab, owner):
     "Labels as strings, all of the vocabulary"
+    many = [is_listy(o) or isinstance(o, (set,np.ndarray)) for o in labels]
+    check(not any(many), 'df', owner, 'a table with one class in each row', f'{labels.iloc[many.index(True)]!r} in row {many.index(True)}: multi-label classification' if any(many) else '')
     lost = pd.isna(labels).to_numpy()
     check(not lost.any(), 'df', owner, 'a table with a label in each row', f'none in row {int(lost.argmax())}')
     s = labels.map(str).astype(object)

@@ -56,6 +56,15 @@ class FlipTTA(Callback):
         self.learn.pred = _unactivated((p+p1)/2, act)
 
 # %% ../nbs/07_inference.ipynb #7781ab90
+def _own_answers(b, cpu=True, gather=True):
+    "`to_detach` without the answers of other processes"
+    return to_detach(b, cpu, False)
+
+def _gathered(idxs, bs, n_ranks):
+    "`idxs` in the order in which fastai gathers their predictions: each process has a part of them, and a batch of each follows the other"
+    share = max(-(-len(idxs)//n_ranks), 1)
+    return np.array(idxs)[np.argsort(np.arange(len(idxs)) % share // bs, kind='stable')]
+
 @patch
 def tta_flip(self:Learner,
     ds_idx:int=1, # Loader to use where `dl` is None, 0 for training and 1 for validation
@@ -63,14 +72,24 @@ def tta_flip(self:Learner,
 )->tuple: # Probabilities (N,K), and targets (N,) or None
     """Predictions by the mean of each image and its mirror image, `get_preds(cbs=FlipTTA())`, in the order of the items.
 
-    Items are taken in the validation form of the transforms, also those of the training set, so that the result is the same each time."""
+    Items are taken in the validation form of the transforms, also those of the training set, so that the result is the same each time. Within
+    `distrib_ctx`, where every process must call it, they share the work, and each has all predictions; outside, a process works by itself."""
     own,dl = dl is None,fastai_loader(self.dls[ds_idx] if dl is None else dl, 'tta_flip')
     idxs = getattr(vars(dl).get('sampler'), 'indices', None)
+    n_ranks = max(num_distrib(), 1) if hasattr(self, 'distributed_trainer') else 1
     if idxs is not None: dl = dl.new(dataset=torch.utils.data.Subset(dl.dataset, sorted(idxs)), shuffle=False, drop_last=False)
-    elif own: dl = dl.new(shuffle=False, drop_last=False)
+    elif own or dl.drop_last or n_ranks>1: dl = dl.new(shuffle=False, drop_last=False)
     with ExitStack() as stack:
         if hasattr(dl.dataset, 'set_split_idx'): stack.enter_context(dl.dataset.set_split_idx(1))
-        return self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func))
+        idxs = [*dl.get_idxs()]
+        dl = dl.new(get_idxs=partial(list, idxs))
+        if n_ranks==1 and num_distrib()>1:
+            # fastai would wait for the answers of other processes, and the recorder for their metrics
+            dl.to_detach = _own_answers
+            stack.callback(setattr, self.recorder, 'valid_metrics', self.recorder.valid_metrics)
+            self.recorder.valid_metrics = False
+        res = self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func), reorder=False)
+    return tuple(nested_reorder(res, tensor(_gathered(idxs, dl.bs, n_ranks).argsort(kind='stable'))))
 
 # %% ../nbs/07_inference.ipynb #597e3787
 def _prior(prior, name, owner, k, counts=None):

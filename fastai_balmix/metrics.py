@@ -47,6 +47,7 @@ class SummedMetric(Metric):
     """Base of metrics that are a function of sums over batches: `batch_sums` of a batch, a vector, and `score` of their total over all processes.
 
     The last two of the sums count predictions that are NaN, and targets that are no class; to look at them earlier would make the device wait."""
+    one_class = True # what `FitCheck` asks for
     def __init__(self, name):
         self._name = name
         self.reset()
@@ -86,16 +87,27 @@ class SummedMetric(Metric):
             return np.nan
         n_nan,n_other = x[-2:]
         k = self.n_outputs(x)
-        check(n_other==0, 'targs', self.name, f'class numbers in the range [0, {k-1}], for a network with {k} outputs', f'{n_other:.0f} others')
+        check(n_other==0, 'targs', self.name, f'class numbers in the range [0, {k-1}], for a network of {k} classes', f'{n_other:.0f} others')
         if n_nan: warnings.warn(f'{self.name}: {n_nan:.0f} predictions are NaN.', stacklevel=2)
         return np.nan if n_nan else float(self.score(x[:-2]))
 
 def _check_batch(pred, targ, axis, name):
     "Shapes and types, which can be looked at without waiting for the device"
-    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`', f'shape {tuple(pred.shape)}')
+    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`, or one output and a loss known to be binary', f'shape {tuple(pred.shape)}')
     shape = pred.shape[:axis] + pred.shape[axis:][1:]
     check(shape==targ.shape and not targ.is_floating_point(), 'targs', name, f'class numbers of shape {tuple(shape)}', f'{targ.dtype} of shape {tuple(targ.shape)}')
     return targ.long()
+
+def _two_classes(learn, pred, targ, name):
+    "What a network with one output says of two classes, probabilities (B,2), and the classes, (B,); both as they are where there are more outputs"
+    if pred.numel()!=len(pred) or targ.numel()!=len(pred): return pred,targ
+    fn = getattr(learn.loss_func, 'func', learn.loss_func)
+    act = activation_of(learn.loss_func)
+    known = hasattr(learn.loss_func, 'activation') or act is not noop or isinstance(fn, nn.BCELoss) or fn is F.binary_cross_entropy
+    # Softmax makes 1 of any single output
+    if not known or act(torch.zeros(1, 1)).item()==1: return pred,targ
+    p,t = act(pred.float().flatten()),targ.flatten()
+    return torch.stack([1-p, p], 1),torch.where((t==0) | (t==1), t, -1).long()
 
 # %% ../nbs/06b_metrics.ipynb #fd025bb6
 def _as_order(ordered, owner):
@@ -108,7 +120,7 @@ class ConfusionMetric(SummedMetric):
     """A fastai metric from any function of a confusion matrix; all such metrics of a learner share one matrix.
 
     `matrix` is the (K,K) int64 array counted so far, rows the true classes. Outputs are (B,K), or have the classes along `axis`; targets are ints of that shape without
-    `axis`. NaN, with a warning, after no predictions or after some that are NaN; a `ValueError` for targets that are no class numbers."""
+    `axis`. One output stands for two classes, the second where its probability is above ½; targets are then 0 and 1, ints or not. NaN, with a warning, after no predictions or after some that are NaN; a `ValueError` for targets that are no class numbers."""
     def __init__(self,
         score, # Function of a (K,K) array, such as `mcc`
         name:str|None=None, # Name in tables. Default: that of `score`.
@@ -130,6 +142,7 @@ class ConfusionMetric(SummedMetric):
         if self.lead is self: super().accumulate(learn)
 
     def batch_sums(self, learn, pred, targ):
+        pred,targ = _two_classes(learn, pred, targ, self.name)
         targ,k = _check_batch(pred, targ, self.axis, self.name),pred.shape[self.axis]
         top,p = pred.max(self.axis) # a row that holds NaN has it for its maximum
         cell = torch.where(top.isnan(), k*k, targ*k+p)
@@ -200,8 +213,10 @@ class _ProbMetric(SummedMetric):
     k = 0
     def n_outputs(self, x): return self.k
     def batch_sums(self, learn, pred, targ):
-        targ,k = _check_batch(pred, targ, -1, self.name),pred.shape[-1]
-        probs,other = activation_of(learn.loss_func)(pred.float()),(targ<0) | (targ>=k)
+        probs,targ = _two_classes(learn, pred, targ, self.name)
+        if probs is pred: probs = activation_of(learn.loss_func)(pred.float())
+        targ,k = _check_batch(probs, targ, -1, self.name),probs.shape[-1]
+        other = (targ<0) | (targ>=k)
         self.k = k
         sums = self.prob_sums(probs.reshape(-1, k), targ.clamp(0, k-1).flatten()).flatten()
         return torch.cat([sums, torch.stack([probs.isnan().any(-1).sum(), other.sum()]).to(sums)])

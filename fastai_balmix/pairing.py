@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from fastai.data.all import *
 from .checks import *
+from .sampling import *
 from .loaders import *
 
 # %% ../nbs/03_pairing.ipynb #955129b8
@@ -47,7 +48,8 @@ def open_item(
     owner:str # Name that the error gives
 ):
     "Item `i` of a loader, as its item transforms make it. Raises a `ValueError` where the data set skips it."
-    item = dl.do_item(i)
+    try: item = dl.do_item(i)
+    except Exception as e: raise item_error(e, dl, i)
     if item is None: raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
                                        f"at item {i}: remove such items from the data set before training.")
     return item
@@ -55,10 +57,12 @@ def open_item(
 # %% ../nbs/03_pairing.ipynb #d3668e60
 class Paired(LoaderExtension):
     "Loads batches of B items in the order of the loader `source`, followed by their class-balanced partners"
+    late = None
     def randomize(self): self.source.randomize()
     def after_iter(self): self.source.after_iter()
     def __len__(self): return len(self.source)
-    after_batch = property(lambda self: self.source.after_batch)
+    after_batch = property(lambda self: self.source.after_batch if self.late is None else self.early)
+    def finish(self, xb): return xb if self.late is None else self.late(xb)
 
     def wif(self):
         self.maker.num_workers,self.maker.offs = self.num_workers,self.offs
@@ -90,15 +94,23 @@ class Paired(LoaderExtension):
             self.i = min(done.stop, self.n_first)
             yield b
 
+# %% ../nbs/03_pairing.ipynb #d1487e9c
+def _without_normalize(pipe):
+    "Batch transforms without the `Normalize` that ends them, and that one; nothing where there is none, or images are no floats before"
+    fs = [*pipe.fs] if isinstance(pipe, Pipeline) else []
+    apart = fs and type(fs[-1]) is Normalize and any(isinstance(f, IntToFloatTensor) for f in fs)
+    return (Pipeline(fs[:-1], split_idx=pipe.split_idx),fs[-1]) if apart else (None,None)
+
 # %% ../nbs/03_pairing.ipynb #9a8dd242
 def pair_loader(
     dl, # Training loader: fastai's, or PyTorch's over a map-style data set
     alpha:float=0.2, # Of λ ~ Beta(`alpha`, 1), the weight of the partner
     q='class', # Exponent of the partners' draw, see `sampling_probs`
     per_item:bool=False, # One λ for each pair instead of one for each batch?
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
     rng:np.random.Generator|None=None, # Source of randomness for λ and partners
-    owner:str='pair_loader' # Name that errors and warnings give
+    owner:str='pair_loader', # Name that errors and warnings give
+    late:bool=False # Leave out a `Normalize` that comes last? `finish` makes up for it, on what was mixed.
 )->DataLoader:
     """A loader of paired batches; `dl` is left as it is.
 
@@ -107,7 +119,8 @@ def pair_loader(
     check_real(alpha, 'alpha', owner, low=0)
     check(alpha>0, 'alpha', owner, 'above 0', repr(alpha))
     source = fastai_loader(dl, owner)
-    return extend_loader(source, Paired, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
+    early,last = _without_normalize(source.after_batch) if late else (None,None)
+    return extend_loader(source, Paired, early=early, late=last, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
                          alpha=alpha, per_item=per_item, gen=ifnone(rng, np.random.default_rng()), owner=owner)
 
 # %% ../nbs/03_pairing.ipynb #09fbbe90
@@ -147,7 +160,7 @@ def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
 )->None:
-    "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets single classes"
+    "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets classes, labels or shares"
     dl = item_loader(fastai_loader(dl, owner))
     n_items(dl, owner)
     with no_random():
@@ -157,11 +170,11 @@ def check_inputs(
         except Exception: return
     check(isinstance(b, (tuple,list)) and len(b)>1, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
     n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
-    for x in b[:n_inp]:
+    def tensors(o): return [t for x in o for t in tensors(x)] if isinstance(o, (tuple,list)) else [o]
+    for x in tensors(b[:n_inp]):
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
     for y in b[n_inp:]:
-        kind = f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}' if isinstance(y, torch.Tensor) else f'{type(y).__name__} targets'
-        if not isinstance(y, torch.Tensor) or y.is_floating_point(): task:str|None = 'regression or multi-label classification'
-        else: task = 'segmentation' if y.ndim>2 else 'multi-label classification' if y.ndim==2 else None
-        if task: raise ValueError(f"{owner} must be given a data set with one class per item. Got {kind}: {task}.")
+        if not isinstance(y, torch.Tensor): raise task_error(f'{type(y).__name__} targets', 'no tensor', owner)
+        form = target_form(label_array(y))
+        if form is None: raise task_error(f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}', 'segmentation' if y.ndim>2 and not y.is_floating_point() else 'regression', owner)

@@ -31,14 +31,19 @@ def class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
 )->pd.DataFrame: # A row a class, largest first: `images`, and in images per epoch `instance`, `class`, `balmix`
-    "How many images a class has, and with how many a network sees it in an epoch of as many images as there are"
-    sampler = loader_sampler(dls.train, q, labels, 'class_distribution')
-    counts = sampler.counts
-    plain = sampling_probs(counts, dls.train.q if isinstance(dls.train, Weighted) else 'instance')
-    shares = dict(instance=sampling_probs(counts, 'instance'), **{'class':sampling_probs(counts, 'class')}, balmix=mixed_probs(plain, sampler.probs, alpha))
-    df = pd.DataFrame({'images':counts, **{k:v*counts.sum() for k,v in shares.items()}}, index=pd.Index(class_names(dls.train, len(counts)), name='class'))
+    """How many images a class has, and with how many a network sees it in an epoch of as many images as there are.
+
+    Where an image may have several labels, it counts for each; images without any have a row of their own."""
+    check_real(alpha, 'alpha', 'class_distribution', low=0)
+    def sampler(q): return loader_sampler(dls.train, q, labels, 'class_distribution')
+    first,lam = sampler(q),alpha/(1+alpha)
+    counts,n,multi = first.counts,first.n_drawn,first.multi
+    plain = sampler(dls.train.q).shares() if isinstance(dls.train, Weighted) else counts/n
+    shares = dict(instance=counts/n, **{'class':sampler('class').shares()}, balmix=(1-lam)*plain + lam*first.shares())
+    df = pd.DataFrame({'images':counts, **{k:v*n for k,v in shares.items()}}, index=pd.Index(class_names(dls.train, len(counts), multi), name='class'))
+    if multi and not counts[-1]: df = df[:-1]
     return df.sort_values('images', ascending=False, kind='stable')
 
 # %% ../nbs/10_report.ipynb #13c4f7d3
@@ -46,7 +51,7 @@ def plot_class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
     "Images of each class, and what a network sees of it under instance, class and Balanced-MixUp sampling"
@@ -83,20 +88,21 @@ def show(self:BalancedMixUp,
     sampler = loader_sampler(dls.train, self.q, self.labels, 'BalancedMixUp.show')
     check_inputs(dls.train, 'BalancedMixUp.show')
     y,rng = train_labels(dls.train, self.labels),np.random.default_rng(self.seed)
-    items = np.sort(sampler.by_class)
+    items = np.unique(sampler.by_class)
     first = rng.choice(items, min(n, len(items)), replace=False)
     second = sampler.draw(len(first), rng)
     b = load_items(dl, (*first,*second), 'BalancedMixUp.show')
     check(b[0].ndim==4 and b[0].shape[1] in (1,3), 'dls', 'BalancedMixUp.show', 'loaders of images with 1 or 3 channels', f'a batch of shape {tuple(b[0].shape)}')
     lams = [0.,1.,*np.asarray(quantiles)**(1/self.alpha)]
-    names = class_names(dls.train, len(sampler.counts))
+    names = class_names(dls.train, len(sampler.counts), sampler.multi)
+    def name(i): return ' & '.join(names[k] for k in np.flatnonzero(y[i])) or names[-1] if sampler.multi else names[y[i]]
     fig,axs = plt.subplots(len(first), len(lams), figsize=ifnone(figsize, (2*len(lams), 2.3*len(first)+.3)), squeeze=False, layout='constrained')
     for col,lam in enumerate(lams):
         x = torch.cat([mix_pairs(*split_pairs(b[0], .5), lam)]*2)
         imgs = dl.decode((x,*b[1:]))[0] if hasattr(dl, 'decode') else x
         head = ['from the data', 'class-balanced'][col] if col<2 else f'λ = {lam:.2f}\n{quantiles[col-2]:.0%} of draws are below'
-        for row,(i,j) in enumerate(zip(y[first], y[second])):
-            text = names[(i,j)[col]] if col<2 else names[i] if i==j else f'{1-lam:.2f}·{names[i]} + {lam:.2f}·{names[j]}'
+        for row,(i,j) in enumerate(zip(map(name, first), map(name, second))):
+            text = (i,j)[col] if col<2 else i if i==j else f'{1-lam:.2f}·{i} + {lam:.2f}·{j}'
             show_image(imgs[row], ctx=axs[row,col], title=f'{head}\n{text}' if row==0 else text)
             axs[row,col].title.set_fontsize(9)
     return axs

@@ -357,7 +357,7 @@ def attempt(
             try: record = train(run, on_epoch)
             except DiskFull: raise
             except Exception as e:
-                line = f'{type(e).__name__}: {e}'.strip().replace('\n', ' ')
+                line = ' '.join([f'{type(e).__name__}: {e}',*getattr(e, '__notes__', ())]).strip().replace('\n', ' ')
                 write_file(run.path/'error.json', json.dumps(dict(run=run.key, method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, settings=run.settings,
                                                                   error=line, traceback=traceback.format_exc())).encode())
                 return Outcome(run.key, 'failed', error=line, new=True)
@@ -388,13 +388,15 @@ def read_json(path)->dict|None:
     except (OSError,ValueError): return None
     return res if isinstance(res, dict) else None
 
+_failure = {'run','method','arch','fold','seed','settings','error','traceback'} # what a record of one holds
+
 def read_failures(
     folder, # Folder of a comparison
     settings:str|None=None # Hash of the settings; default: any
 )->list: # A dict a run: `run`, `method`, `arch`, `fold`, `seed`, `error`, `traceback`
     "Runs that failed, and were not finished since"
     res = [read_json(p) for p in sorted(Path(folder).glob('runs/*/error.json')) if read_record(p.parent) is None]
-    return [o for o in res if o and settings in (None,o['settings'])]
+    return [o for o in res if o and _failure <= o.keys() and settings in (None,o['settings'])]
 
 def results_table(
     records:list # As `train` gives them

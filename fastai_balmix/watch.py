@@ -3,7 +3,7 @@
 Two mistakes that no error reveals. The class prior corrected twice: a network that is shown rare classes more often *and* has their loss weighted up, or its outputs adjusted, ends with too many alarms. Ordered classes out of order:
 fastai sorts names, so that *mild* comes before *none*, and a κ, or a loss that counts grades, means nothing.
 
-`FitCheck` looks for both before the first batch, in every learner that is made after this module was imported. It warns once and changes nothing. An exported learner does not hold it.
+`FitCheck` looks for both before the first batch, in every learner that is made after this module was imported. It warns once and changes nothing. Metrics that cannot score the targets it refuses, before an epoch is lost on them. An exported learner does not hold it.
 
 ```python
 dls = digits_lt()
@@ -60,12 +60,13 @@ def nominal_prior(
 )->np.ndarray: # (K,) float64, sum 1
     """Shares of the classes in the label mass that a network is shown: plain, weighted, or under `BalancedMixUp`, by `mixed_probs`.
 
-    What a fit with `ProgressiveSampling` ends on is the balanced prior. Raises a `ValueError` where labels cannot be read, and for what gives no known shares: `Remix`,
+    What a fit with `ProgressiveSampling` ends on is the balanced prior. Raises a `ValueError` where labels cannot be read or an item may have several, and for what gives no known shares: `Remix`,
     fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ: `PriorCalibrator` estimates it."""
     train = item_loader(fastai_loader(dls.train, 'nominal_prior'))
     unknown = _drawn_elsewhere(train)
     check(not unknown, 'dls', 'nominal_prior', 'loaders that draw items as they come, or by `dls.weighted`', unknown)
     check(not any(isinstance(cb, Remix) for cb in cbs), 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
+    single_labels(train, labels, 'nominal_prior')
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
     p = probs(train.q if isinstance(train, Weighted) else 'instance')
     for cb in cbs:
@@ -97,7 +98,7 @@ def check_order(
 
 # %% ../nbs/04b_watch.ipynb #914dab78
 class FitCheck(Callback):
-    "Before the first batch of a fit, or of a validation: is the prior corrected twice, and are ordered classes in order?"
+    "Before the first batch of a fit, or of a validation: is the prior corrected twice, are ordered classes in order, and can metrics score the targets?"
     order = -1
     def __init__(self): self.heard = set()
     # An exported learner gets a plain `Callback` in its place, and can be loaded where this package is not installed
@@ -105,11 +106,19 @@ class FitCheck(Callback):
 
     def before_train(self):
         if self.train_iter: return
+        self._check_metrics()
         self._check_prior()
         self._check_order()
 
     def before_validate(self):
         if not any(isinstance(cb, GatherPredsCallback) for cb in self.learn.cbs): self._check_order()
+
+    def _check_metrics(self):
+        "An error, as a whole epoch would be lost before the metric itself could say it"
+        names = [m.name for m in self.learn.metrics if getattr(type(m), 'one_class', False)]
+        y = first_target(self.dls.valid) if names and len(self.dls.loaders)>1 else None
+        if isinstance(y, (torch.Tensor,np.ndarray)) and y.ndim==1 and len(y)>1:
+            raise task_error(f'{len(y)} labels, or shares, for each', 'use metrics such as `accuracy_multi` and `F1ScoreMulti`', ', '.join(names), 'with one class for each item of validation')
 
     def _new(self, said):
         "Is this said for the first time?"

@@ -25,7 +25,7 @@ for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, serv
 
 def pytest_collection_finish(session):
     "Start the server where tests will want it: it imports while others run, and there is one per process, so it must come first"
-    wanted = any('warm_call' in o.fixturenames or hasattr(o.module, 'warm_call') for o in session.items)
+    wanted = any('warm_call' in o.fixturenames or hasattr(o.module, 'warm_call') or hasattr(o.module, 'on_ranks') for o in session.items)
     if not wanted or session.config.option.collectonly: return
     old = {k: os.environ.get(k) for k in server_env}
     os.environ.update(server_env)

@@ -20,7 +20,7 @@ from fastai_balmix import data
 from fastai_balmix.images import ImageData
 from fastai_balmix.methods import add_method,find_method
 from fastai_balmix.protocol import compare,read_settings
-from fastai_balmix.report import plot_operating_curve
+from fastai_balmix.report import class_distribution,plot_operating_curve
 from fastai_balmix.runs import Results,TrainConfig
 from fastai_balmix.splits import fold_numbers,split_off
 from fastai_balmix.summary import corrected_t,paper_table,published
@@ -147,6 +147,10 @@ messages = {
             "The 'n_max' parameter of digits_lt must be at most 120, with 54 images a class held out. Got 1000 instead.",
             'The embedded digits are few.',
             'A smaller `n_max`, or a smaller `valid_pct`.'),
+        Message('class_distribution(dls, alpha=-1)',
+            "The 'alpha' parameter of class_distribution must be a float in the range [0, inf). Got -1 instead.",
+            'α is the parameter of Beta(α, 1), and cannot be negative.',
+            'The α of your fit; 0 shows the data as they are.'),
         Message('BalancedMixUp(0).show(dls)',
             "The 'alpha' parameter of BalancedMixUp.show must be above 0: without a partner there is nothing to show. Got 0 instead.",
             'With α = 0 there is no partner to be shown.',

@@ -1,6 +1,6 @@
 """Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last bit, every
 look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can be kept."""
-import gc,os,pickle,random,signal,time,warnings
+import gc,os,pickle,random,signal,warnings
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from multiprocessing import set_start_method
@@ -20,7 +20,7 @@ from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
 from fastai_balmix.cache import Cached,Steps,size_bytes
 from fastai_balmix.store import Store
 from conftest import warm_call
-from toys import Numbered,Points,equal,params,quiet_fit,seeded_dl,tail_targets
+from toys import Numbered,Points,alive,children,equal,params,quiet_fit,seeded_dl,tail_targets,until
 import toys
 
 # Photographs in folders, with a tail
@@ -544,19 +544,6 @@ def train_long(root, tmp, ready, workers=2):
     while True:
         for _ in dls.train:
             Path(ready).write_text(str(os.getpid()))
-
-def children(pid): return [int(o) for p in Path(f'/proc/{pid}/task').glob('*/children') for o in p.read_text().split()]
-
-def alive(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')',1)[1].split()[0] not in 'ZX'
-    except OSError: return False
-
-def until(f, seconds):
-    end = time.monotonic()+seconds
-    while time.monotonic()<end:
-        if res := f(): return res
-        time.sleep(.02)
-    return False
 
 def killed(pids):
     "Kill the first of some processes, if it has not ended by itself"

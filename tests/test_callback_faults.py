@@ -20,7 +20,7 @@ from fastai.callback.mixup import CutMix,MixUp
 from fastai.data.load import SkipItemException
 from fastai.vision import all as fv
 from fastai_balmix.callback import BalancedMixUp
-from toys import Counting,Mute,params,quiet_fit,seeded_dl,tail_targets
+from toys import Counting,Mute,params,quiet_fit,restart,seeded_dl,tail_targets
 
 plt.switch_backend('agg')
 
@@ -54,16 +54,8 @@ class Steps(fv.Callback):
         assert self.learn.loss_func is self.loss_func0 and getattr(self.loss_func0, 'reduction', 'mean')=='mean'
         self.seen.append(params(self.learn).clone())
 
-def restart(learn):
-    "Put a learner back to where a new one starts: weights, optimiser, and every source of random numbers"
-    learn.model.load_state_dict(make_net().state_dict())
-    # fastai leaves the gradients of a step that was cut short
-    learn.model.zero_grad()
-    learn.opt,learn.dls.train.rng = None,random.Random(0)
-    fv.set_seed(1)
-
 def fit_steps(learn, cbs=None):
-    restart(learn)
+    restart(learn, make_net())
     steps = Steps(learn.loss_func)
     quiet_fit(learn, 2, [*fv.L(cbs), steps])
     return torch.stack(steps.seen)
@@ -380,7 +372,7 @@ refused = {
     'labels float': (Points, dict(labels=np.linspace(0,3,51)), r"'labels' .* must be one int per item, the number of its class. Got float64"),
     'labels NaN': (Points, dict(labels=torch.tensor([0.]*50+[float('nan')])), r"'labels' .* Got NaN at index 50"),
     'labels words': (Points, dict(labels=['cat']*51), r"'labels' .* must be one int per item, the number of its class. Got <U3"),
-    'labels in rows': (Points, dict(labels=np.zeros((51,2), dtype=int)), r"'labels' .* Got an array of shape \(51, 2\)"),
+    'labels in rows': (Points, dict(labels=np.full((51,2), 3)), r"'labels' .* must be one int per item, or rows of 0 and 1, .* Got \[3, 3\] at index 0, in an array of shape \(51, 2\)"),
     'labels beyond vocabulary': (Named, dict(labels=y51), r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
     'targets beyond vocabulary': (Named, {}, r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
     'targets NaN': (lambda: Tensors(floats, torch.tensor([float('nan')]+[0.]*50)), {}, r"'labels' .* Got NaN at index 0"),
@@ -388,13 +380,12 @@ refused = {
     'iterable': (lambda: make_dls(Stream(), shuffle=False), {}, r"data set with a length and an index. Got an iterable data set, Stream"),
     'iterable, PyTorch': (lambda: fv.DataLoaders(torch.utils.data.DataLoader(Stream(), 8), seeded_dl(Points())), {}, r"Got an iterable data set, Stream"),
     'empty': (lambda: Tensors(floats[:0], []), {}, r"at least one training item. Got an empty training set"),
-    'regression': (lambda: Tensors(floats, torch.zeros(51)), {}, r"one class per item. Got float32 targets: regression"),
-    'regression, block': (lambda: block_dls(fv.RegressionBlock(n_out=1), halves), {}, r"one class per item. Got .*: regression"),
-    'segmentation': (lambda: Tensors(floats, torch.zeros(51, 4, 4, dtype=torch.long)), {}, r"one class per item. Got .*: segmentation"),
-    'segmentation, block': (lambda: block_dls(fv.MaskBlock(codes=['a','b']), mask), {}, r"one class per item. Got images as targets: segmentation"),
-    'multi-label': (lambda: Tensors(floats, torch.zeros(51, 4)), {}, r"one class per item. Got 4 values for each item: multi-label"),
-    'multi-label, block': (lambda: block_dls(fv.MultiCategoryBlock(), many), {}, r"one class per item. Got a set of classes for each item: multi-label"),
-    'multi-label, labels given': (lambda: Tensors(floats, torch.zeros(51, 4)), dict(labels=y51), r"one class per item. Got targets of type torch.float32 .*multi-label"),
+    'regression': (lambda: Tensors(floats, torch.arange(51)/2), {}, r"whose targets are classes. Got float32 targets: regression"),
+    'regression, block': (lambda: block_dls(fv.RegressionBlock(n_out=1), halves), {}, r"whose targets are classes. Got .*: regression"),
+    'regression, several': (lambda: Tensors(floats, torch.rand(51, 4)), {}, r"whose targets are classes. Got float32 targets, 4 for each item.*: regression"),
+    'regression, labels given': (lambda: Tensors(floats, torch.full((51,4), .5)), dict(labels=y51), r"whose targets are classes. Got targets of type torch.float32 .*: regression"),
+    'segmentation': (lambda: Tensors(floats, torch.zeros(51, 4, 4, dtype=torch.long)), {}, r"whose targets are classes. Got .*: segmentation"),
+    'segmentation, block': (lambda: block_dls(fv.MaskBlock(codes=['a','b']), mask), {}, r"whose targets are classes. Got images as targets: segmentation"),
     'two targets': (lambda: block_dls((fv.CategoryBlock, fv.CategoryBlock), get_y=[parity,parity], n_inp=1), {}, r"2 targets cannot be read"),
     'uint8 images': (lambda: Tensors(image, y51), {}, r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.uint8"),
     'tokens': (lambda: Tensors(token, y51), {}, r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.int64"),
@@ -436,7 +427,7 @@ def test_an_item_that_is_skipped_later_is_named():
 def test_a_per_item_loss_of_another_shape_is_refused_before_a_step():
     learn = make_learner(BalancedMixUp(1, per_item=True, seed=0), loss_func=scalar_only)
     start = params(learn)
-    with pytest.raises(ValueError, match=r"'loss_func' .* must be a loss that gives 8 values with `reduction='none'`. Got a tensor of shape \(\)"): quiet_fit(learn)
+    with pytest.raises(ValueError, match=r"'loss_func' .* must be a loss that gives 8 values with `reduction='none'`, or one for each output. Got a tensor of shape \(\)"): quiet_fit(learn)
     torch.testing.assert_close(params(learn), start, rtol=0, atol=0)
 
 class Failing(Points):

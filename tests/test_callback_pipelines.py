@@ -1,5 +1,5 @@
 """BalancedMixUp in the pipelines that people have: folders of JPEG files of mixed sizes, tables, PyTorch's own loaders, timm
-networks, schedules, workers, and the other callbacks of fastai.
+networks, and workers. Modes of fastai are in test_modes.py.
 
 The notebooks train on one embedded set. Here fits start from files and from other libraries' loaders, and what arrives in the
 network and in the loss is looked at."""
@@ -15,10 +15,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
-from fastai.callback.channelslast import ChannelsLast
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import train_labels
-from toys import Numbered,equal,params,quiet_fit,seeded_dl,tail_targets
+from toys import equal,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 
@@ -178,41 +177,7 @@ def test_the_class_will_do():
 
 def toy_dls(**kwargs): return fv.DataLoaders(seeded_dl(Targets(), **kwargs), seeded_dl(Targets(), shuffle=False))
 
-@pytest.mark.parametrize('fit', [lambda o,**k: o.fit_one_cycle(2, 1e-2, **k), lambda o,**k: o.fit_flat_cos(2, 1e-2, **k), lambda o,**k: o.fit_sgdr(2, 1, 1e-2, **k),
-    lambda o,**k: o.fine_tune(1, 1e-2, **k)], ids=['fit_one_cycle', 'fit_flat_cos', 'fit_sgdr', 'fine_tune'])
-def test_schedules_run_as_without(fit):
-    def run(*cbs):
-        learn,lams,hypers = make_learner(toy_dls()),[],[]
-        note = Seen(lambda o: hypers.append([(h['lr'],h['mom']) for h in o.opt.hypers]) or lams.append(o.balanced_mix_up.lam if cbs else 0))
-        # A list, since `fine_tune` uses it twice
-        with learn.no_bar(), learn.no_logging(): fit(learn, cbs=[*cbs, note])
-        assert learn.loss_func.reduction=='mean' and np.isfinite(learn.recorder.values[-1]).all()
-        return hypers,lams
-
-    plain,_ = run()
-    hypers,lams = run(BalancedMixUp(1, seed=0))
-    assert hypers==plain and len({h[0] for o in hypers for h in o})>3
-    assert sum(o>0 for o in lams)>.8*len(lams)
-
-def test_lr_find_changes_no_weight(tmp_path):
-    learn = make_learner(toy_dls(), cbs=BalancedMixUp(1, seed=0), path=tmp_path)
-    start = params(learn)
-    with learn.no_bar(): res = learn.lr_find(num_it=30, show_plot=False)
-    equal(params(learn), start)
-    assert 1e-7<res.valley<10 and len(learn.recorder.losses)>=6
-
 # Company
-
-def test_gradients_are_clipped_after_mixing():
-    norms = []
-    class Norm(fv.Callback):
-        "Measures the gradients after `GradientClip`"
-        order = 50
-        def before_step(self): norms.append(torch.stack([p.grad.norm() for p in self.model.parameters()]).norm().item())
-
-    quiet_fit(make_learner(toy_dls()), 2, [BalancedMixUp(1, seed=0), fv.GradientClip(.01), Norm()])
-    # The norm is cut where it is above the limit, which it is here
-    assert max(norms)<.01*(1+1e-4) and np.mean(np.isclose(norms, .01, rtol=1e-3))>.9
 
 @pytest.mark.parametrize('change', [fv.Learner.to_bf16, fv.Learner.to_fp16], ids=['bf16', 'fp16'])
 @pytest.mark.parametrize('per_item', [False, True])
@@ -241,49 +206,6 @@ def test_autocast_leaves_labels_and_weights_alone(per_item):
     # bfloat16 has 8 bits: three decimals of a weight stay
     torch.testing.assert_close(params(half), params(full), rtol=0, atol=.01)
     assert not torch.equal(params(half), params(full))
-
-@pytest.mark.parametrize('per_item', [False, True])
-def test_channels_last(per_item):
-    formats = Seen(lambda o: o.model[0].weight.is_contiguous(memory_format=torch.channels_last))
-    learn,plain = make_learner(toy_dls(), cbs=ChannelsLast()),make_learner(toy_dls())
-    quiet_fit(learn, 2, [BalancedMixUp(1, per_item=per_item, seed=0), formats])
-    assert all(formats.seen)
-    torch.testing.assert_close(params(learn), params(quiet_fit(plain, 2, BalancedMixUp(1, per_item=per_item, seed=0))), rtol=0, atol=1e-5)
-
-def test_best_model_is_kept_and_history_written(tmp_path):
-    learn = make_learner(toy_dls(), path=tmp_path, metrics=fv.accuracy)
-    # A rate that lets the loss rise, so that the best epoch is not the last
-    learn.lr = 10.
-    quiet_fit(learn, 4, [BalancedMixUp(1, seed=0), fv.SaveModelCallback(), fv.CSVLogger(), fv.EarlyStoppingCallback(patience=9)])
-    values = np.array(learn.recorder.values)
-    losses = values[:,1].tolist()
-    assert min(losses)<losses[-1] and (tmp_path/'models'/'model.pth').exists()
-    with learn.no_bar(), learn.no_logging(): loss,_ = learn.validate()
-    assert abs(loss-min(losses))<1e-6
-    table = pd.read_csv(tmp_path/'history.csv')
-    np.testing.assert_allclose(table[['train_loss','valid_loss','accuracy']].values, values, rtol=1e-5)
-
-def test_short_epochs():
-    opened = Seen(lambda o: len(o.x))
-    quiet_fit(make_learner(toy_dls()), 3, [BalancedMixUp(1, seed=0), opened, fv.ShortEpochCallback(.3)])
-    # Of 7 batches, the third is the first to come after 0.3 of an epoch
-    assert len(opened.seen)==3*4
-
-class Pairs(Numbered):
-    "Two inputs: the item's number, and ten times that"
-    def __getitem__(self, i):
-        x,y = super().__getitem__(i)
-        return x,10*x,y
-
-@pytest.mark.parametrize('per_item', [False, True])
-def test_all_inputs_are_mixed_with_the_same_partners(per_item):
-    targets = tail_targets(40,10,6)
-    dls = fv.DataLoaders(seeded_dl(Pairs(targets, (1,4,4))), seeded_dl(Pairs(targets, (1,4,4)), shuffle=False))
-    inputs = Seen(lambda o: tuple(o.xb))
-    quiet_fit(make_learner(dls, TwoInputs(make_net(n_in=2)), lr=1e-6), 1, [BalancedMixUp(1, per_item=per_item, seed=0), inputs])
-    for a,b in inputs.seen: torch.testing.assert_close(b, 10*a, rtol=1e-5, atol=1e-4)
-    # Numbers that are no longer whole are mixed
-    assert np.mean([(a!=a.round()).float().mean() for a,_ in inputs.seen])>.5
 
 def test_a_block_with_two_images(pictures):
     def mirrored(o): return o

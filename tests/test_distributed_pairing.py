@@ -1,8 +1,7 @@
 """Distributed training needs more than one process, which no notebook has. First fastai's `DistributedDL` plays each rank in
 turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
 
-import os,types
-from concurrent.futures import ThreadPoolExecutor
+import types
 import numpy as np
 import pytest
 import torch
@@ -12,8 +11,7 @@ from fastai.distributed import DistributedDL,DistributedTrainer
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.loaders import loader_sampler
 from fastai_balmix.pairing import pair_loader
-from conftest import warm_call
-from toys import Counting,Numbered,broadcast_on_cpu,flat,free_port,item_numbers,n_first,seeded_dl,streams,tail_targets
+from toys import Counting,Numbered,flat,item_numbers,n_first,on_ranks,seeded_dl,streams,tail_targets
 
 TARGETS = tail_targets(60, 25, 6)
 
@@ -121,24 +119,18 @@ class Net(torch.nn.Module):
         self.lin = torch.nn.Linear(1, 3)
     def forward(self, x): return self.lin(x/100)
 
-def train_rank(rank, port):
+def train_rank(rank):
     "Trains as one of two processes; what it was given, and where it got"
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
-    DistributedDL._broadcast = broadcast_on_cpu
     torch.manual_seed(rank)
     # Every process shuffles by a generator of its own; only the first one's order counts
     dls = DataLoaders(make_numbers(seed=rank), make_numbers(TARGETS[:21], shuffle=False, drop_last=False), device='cpu')
     record,mix = Record(),BalancedMixUp(alpha=1., seed=0)
     learn = Learner(dls, Net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=[record,mix,DistributedTrainer(sync_bn=False, cpu=True)])
     with learn.no_bar(),learn.no_logging(): learn.fit(2, lr=.1)
-    torch.distributed.destroy_process_group()
     return dict(epochs=record.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values])
 
 def test_two_processes_train_on_one_epoch_between_them():
-    port = free_port()
-    with ThreadPoolExecutor(2) as pool: first,second = pool.map(lambda rank: warm_call(train_rank, rank, port, timeout=120), range(2))
+    first,second = on_ranks(2, train_rank)
     assert len(first['epochs'])==len(second['epochs'])==2
     for mine,other in zip(first['epochs'], second['epochs']):
         seen = flat(o[0] for o in mine) + flat(o[0] for o in other)

@@ -324,7 +324,7 @@ misleading = {
     'an unknown label in a column': lambda: block(frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')),
     'an unknown label with add_na': lambda: datasets(['ant','dog',None,float('nan')], Categorize(vocab=NAMES, add_na=True)),
     'NaN': lambda: datasets(['ant',float('nan')], Categorize(vocab=NAMES)),
-    'NaN in a column': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES), get_y=ColReader('m')),
+    'NaN in a column': lambda: block(frame(m=['ant']*40+[np.nan]*8), CategoryBlock(vocab=NAMES), get_y=ColReader('m')),
     'NaN in a column of numbers': lambda: block(frame(m=[1.]*40+[np.nan]*8), CategoryBlock(vocab=[1.]), get_y=ColReader('m')),
     'NaN in a column, add_na': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES, add_na=True), get_y=ColReader('m')),
     'None': lambda: datasets(['ant',None], Categorize(vocab=NAMES)),

@@ -2,8 +2,7 @@
 monitor them, learners share them, several processes add them up over gloo, and every pair of corrections, and every order of
 class names, is tried before a fit."""
 
-import copy,os,pickle,types,warnings
-from concurrent.futures import ThreadPoolExecutor
+import copy,pickle,types,warnings
 from functools import partial
 from unittest import mock
 import numpy as np
@@ -26,7 +25,7 @@ from fastai_balmix.sampling import sampling_probs
 from fastai_balmix.scores import balanced_acc,brier_error,calibration_error,mcc
 from fastai_balmix.watch import FitCheck,nominal_prior
 from conftest import warm_call
-from toys import Numbered,broadcast_on_cpu,free_port,quiet_fit,seeded_dl,tail_targets
+from toys import Numbered,on_ranks,quiet_fit,seeded_dl,tail_targets
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label', 'ignore:.*only one label', 'ignore::DeprecationWarning')
 COUNTS = 40,20,9,4
@@ -419,13 +418,13 @@ def test_a_fit_survives_nan_predictions():
 def lenient(pred, targ, **kwargs): return pred.float().mean()
 GOOD = answers(20, 4)
 bad_batches = [
-    ((GOOD[0], GOOD[1]+1), 'targs', 'class numbers in the range [0, 3], for a network with 4 outputs'),
-    ((GOOD[0], GOOD[1]-1), 'targs', 'class numbers in the range [0, 3], for a network with 4 outputs'),
+    ((GOOD[0], GOOD[1]+1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
+    ((GOOD[0], GOOD[1]-1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
     ((GOOD[0], GOOD[1].float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20,) instead.'),
     ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20, 4) instead.'),
     ((GOOD[0], GOOD[1][:,None]), 'targs', 'class numbers of shape (20,). Got torch.int64 of shape (20, 1) instead.'),
-    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`. Got shape (20, 1) instead.'),
-    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`. Got shape (20,) instead.')]
+    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20, 1) instead.'),
+    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20,) instead.')]
 bad_ids = ['too large', 'negative', 'floats', 'soft', 'column', 'one output', 'flat']
 
 @pytest.mark.parametrize('batch,name,words', bad_batches, ids=bad_ids)
@@ -442,7 +441,7 @@ def test_batches_that_have_no_error_of_probabilities(metric, batch, name, words)
 def test_an_error_in_a_fit_keeps_its_words():
     learn = make_learner(imbalance_metrics(), lenient, dls=make_dls(valid=(5,5,5,5,5,5)))
     with pytest.raises(ValueError) as e: quiet_fit(learn)
-    assert "The 'targs' parameter of mcc must be class numbers in the range [0, 3], for a network with 4 outputs. Got 10 others instead." in str(e.value)
+    assert "The 'targs' parameter of mcc must be class numbers in the range [0, 3], for a network of 4 classes. Got 10 others instead." in str(e.value)
 
 bad_args = [
     (lambda: ConfusionMetric('mcc'), "The 'score' parameter of ConfusionMetric must be a function of a confusion matrix. Got 'mcc' instead."),
@@ -490,18 +489,9 @@ def test_items_repeated_to_make_shares_equal_count_once(n, bs, world_size):
 
 def everything(): return [*five(), CalibrationError(), BrierError()]
 
-def join(rank, port, world_size):
-    "Makes this process one of several"
-    from fastai.distributed import DistributedDL
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size)
-    DistributedDL._broadcast = broadcast_on_cpu
-
-def train_rank(rank, port, world_size):
+def train_rank(rank):
     "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"
     from fastai.distributed import DistributedTrainer
-    join(rank, port, world_size)
     res = {}
     for nm,valid,bs in ('odd',(9,7,3,2),4),('padding only',(0,1,0,0),4),('one batch',(9,7,3,2),64):
         ds = Points(valid, seed=1)
@@ -514,25 +504,16 @@ def train_rank(rank, port, world_size):
         with torch.no_grad(): pred = learn.model(ds.x)
         res[nm] = dict(values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])), matrix=learn.metrics[2].matrix, pred=pred, targ=ds.targets,
                        train=(torch.cat(keep.preds),torch.cat(keep.targs)))
-    torch.distributed.destroy_process_group()
     return res
 
-def hand_rank(rank, port, world_size, sizes):
+def hand_rank(rank, sizes):
     "Metrics fed by hand, without a trainer, in shares of `sizes` items"
-    join(rank, port, world_size)
     pred,targ = answers(sum(sizes), 4)
     mine = slice(sum(sizes[:rank]), sum(sizes[:rank+1]))
     mets = everything()
     batches = zip(pred[mine].split(8), targ[mine].split(8)) if sizes[rank] else []
     values = feed(mets, batches, CrossEntropyLossFlat())
-    res = values,mets[0].matrix,mets[1].matrix
-    torch.distributed.destroy_process_group()
-    return res
-
-def in_processes(world_size, f, *args):
-    pytest.importorskip('accelerate')
-    port = free_port()
-    with ThreadPoolExecutor(world_size) as pool: return list(pool.map(lambda rank: warm_call(f, rank, port, world_size, *args, timeout=120), range(world_size)))
+    return values,mets[0].matrix,mets[1].matrix
 
 def expected_all(pred, targ):
     probs = torch.softmax(torch.as_tensor(pred), -1)
@@ -552,17 +533,17 @@ def check_trained(ranks):
 
 def check_by_hand(sizes):
     want = expected_all(*answers(sum(sizes), 4))
-    for values,first,second in in_processes(len(sizes), hand_rank, sizes):
+    for values,first,second in on_ranks(len(sizes), hand_rank, sizes):
         assert first.sum()==second.sum()==sum(sizes)
         close(values, want, 1e-6)
 
-def test_two_processes_say_what_one_would(): check_trained(in_processes(2, train_rank))
+def test_two_processes_say_what_one_would(): check_trained(on_ranks(2, train_rank))
 def test_two_processes_with_shares_of_their_own(): check_by_hand([37,9])
 def test_a_process_without_a_batch(): check_by_hand([46,0])
 
 @pytest.mark.slow
 def test_three_processes_say_what_one_would():
-    check_trained(in_processes(3, train_rank))
+    check_trained(on_ranks(3, train_rank))
     check_by_hand([20,9,1])
 
 # --- watch: the prior ---

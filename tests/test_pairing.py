@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset,RandomSampler,SubsetRandomSampler,T
 from fastai.data.load import _FakeLoader
 from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
     MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
-from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,mix_pairs,pair_loader,split_pairs
+from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
 from toys import Counting,Mute,Numbered,alphas,flat,item_numbers,seeded_dl,streams,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
@@ -177,6 +177,13 @@ def test_the_last_lam_of_pairs_belongs_to_the_short_batch():
     lams = [lam for _,_,lam in streams(p)]
     assert [len(o) for o in lams]==[40,40,10]
     np.testing.assert_allclose(flat(lams), p.lams, rtol=1e-6)
+
+@pytest.mark.parametrize('device,there', [(None,'cpu'), (torch.device('meta'),'meta')])
+def test_items_are_loaded_onto_the_loaders_device(device, there):
+    dl = numbers()
+    dl.device = device
+    x,y = load_items(dl, [2,0], 'test')
+    assert x.shape==(2,1) and x.device.type==y.device.type==there
 
 # --- the user's loader ---
 
@@ -481,16 +488,16 @@ floats = torch.zeros(3)
     (lambda: pairs_dl(torch.zeros(3, dtype=torch.int64), 0), "floating-point tensors after the batch transforms. Got torch.int64"),
     (lambda: pairs_dl(torch.zeros(3, dtype=torch.bool), 0), "floating-point tensors after the batch transforms. Got torch.bool"),
     (bytes_dl, "floating-point tensors after the batch transforms. Got torch.uint8"),
-    (lambda: seeded_dl(Strings([0,1])), "floating-point tensors after the batch transforms. Got (tuple|list)"),
+    (lambda: seeded_dl(Strings([0,1])), "floating-point tensors after the batch transforms. Got str"),
+    (lambda: pairs_dl((floats,[floats.long()]), 0), "floating-point tensors after the batch transforms. Got torch.int64"),
     (lambda: pairs_dl(dict(a=floats), 0), "floating-point tensors after the batch transforms. Got dict"),
-    (lambda: pairs_dl(floats, .5), "check_inputs must be given a data set with one class per item.*regression"),
-    (lambda: pairs_dl(floats, torch.zeros(2)), "one class per item.*regression or multi-label classification"),
-    (lambda: pairs_dl(floats, torch.zeros(2, dtype=torch.int64)), "one class per item.*torch.int64 and shape .2,.: multi-label classification"),
-    (lambda: pairs_dl(floats, torch.zeros(2, 2, dtype=torch.int64)), "one class per item.*segmentation"),
-    (lambda: pairs_dl(floats, 'a'), "one class per item. Got (tuple|list) targets"),
-    (lambda: images_dl([.5,1.,2.,3.], RegressionBlock), "one class per item.*regression"),
-    (lambda: images_dl([['a'],['a','b'],['b'],['a']], MultiCategoryBlock), "one class per item.*multi-label classification"),
-    (lambda: images_dl([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])), "one class per item.*segmentation"),
+    (lambda: pairs_dl(floats, .5), "check_inputs must be given a data set whose targets are classes.*regression"),
+    (lambda: pairs_dl(floats, torch.full((2,), .2)), "targets are classes.*regression"),
+    (lambda: pairs_dl(floats, torch.tensor([0,3])), "targets are classes.*torch.int64 and shape .2,.: regression"),
+    (lambda: pairs_dl(floats, torch.zeros(2, 2, dtype=torch.int64)), "targets are classes.*segmentation"),
+    (lambda: pairs_dl(floats, 'a'), "targets are classes. Got (tuple|list) targets"),
+    (lambda: images_dl([.5,1.,2.,3.], RegressionBlock), "targets are classes.*regression"),
+    (lambda: images_dl([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])), "targets are classes.*segmentation"),
     (lambda: seeded_dl(TensorDataset(torch.zeros(4,3))), "must be loaders of batches that hold inputs and targets"),
     (lambda: seeded_dl([torch.zeros(3)]*3), "must be loaders of batches that hold inputs and targets. Got Tensor"),
     (lambda: seeded_dl(Numbered([0]*3), create_batch=collate), "must be loaders of batches that hold inputs and targets. Got dict"),
@@ -506,7 +513,8 @@ def test_the_error_names_who_asked():
     with pytest.raises(ValueError, match="^Me must be given"): check_inputs(pairs_dl(floats, .5), 'Me')
 
 @pytest.mark.parametrize('make', [numbers, lambda: numbers(dl_type=TfmdDL), lambda: images_dl([0,1,0,1], CategoryBlock),
-    lambda: TorchDL(Numbered(TARGETS), batch_size=3), lambda: pairs_dl(floats.half(), torch.tensor(1)), lambda: seeded_dl([(floats,floats,0)]*3, dl_type=TfmdDL)])
+    lambda: TorchDL(Numbered(TARGETS), batch_size=3), lambda: pairs_dl(floats.half(), torch.tensor(1)), lambda: seeded_dl([(floats,floats,0)]*3, dl_type=TfmdDL),
+    lambda: images_dl([['a'],['a','b'],['b'],['a']], MultiCategoryBlock), lambda: pairs_dl(floats, torch.tensor([.2,.8])), lambda: pairs_dl(floats, torch.zeros(2)), lambda: pairs_dl(floats, torch.zeros(1))])
 def test_usable_batches_pass(make): assert check_inputs(make()) is None
 
 class Noise(Transform):

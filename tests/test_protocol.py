@@ -24,6 +24,7 @@ from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan
 from fastai_balmix.runs import Results,Run,TrainConfig
 from conftest import warm_call
 from test_runs import grades,net,picture,pixels,recipe,split_of
+from toys import alive,until
 
 fork = get_context('fork')
 # What differs between two runs of the same thing; the revision, where somebody works in this checkout at the same time
@@ -182,16 +183,6 @@ class Sleep(Callback):
 
 def sleepy(t):
     if not (Path(log[0])/'awake').exists(): t.cbs.append(Sleep())
-
-def alive(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]!='Z'
-    except FileNotFoundError: return False
-
-def until(cond, seconds=60):
-    end = time.monotonic()+seconds
-    # What was seen once counts, for it may not last
-    while not (seen := cond()) and time.monotonic()<end: time.sleep(.05)
-    return seen
 
 def parent_killed(folder):
     forked_pools()

@@ -6,7 +6,8 @@ import cloudpickle
 import pytest
 import test_protocol,test_runs
 from fastai_balmix.runs import Results
-from test_protocol import alive,ages,assert_same,check_killed,checkpoints,compared,log,until,with_log
+from test_protocol import ages,assert_same,check_killed,checkpoints,compared,log,with_log
+from toys import alive,children,until
 
 pytestmark = pytest.mark.slow
 command = Path(sys.executable).parent/'balmix-compare'
@@ -25,8 +26,6 @@ def alone(tmp_path_factory):
     p = by_command(*digits, '--out', out)
     assert p.returncode==0 and p.stderr=='', p.stderr
     return out
-
-def children(pid): return [int(o) for p in Path(f'/proc/{pid}/task').glob('*/children') for o in p.read_text().split()]
 
 @pytest.mark.parametrize('how', ['kill','terminal'])
 def test_two_jobs_are_stopped_and_go_on(tmp_path, alone, how):

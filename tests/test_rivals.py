@@ -2,8 +2,7 @@
 loops that take every step a second time, draws are counted and compared with their probabilities, fits are cut short in every event,
 two processes train over gloo, and the last layer is looked for in networks of other libraries."""
 
-import os,random,warnings
-from concurrent.futures import ThreadPoolExecutor
+import random,warnings
 from functools import partial
 from unittest import mock
 import numpy as np
@@ -22,8 +21,7 @@ from fastai_balmix import callback
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,remix_weights
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
-from conftest import warm_call
-from toys import Counting,Mute,Noisy,Numbered,Points,broadcast_on_cpu,equal,flat,free_port,item_numbers,make_net,params,quiet_fit,seeded_dl,tail_targets
+from toys import Counting,Mute,Noisy,Numbered,Points,equal,flat,item_numbers,make_net,on_ranks,params,quiet_fit,seeded_dl,tail_targets
 
 class Typed(Points):
     "Labels as fastai's pipelines bring them"
@@ -299,13 +297,9 @@ def test_progressive_sampling_refuses(make, words):
     with pytest.raises(ValueError) as e: make()
     assert words in str(e.value)
 
-def train_rank(rank, port):
+def train_rank(rank):
     "Trains as one of two processes; the items it was given, and where it got"
-    from fastai.distributed import DistributedDL,DistributedTrainer
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
-    DistributedDL._broadcast = broadcast_on_cpu
+    from fastai.distributed import DistributedTrainer
     torch.manual_seed(rank)
     targets = tail_targets(300, 25, 6)
     # Every process shuffles by a generator of its own; only the first one's order counts
@@ -313,14 +307,11 @@ def train_rank(rank, port):
     given,kinds = Given(),Probe(lambda o: type(o.dl).__name__)
     learn = fv.Learner(dls, nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1,3)), loss_func=fv.CrossEntropyLossFlat(), opt_func=fv.SGD, cbs=[given,kinds,ProgressiveSampling(seed=0),DistributedTrainer(sync_bn=False, cpu=True)])
     with learn.no_bar(),learn.no_logging(): learn.fit(2, lr=.1)
-    torch.distributed.destroy_process_group()
     return dict(epochs=given.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values], kinds=set(kinds.seen),
                 train=type(learn.dls.train).__name__)
 
 def test_two_processes_share_each_epoch():
-    pytest.importorskip('accelerate')
-    port,y = free_port(),tail_targets(300, 25, 6)
-    with ThreadPoolExecutor(2) as pool: ranks = [*pool.map(lambda rank: warm_call(train_rank, rank, port, timeout=120), range(2))]
+    ranks,y = on_ranks(2, train_rank),tail_targets(300, 25, 6)
     plain,balanced = ([flat(o['epochs'][e]) for o in ranks] for e in range(2))
     assert [len(o) for o in (*plain,*balanced)]==[166]*4
     # the ranks' shares are one epoch, and one item more to make them equal

@@ -17,7 +17,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,Dat
     ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
 from fastai_balmix.loaders import class_names,loader_sampler,train_labels
-from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,q_value,sampling_probs
+from fastai_balmix.sampling import ClassSampler,as_probs,class_counts,mixed_probs,q_value,sampling_probs
 from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
@@ -97,7 +97,7 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
 
 @pytest.mark.parametrize('call,words', [
     (lambda: class_counts([0,1,5], 3), r"The 'y' parameter of class_counts must be ints in the range \[0, 2\]\. Got 5 at index 2 instead"),
-    (lambda: class_counts([[0,1]]), r"'y' parameter of class_counts must be one int per item.*shape \(1, 2\)"),
+    (lambda: class_counts([[0,2]]), r"'y' parameter of class_counts must be one int per item.*shape \(1, 2\)"),
     (lambda: class_counts([0], 0), r"'n_classes' parameter of class_counts must be an int in the range \[1, inf\)\. Got 0"),
     (lambda: class_counts(['a']), "'y' parameter of class_counts must be one int per item, the number of its class.*'a'"),
     (lambda: q_value('klass'), "'q' parameter of q_value must be a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead"),
@@ -114,6 +114,7 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     (lambda: mixed_probs([.5,.6], [.5,.5], 1), "'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1"),
     (lambda: mixed_probs([.5,.5], [1.5,-.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
     (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
+    (lambda: as_probs([0.,1.], 'prior', 'Loss', positive=True), r"'prior' parameter of Loss must be probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]"),
     (lambda: mixed_probs([1.], [1.], -.1), r"'alpha' parameter of mixed_probs must be a float in the range \[0, inf\)\. Got -0\.1"),
     (lambda: ClassSampler([0,3], n_classes=3), r"'labels' parameter of ClassSampler must be ints in the range \[0, 2\]\. Got 3 at index 1"),
     (lambda: ClassSampler([0,1], n_classes=2.5), r"'n_classes' parameter of ClassSampler must be an int in the range \[1, inf\)\. Got 2\.5"),
@@ -312,7 +313,6 @@ def test_labels_are_read_again_where_the_data_set_was_replaced():
 class IterableToy(IterableDataset):
     def __iter__(self): return iter([(0.,0)])
 
-def _multi(): return image_dls([['a'],['a','b'],['b']]*2, MultiCategoryBlock).train
 def _regression(): return image_dls([.5,1.,2.,3.], RegressionBlock).train
 def _masks(): return image_dls([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])).train
 def _str_targets():
@@ -339,12 +339,12 @@ class Vocab(Unopenable): classes = ['a','b']
     (lambda: seeded_dl(Unopenable([0,-1])), None, r"must be ints in the range \[0, K-1\]. Got -1 at index 1"),
     (lambda: seeded_dl(Unopenable([0.,float('nan')])), None, "must be one int per item.*Got NaN at index 1"),
     (lambda: seeded_dl(Unopenable(['a','b'])), None, r"must be one int per item.*first being \['a'\]"),
-    (lambda: seeded_dl(Unopenable([.5,1.5])), None, "must be given a data set with one class per item. Got float64 targets: regression"),
-    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.zeros(3))), None, "one class per item. Got float32 targets: regression"),
-    (lambda: seeded_dl(Unopenable(np.zeros((3,4)))), None, "one class per item. Got 4 values for each item: multi-label classification"),
-    (lambda: seeded_dl([(0.,[0]),(0.,[0,1])]), None, "one class per item"),
-    (lambda: seeded_dl(Unopenable([[0],[0,1]])), None, "one class per item"),
-    (lambda: seeded_dl(Unopenable(np.zeros((3,4,4)))), None, r"one class per item. Got targets of shape \(4, 4\): segmentation"),
+    (lambda: seeded_dl(Unopenable([.5,1.5])), None, "must be given a data set whose targets are classes. Got float64 targets: regression"),
+    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.tensor([0.,1,.5]))), None, "whose targets are classes. Got float32 targets: regression"),
+    (lambda: seeded_dl(Unopenable(np.full((3,4), .5))), None, "targets are classes. Got float64 targets, 4 for each item, neither all 0 or 1 nor of sum 1: regression"),
+    (lambda: seeded_dl([(0.,[0]),(0.,[0,1])]), None, "targets are classes. Got lists of different lengths: .* a row of 0 and 1"),
+    (lambda: seeded_dl(Unopenable([[0],[0,1]])), None, "targets are classes. Got lists of different lengths"),
+    (lambda: seeded_dl(Unopenable(np.zeros((3,4,4)))), None, r"whose targets are classes. Got targets of shape \(4, 4\): segmentation"),
     (lambda: seeded_dl(Mute(3)), None, "labels of a Mute cannot be read by train_labels without opening its items. Pass `labels=`, one int per training item"),
     (lambda: seeded_dl(Subset(Mute(3), [0])), None, "labels of a Mute cannot be read"),
     (lambda: seeded_dl(ConcatDataset([Unopenable([0]), Mute(3)])), None, "labels of a Mute cannot be read"),
@@ -355,9 +355,8 @@ class Vocab(Unopenable): classes = ['a','b']
     (lambda: TorchDL(IterableToy(), batch_size=2), [0], "Got an iterable data set, IterableToy"),
     (lambda: seeded_dl([]), None, "must be loaders with at least one training item. Got an empty training set"),
     (lambda: seeded_dl(Unopenable([])), [], "at least one training item. Got an empty training set"),
-    (_multi, None, "one class per item. Got a set of classes for each item: multi-label classification"),
-    (_regression, None, "one class per item. Got Tensor.* targets: regression"),
-    (_masks, None, "one class per item. Got images as targets: segmentation"),
+    (_regression, None, "whose targets are classes. Got Tensor.* targets: regression"),
+    (_masks, None, "whose targets are classes. Got images as targets: segmentation"),
     (_str_targets, None, "labels of a data set with str targets cannot be read"),
     (_two_targets, None, "labels of a data set with 2 targets cannot be read"),
 ])

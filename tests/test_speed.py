@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,TfmdDL,Transform
+from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,IntToFloatTensor,Learner,Normalize,SGD,TensorImage,TfmdDL,Transform,imagenet_stats
 from fastai_balmix.callback import BalancedMixUp
 from fastai_balmix.pairing import mix_pairs,pair_loader,split_pairs
 from toys import Numbered,Points,make_net,quiet_fit,seeded_dl,tail_targets
@@ -186,3 +186,30 @@ def test_channels_last_arrives_in_the_network(per_item):
                          after_batch=lambda b: (b[0].to(memory_format=torch.channels_last),b[1]))
     with fixed_lams(.3, 0, .6): quiet_fit(learn, 1, [BalancedMixUp(per_item=per_item, seed=0), Looks()])
     assert seen==[(True,8)]*6+[(True,3)]
+
+# Normalize
+
+class Normal(Normalize): "The same, but left where it stands, as a subclass might do anything"
+
+@pytest.mark.parametrize('per_item', [False, True])
+def test_normalize_works_on_b_images_and_changes_nothing(per_item):
+    ds,seen = [(TensorImage(torch.full((3,8,8), i, dtype=torch.uint8)),y) for i,y in enumerate(tail_targets(40, 12, 4))],{}
+    for cls in Normalize,Normal:
+        sizes,inputs = [],seen.setdefault(cls, [])
+        class Counted(Callback):
+            run_valid = False
+            def before_batch(self): inputs.append(self.x.clone())
+        norm = cls.from_stats(*imagenet_stats, cuda=False)
+        dl = seeded_dl(ds, dl_type=TfmdDL, after_batch=[IntToFloatTensor, norm])
+        learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Flatten(), make_net(192, 3)), loss_func=CrossEntropyLossFlat(), opt_func=SGD)
+        call = Normalize.__call__
+        def counting(self, x, **kwargs):
+            sizes.append(len(x[0]))
+            return call(self, x, **kwargs)
+        with mock.patch.object(Normalize, '__call__', counting), fixed_lams(*MIXED_AND_SKIPPED[per_item]), learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=[BalancedMixUp(per_item=per_item, seed=0), Counted()])
+        train = [n for n in sizes if n>1][:7] # items are checked one by one before, and validation follows
+        assert (max(train)<=8)==(cls is Normalize)
+    for a,b in zip(*seen.values(), strict=True):
+        assert type(a) is type(b) is TensorImage
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)

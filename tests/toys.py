@@ -1,13 +1,19 @@
-"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, and
-hypothesis strategies under one small profile."""
+"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, what a process
+has open, and hypothesis strategies under one small profile."""
 
-import random,socket
+import os,random,socket,time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
 from fastai.data.all import DataLoader
+from fastai.torch_core import set_seed
+from conftest import warm_call
 
 settings.register_profile('toys', max_examples=30, deadline=None, derandomize=True, database=None)
 settings.load_profile('toys')
@@ -90,6 +96,14 @@ def quiet_fit(learn, n=1, cbs=None):
     with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=cbs)
     return learn
 
+def restart(learn, net, rng=0, seed=1):
+    "Put a learner back to where a new one starts: weights as those of `net`, optimiser, and every source of random numbers"
+    learn.model.load_state_dict(net.state_dict())
+    # fastai leaves the gradients of a step that was cut short
+    learn.model.zero_grad()
+    learn.opt,learn.dls.train.rng = None,random.Random(rng)
+    set_seed(seed)
+
 def params(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -97,6 +111,33 @@ def equal(a, b): torch.testing.assert_close(a, b, rtol=0, atol=0)
 class_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
 exponents = st.one_of(st.floats(-2, 2), st.sampled_from(['instance','sqrt','class']))
 alphas = st.sampled_from([.05, .1, .2, .3, 1., 3.])
+
+# Processes
+
+def children(pid):
+    res = []
+    for p in Path(f'/proc/{pid}/task').glob('*/children'):
+        try: res += map(int, p.read_text().split())
+        except OSError: pass # a thread that has just ended
+    return res
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
+    except OSError: return False
+
+def until(cond, seconds=60):
+    "What `cond` returns as soon as it is true, for it may not last; or after so many seconds"
+    end = time.monotonic()+seconds
+    while not (seen := cond()) and time.monotonic()<end: time.sleep(.02)
+    return seen
+
+def open_files():
+    "Where the file descriptors of this process lead, without the numbers of pipes and sockets"
+    res = []
+    for fd in os.listdir('/proc/self/fd'):
+        try: res.append(os.readlink(f'/proc/self/fd/{fd}').partition(':[')[0])
+        except FileNotFoundError: pass # that of the listing itself
+    return sorted(res)
 
 # Several processes on one machine without a GPU
 
@@ -110,3 +151,24 @@ def broadcast_on_cpu(self, t, rank):
     t = torch.LongTensor(t)
     torch.distributed.broadcast(t, rank)
     return t.tolist()
+
+def _as_rank(rank, world_size, port, func, args):
+    from fastai.distributed import DistributedDL
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
+    DistributedDL._broadcast = broadcast_on_cpu
+    res = func(rank, *args)
+    torch.distributed.destroy_process_group()
+    return res
+
+def on_ranks(world_size, func, *args, timeout=300):
+    "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
+    pytest.importorskip('accelerate')
+    port = free_port()
+    def call(rank):
+        try: return warm_call(_as_rank, rank, world_size, port, func, args, timeout=timeout)
+        except Exception as e: return e
+    with ThreadPoolExecutor(world_size) as pool: res = [*pool.map(call, range(world_size))]
+    if errors := [o for o in res if isinstance(o, Exception)]: raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
+    return res

@@ -17,7 +17,7 @@ parser.add_argument('which', nargs='*', default=['lowest','newest'], metavar='lo
 parser.add_argument('--python', nargs='+', default=['3.11'], help='versions, or paths, of the interpreters')
 parser.add_argument('--where', type=Path, help='folder for environments and logs; a temporary one where none is named')
 parser.add_argument('--keep', action='store_true', help='leave the environments there')
-parser.add_argument('--install', action='store_true', help='install, and run no test')
+parser.add_argument('--tests', nargs='*', default=[], metavar='FILE', help='test files, instead of all')
 
 
 def environment(folder, python, resolution):
@@ -30,13 +30,13 @@ def environment(folder, python, resolution):
     return {o['name']:o['version'] for o in json.loads(packages)} | dict(python=version.strip())
 
 
-def run_tests(folder, log):
-    "Outcome of the fast suite in an environment: counts and seconds; what pytest prints goes to `log`"
+def run_tests(folder, log, files):
+    "Outcome of the fast suite, or of some of its files, in an environment: counts and seconds; what pytest prints goes to `log`"
     xml = log.with_name(f'{log.name}.xml')
     env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'} | dict(PATH=f"{folder/'bin'}{os.pathsep}{os.environ['PATH']}", VIRTUAL_ENV=str(folder))
     start = time.monotonic()
     with open(log, 'w') as f:
-        done = subprocess.run([folder/'bin'/'pytest', '-p', 'no:cacheprovider', f'--junitxml={xml}'], cwd=root, env=env, stdout=f, stderr=subprocess.STDOUT)
+        done = subprocess.run([folder/'bin'/'pytest', '-p', 'no:cacheprovider', f'--junitxml={xml}', *files], cwd=root, env=env, stdout=f, stderr=subprocess.STDOUT)
     seconds = round(time.monotonic()-start)
     if done.returncode not in (0,1): raise ChildProcessError(f'pytest ended with exit code {done.returncode}: see {log}')
     n = {k: sum(int(o.get(k)) for o in ElementTree.parse(xml).iter('testsuite')) for k in ('tests','failures','errors','skipped')}
@@ -58,7 +58,7 @@ def main(args):
             log = env.with_name(f'{env.name}.log')
             try:
                 row = dict(versions=name) | environment(env, python, resolutions[name])
-                if not args.install: row |= run_tests(env, log)
+                row |= run_tests(env, log, args.tests)
             finally:
                 if not args.keep: rmtree(env, ignore_errors=True)
             rows.append(row)
