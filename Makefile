@@ -1,7 +1,7 @@
 # Nothing here installs or downloads. An environment in .venv, as README makes one, is used before others.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test notebooks readme bench
+.PHONY: demo test notebooks readme docs bench
 
 demo:
 	balmix-demo
@@ -15,6 +15,9 @@ notebooks:
 
 readme:
 	python3 docs/readme.py
+
+docs:
+	python3 docs/build.py
 
 # An aim that is missed ends a script with an error; the others are measured all the same, and the page shows it.
 # operating_points.py is not among them: it compares methods, not seconds, and takes an hour.

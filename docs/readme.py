@@ -65,7 +65,7 @@ def _output(out, opts, save_fig):
         return text if asis or not text else _fenced(text)
     if out.output_type=='error': return _fenced(_plain('\n'.join(out.traceback)))
     data = {k: ''.join(v) for k,v in out.data.items()}
-    if 'text/markdown' in data: return data['text/markdown'].strip()
+    if 'text/markdown' in data and not data['text/markdown'].startswith('```html'): return data['text/markdown'].strip() # the latter is fastprogress's table, here as HTML too
     for mime,ext in figures.items():
         if mime in data: return save_fig(data[mime].encode() if ext=='svg' else b64decode(data[mime]), ext)
     if 'text/html' in data: return _html(data['text/html'])

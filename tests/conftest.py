@@ -2,7 +2,7 @@
 
 Importing fastai takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server imports
 everything once, and each call of `warm_call` runs in a fork of it."""
-import os,pickle,signal,sys,tempfile,traceback
+import os,pickle,shutil,signal,subprocess,sys,tempfile,traceback
 from functools import partial
 from multiprocessing import forkserver,get_context,set_start_method
 from multiprocessing.connection import wait
@@ -96,3 +96,14 @@ def warm_call(
 def warm_call_fixture():
     "`warm_call`, for tests that do not import this file"
     return warm_call
+
+
+@pytest.fixture(scope='session')
+def built(tmp_path_factory):
+    "Folder of the site, made from a copy of the repository, strictly, and without a fault that its crawl finds"
+    dst = tmp_path_factory.mktemp('site')
+    for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__'))
+    for o in 'pyproject.toml','settings.ini','README.md','CHANGELOG.md','CONTRIBUTING.md','LICENSE': shutil.copy(root/o, dst)
+    p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)}, capture_output=True, text=True)
+    assert p.returncode==0, p.stdout[-5000:]+p.stderr[-5000:]
+    return dst/'site'

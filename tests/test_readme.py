@@ -23,6 +23,7 @@ cells = [
     ('#| warning: false\nwarn(x)', [_stream('careful', 'stderr'), _stream('heard')]),
     ('#| fig-alt: "Bars: one, two"\nplot(x)', [_out(image_png=png, text_plain='<Figure>')]),
     ('#| echo: false\ntable', [_out(text_html='<style>b {}</style>\n<table>\n\n  <tr><td>1</td></tr>\n</table>', text_plain='1')]),
+    ('#| echo: false\nfitted', [_out(text_html='<table><tr><td>2</td></tr></table>', text_markdown='```html\n<table></table>\n```')]), # as fastprogress has it
     ('fit()', [_out(text_html='<style>b {}</style> <progress></progress>', text_plain='<HTML>'), _out(image_png=png)]),
     ("show('''\n```sh\nls\n```\n''')", [_stream('```sh\nls\n```\n')])]
 
@@ -75,6 +76,8 @@ plot(x)
 <table>
 <tr><td>1</td></tr>
 </table>
+
+<table><tr><td>2</td></tr></table>
 
 ```python
 fit()

@@ -1,0 +1,71 @@
+"""The table of messages, of which the site's *Troubleshooting* is made: each call is made, and its words compared. And no function that checks arguments is left out
+unsaid."""
+import ast,os,re,sys,warnings
+
+from conftest import root,warm_call
+from messages import messages,setup
+
+entries = [o for os_ in messages.values() for o in os_]
+
+def as_regex(message): return '.*'.join(map(re.escape, message.split('…')))
+
+
+def provoked(folder, calls):
+    "Type and text of the error of each call"
+    os.chdir(folder)
+    sys.path.insert(0, str(root))
+    warnings.simplefilter('ignore')
+    ns,res = {},[]
+    exec(setup, ns)
+    for o in calls:
+        try: exec(o, ns)
+        except Exception as e: res.append((type(e).__name__, str(e)))
+        else: res.append(('nothing', ''))
+    return res
+
+
+def test_each_call_gives_its_message(tmp_path):
+    got = warm_call(provoked, str(tmp_path), [o.call for o in entries])
+    wrong = [f'{o.call}\n  {kind}: {text}' for o,(kind,text) in zip(entries, got, strict=True) if kind!='ValueError' or not re.search(as_regex(o.message)+r'\Z', text, flags=re.DOTALL)]
+    assert not wrong, 'the table says otherwise:\n' + '\n'.join(wrong)
+
+
+def test_another_message_is_seen(tmp_path):
+    calls = ['1/0', 'pass', "raise ValueError('so')"]
+    assert warm_call(provoked, str(tmp_path), calls)==[('ZeroDivisionError','division by zero'), ('nothing',''), ('ValueError','so')]
+    assert not re.search(as_regex('There is no … x.')+r'\Z', 'There is no a y.')
+
+
+def test_every_entry_has_words():
+    assert len(entries)==len({o.call for o in entries}) > 90
+    for o in entries:
+        compile(o.call, o.call, 'exec')
+        for s in o.cause,o.cure: assert s.endswith('.') and s[0]!=' ', o.call
+
+
+# Owners of checks without an entry, and why
+left_out = {'a Learner with tau_norm', 'Training', # for authors of methods
+    'ArrayImages', 'ImageData.verify', 'ImageData.parts', 'augmentation', 'authors_folds', 'read_predictions', # called by readers and the runner, seldom by hand
+    'ClassSampler', 'calibration_bins', 'corrected_interval', 'holm', 'summarise', 'paper_table', 'digits', # say in the message itself what is allowed, and need results or data to provoke
+    'FlipTTA', 'PriorCalibrator.fit', 'CalibrationError', 'balmix-compare'}
+
+
+def owners(text):
+    "Names that the checks of a module call their owners"
+    tree = ast.parse(text)
+    named = [(o.targets[0].id, o.value.value) for o in ast.walk(tree) if isinstance(o, ast.Assign) and isinstance(o.targets[0], ast.Name) and o.targets[0].id in ('o','own') and isinstance(o.value, ast.Constant)]
+    calls = [o.args[2] for o in ast.walk(tree) if isinstance(o, ast.Call) and getattr(o.func, 'id', '') in ('check','check_real','check_int') and len(o.args)>2]
+    return {a.value for a in calls if isinstance(a, ast.Constant)} | {v for k,v in named if isinstance(v, str) and any(isinstance(a, ast.Name) and a.id==k for a in calls)}
+
+
+def test_whoever_checks_has_an_entry():
+    there = set().union(*(owners(p.read_text(encoding='utf-8')) for p in (root/'fastai_balmix').glob('[!_]*.py')))
+    said = {o for o in there if any(re.search(rf'(parameter of {re.escape(o)} must|^{re.escape(o)} )', m.message) for m in entries)}
+    assert len(said)>40
+    assert not there-said-left_out, f'no entry in tests/messages.py for {sorted(there-said-left_out)}'
+    assert not left_out & said, f'there is an entry for {sorted(left_out & said)}'
+    assert not left_out-there, f'nobody checks as {sorted(left_out-there)}'
+
+
+def test_owners_are_found():
+    assert owners("o = 'a'\ncheck(x, 'n', o, 'y', 'z')\ncheck_int(x, 'n', 'b')\nprint(1, 2, 'c')")=={'a','b'}

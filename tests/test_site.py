@@ -1,0 +1,158 @@
+"""The site: that it builds strictly, that nothing on it leads nowhere or is shown raw, that its examples run, and that every public name has one."""
+import doctest,os,re,sys
+
+import pytest
+from conftest import root,warm_call
+
+sys.path.insert(0, str(root/'docs')) # first, since others are called build as well
+import api
+import build as site
+from crawl import faults
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page(built):
+    pages = {p.relative_to(built).as_posix() for p in built.rglob('*.html')}
+    books = {p.relative_to(root/'nbs').with_suffix('.html').as_posix() for p in (root/'nbs').rglob('*.ipynb') if not {'_proc','.ipynb_checkpoints'} & {*p.parts}}
+    assert books <= pages
+    assert {'which_method.html', 'operating_point.html', 'mathematics.html', 'data_sets.html', 'evaluation.html', 'speed.html', 'distributed.html', 'troubleshooting.html',
+            'changelog.html', 'contributing.html', 'api/index.html', 'source/callback.html'} <= pages
+
+
+@pytest.mark.slow
+def test_each_name_has_signature_parameters_source_and_example(built):
+    lacking = []
+    for mod,names in api.all_names().items():
+        html = (built/'api'/f'{mod}.html').read_text(encoding='utf-8')
+        parts = re.split(r'<h2 id="([^"]+)"', html)
+        entries = dict(zip(parts[1::2], parts[2::2]))
+        for o in names:
+            text = entries[o.anchor]
+            wanted = {'a link to its source': f'source/{mod}.html#__codelineno-0-{o.node.lineno}"' in text, 'an example': 'Example' in text, 'code': 'highlight">' in text,
+                      'a table of parameters': '<table>' in text or not api.parameters(o) if not isinstance(o.node, api.ast.Assign) else True}
+            lacking += [f'{mod}.{o.name} without {k}' for k,there in wanted.items() if not there]
+    assert not lacking
+
+
+def test_each_name_has_an_example():
+    examples,sessions = api.Examples(),api.doctests()
+    names = [o for os_ in api.all_names().values() for o in os_]
+    lacking = [f'{o.module}.{o.name}' for o in names if o.name not in sessions and not examples.find(o)]
+    assert not lacking, f'no notebook shows {lacking}: add them to docs/parts/examples.md'
+    assert {*sessions} <= {o.name for o in names}, 'docs/parts/examples.md has names that are not there'
+
+
+def test_each_name_of_all_is_there():
+    listed = re.findall(r"'(\w+)'", (root/'fastai_balmix'/'all.py').read_text(encoding='utf-8').partition('__all__')[2])
+    assert len(listed)>50 and {*listed} <= {o.name for names in api.all_names().values() for o in names}
+
+
+def live(names):
+    "What fastcore says of each name once it is imported: its parameters, and their comments"
+    from importlib import import_module
+    from inspect import signature
+    from fastcore.docments import docments
+    sys.path.insert(0, str(root))
+    objs = {(mod,nm): getattr(import_module(f'fastai_balmix.{mod}'), nm) for mod,nm in names}
+    def said(o):
+        try: return docments(o)
+        except ValueError: return None # it cannot compare a default that is an array
+    return {k: {p: None if (d := said(o)) is None else (d.get(p) or '').strip() for p in signature(o).parameters} for k,o in objs.items()}
+
+
+def test_parameters_are_those_that_python_sees():
+    read = {(o.module,o.name): {p[0]: api.comments(o).get(p[0].lstrip('*'), '') for p in api._params(f)} for names in api.all_names().values() for o in names
+            if '.' not in o.name and not isinstance(o.node, api.ast.Assign) and (f := api._init(o.node))}
+    assert len(read)>150
+    seen = warm_call(live, [*read])
+    differ = []
+    for k,ours in read.items():
+        theirs,named = seen[k],[p for p in ours if p[0]!='*']
+        if len(named)==len(ours) and [*theirs]!=named: differ.append((k, ours, theirs)) # else fastcore's `delegates` has put others in the place of the last
+        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p]) and k[1] not in ('small_net','demo_net')] # their one line gives fastcore's comment to what is returned
+    assert not differ
+    assert sum(None in o.values() for o in seen.values()) < 3
+
+
+def test_errors_are_read_from_checks_and_from_the_table():
+    names = {o.name: o for names in api.all_names().values() for o in names}
+    assert {'`alpha` must be a float in the range [0, inf)', '`per_item` must be True or False', "`q` must be a float or one of 'instance', 'sqrt', 'class'"} <= {*api.errors(names['BalancedMixUp'])}
+    assert '`tau` must be a float in the range [0, 1]' in api.errors(names['Remix'])
+    assert '`profile` must be \'exp\' or \'step\'' in api.errors(names['tail_counts'])
+
+
+def test_mistakes_are_found(tmp_path):
+    (tmp_path/'index.html').write_text('<h1 id="here">x</h1><a href="https://elsewhere.org">x</a><code>{{ x }}</code>')
+    (tmp_path/'x.png').write_text('x')
+    page = tmp_path/'page.html'
+    good = '<a href="index.html#here">x</a><a href="#own">x</a><p id="own">x</p><img src="x.png" alt="x"><pre>x</pre>'
+    page.write_text(good)
+    assert not faults(tmp_path)
+    for bad,words in [('<a href="nowhere.html">x</a>', 'not there'), ('<a href="index.html#nowhere">x</a>', 'no such part'), ('<img src="nowhere.png" alt="x">', 'not there'),
+                      ('<script src="https://cdn.example.org/x.js"></script>', 'fetches https'), ('<p>::: {.callout-note}</p>', "shows ':::'"), ('<pre>#| hide\nx</pre>', "shows '#|'"),
+                      ('<p>{{ x }}</p>', "shows '{{'"), ('<p>text {.lead}</p>', "shows '{.l"), ('<p>[x](y.md)</p>', 'shows'), ('<img src="x.png">', 'without words')]:
+        page.write_text(good+bad)
+        found = faults(tmp_path)
+        assert len(found)==1 and words in found[0], (bad, found)
+    page.write_text(good)
+    (tmp_path/'x.css').write_text("@font-face { src: url('https://fonts.example.org/x.woff2') }")
+    assert len(faults(tmp_path))==1
+    assert faults(tmp_path/'nowhere')
+
+
+# What the pages say
+
+def run_sessions(folder, name, text):
+    "Run the sessions of Python in a page; what came out otherwise"
+    os.chdir(folder)
+    sys.path.insert(0, str(root))
+    code = '\n'.join(re.findall(r'^```pycon\n(.*?)^```', text, flags=re.MULTILINE|re.DOTALL))
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS|doctest.NORMALIZE_WHITESPACE|doctest.REPORT_ONLY_FIRST_FAILURE)
+    res = runner.run(doctest.DocTestParser().get_doctest(code, {}, name, name, 0), out=said.append)
+    return res.attempted,''.join(said)
+
+
+pages = sorted([*(root/'docs'/'pages').glob('*.md'), root/'docs'/'parts'/'examples.md'])
+
+@pytest.mark.parametrize('page', [p for p in pages if '```pycon' in p.read_text(encoding='utf-8')], ids=lambda p: p.stem)
+def test_sessions_of_a_page_print_what_it_says(page, tmp_path):
+    n,said = warm_call(run_sessions, str(tmp_path), page.name, page.read_text(encoding='utf-8'))
+    assert n and not said, said
+
+
+def test_a_session_that_prints_something_else_is_seen(tmp_path):
+    n,said = warm_call(run_sessions, str(tmp_path), 'x', '```pycon\n>>> 1+1\n3\n```\n')
+    assert n==1 and 'Got:\n    2' in said
+
+
+def test_each_block_of_python_compiles():
+    for p in pages:
+        for o in re.findall(r'^```python\n(.*?)^```', p.read_text(encoding='utf-8'), flags=re.MULTILINE|re.DOTALL): compile(o, p.name, 'exec')
+
+
+# The parts of the build
+
+def test_boxes_become_admonitions():
+    md = 'a\n\n::: {.callout-tip}\n## Title\n\nline\n:::\n\n::: {.callout-caution title="Oh"}\nb\n:::\n\n::: {.column}\nc\n:::\n'
+    assert site.callouts(md)=='a\n\n!!! tip "Title"\n\n    line\n\n!!! warning "Oh"\n\n    b\n\nc\n'
+
+
+def test_patterns_of_the_order_take_what_is_named_nowhere_else():
+    nav = [{'A': ['a.md', '*z*.md']}, {'B': ['*.md']}, {'C': ['sub/*.md']}, {'D': ['none*.md']}]
+    assert site.resolved(nav, ['a.md', 'b.md', 'yz.md', 'sub/c.md'])==[{'A': ['a.md','yz.md']}, {'B': ['b.md']}, {'C': ['sub/c.md']}]
+
+
+def test_links_are_rewritten_outside_of_code_only():
+    md = '[x](../../nbs/07_inference.ipynb#a) and [`mcc`](/scores.html#mcc) [`f`](/scores.html#f) [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
+    res = site.relink(md, 'api/scores.md', root/'docs'/'pages', {'scores': {'mcc'}})
+    assert res=='[x](../07_inference.md#a) and [`mcc`](scores.md#mcc) `f` [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
+
+
+def test_measured_tables_are_shown_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, 'root', tmp_path)
+    md = 'a\n{% measured some %}\nwords\n{% end %}\nb\n'
+    assert site.included(md)=='a\n\nb\n'
+    (tmp_path/'docs'/'measured').mkdir(parents=True)
+    (tmp_path/'docs'/'measured'/'some.csv').write_text('method,mcc\ninstance,1 ± 2\n')
+    assert site.included(md)=='a\nwords\n\n| method | mcc |\n| --- | --- |\n| instance | 1 ± 2 |\n\nb\n'
