@@ -23,7 +23,10 @@ class Name:
     text:str # The lines of the module
 
     @property
-    def anchor(self): return self.name.lower()
+    def anchor(self):
+        "The name in small letters; of `Report` beside `report`, `report-class`"
+        twin = isinstance(self.node, ast.ClassDef) and re.search(rf'^def {self.name.lower()}\(', self.text, flags=re.MULTILINE)
+        return self.name.lower() + '-class'*bool(twin)
     @property
     def source(self): return ast.get_source_segment(self.text, self.node)
     @property

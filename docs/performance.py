@@ -52,11 +52,11 @@ def growing_figure(df):
 
 def epochs_text(df, out):
     cells = pd.DataFrame({'': df.row, 'work': names(df), 'against': df.against, 'times': df.ratio.map('{:.2f}'.format), 'from, to': [f'{a:.2f} to {b:.2f}' for a,b in zip(df.low, df.high)],
-                          'aim': df.target.map('{:.2f}'.format), 'work': [f'{a:.2f} of {b:.2f}' for a,b in zip(df.cpu, df.cpu_target)], 'loading s': df.s.map(lambda o: '' if pd.isna(o) else f'{o:.2f}'), 'batches mixed': df.mixed.map(lambda o: '' if pd.isna(o) else f'{o:.0%}')})
+                          'aim': df.target.map('{:.2f}'.format), 'processor time, aim': [f'{a:.2f}, {b:.2f}' for a,b in zip(df.cpu, df.cpu_target)], 'loading s': df.s.map(lambda o: '' if pd.isna(o) else f'{o:.2f}'), 'batches mixed': df.mixed.map(lambda o: '' if pd.isna(o) else f'{o:.0%}')})
     return f'''## An epoch
 
 The time of a training epoch with `BalancedMixUp` as a multiple of the same epoch without it, or with fastai's `MixUp`: same learner, loader and seed, in one process, in turns. Shown are the median over {df.repetitions.min()} rounds or more, the smallest and the largest. *s* is the share of loading in the plain
-epoch; the aim of row a, 1 + s·(1 - 255^-α) + 0.05, is what the work itself demands, as a second image is loaded for that share of batches. *Work* is the same ratio in processor seconds, of all processes together, which other programs on the machine hardly disturb, with its aim. What each row is exactly, the head of `tests/benchmarks/epochs.py` says. (`python tests/benchmarks/epochs.py --out docs/measured`)
+epoch; the aim of row a, 1 + s·(1 - 255^-α) + 0.05, is what the work itself demands, as a second image is loaded for that share of batches. *Processor time* is the same ratio in processor seconds, of all processes together, which other programs on the machine hardly disturb, with its aim. What each row is exactly, the head of `tests/benchmarks/epochs.py` says. (`python tests/benchmarks/epochs.py --out docs/measured`)
 
 ![Bars of time ratios, one for each row of the table, with the aims]({save(epochs_figure(df), 'epochs', out)})
 

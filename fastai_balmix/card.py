@@ -74,7 +74,7 @@ def thumbnail(
     im = as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)))
     im.thumbnail((size,size))
     f = io.BytesIO()
-    im.save(f, 'JPEG', quality=80)
+    im.save(f, 'JPEG', quality=75)
     return 'data:image/jpeg;base64,'+base64.b64encode(f.getvalue()).decode()
 
 def _pictured(networks, pictures):

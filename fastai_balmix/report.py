@@ -1,7 +1,7 @@
 """One page that says how a comparison, or a network, came out, and for whom: to be opened, printed, sent, and put beside the model.
 
 The page. `report` makes one HTML file of a comparison's folder, or of a learner: what the data are, how training went, which methods differ and by how much, who gained and who paid, how far probabilities can be believed, the worst mistakes, and the limits of all that. It needs
-no network and no server; `balmix-report` is the same as a command. The pictures are those of [figures](09b_figures.ipynb), and the numbers those of a plain dictionary, see [card](09c_card.ipynb).
+no network and no server; `balmix-report` is the same as a command. The pictures are those of [figures](09b_figures.ipynb), and the numbers those of a plain dictionary, see [card](09d_card.ipynb).
 
 ```python
 r = report(res, 'report.html')
