@@ -6,6 +6,7 @@ system. Each must end in words that say what it was; must leave no process, no o
 import ctypes,gc,os,random,re,resource,signal,tempfile,threading,traceback,warnings
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -72,7 +73,9 @@ def temp(tmp_path, monkeypatch):
 @contextmanager
 def nothing_left(learn, pipes=True, lost=None):
     "No process more than before, no open file (`pipes` included), no temporary file. Processes that stay are ended and put on the list `lost`, where there is one."
-    def state(): return sorted(children(os.getpid())),[o for o in open_files() if pipes or o!='pipe'],sorted(os.listdir(tempfile.gettempdir())),[o for o in os.listdir('/dev/shm') if f'_{os.getpid()}_' in o]
+    def state():
+        active_children() # lets go of those that have ended, which Python otherwise does when it starts the next
+        return sorted(children(os.getpid())),[o for o in open_files() if pipes or o!='pipe'],sorted(os.listdir(tempfile.gettempdir())),[o for o in os.listdir('/dev/shm') if f'_{os.getpid()}_' in o]
     gc.collect()
     before = state()
     yield
@@ -86,6 +89,7 @@ def nothing_left(learn, pipes=True, lost=None):
         for p in {*children(os.getpid())}-{*before[0]}:
             lost.append(p)
             os.kill(p, signal.SIGKILL)
+            os.waitpid(p, 0)
     assert until(same, 15), (before,state())
 
 def raised(f, *errors):
