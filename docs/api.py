@@ -102,9 +102,9 @@ def signature(o, name):
     return line if len(line)<=88 else f'{name}(\n' + ''.join(f'    {s},\n' for s in shown) + f'){ret}'
 
 
-def literal(text):
+def literal(text, signs=r"[^\w\s.,:;=()'\"/-]|_"):
     "`text` as Markdown that shows just this, in the cells of tables too, where backslashes and braces have a meaning of their own"
-    return re.sub(r"[^\w\s.,:;=()'\"/-]|_", lambda m: f'&#{ord(m[0])};', text.replace('\n', ' '))
+    return re.sub(signs, lambda m: f'&#{ord(m[0])};', text.replace('\n', ' '))
 
 
 def _code(text): return f'<code>{literal(text)}</code>' if text else ''
@@ -112,7 +112,7 @@ def _code(text): return f'<code>{literal(text)}</code>' if text else ''
 
 def _cell(text):
     "Words with pieces of code as a cell of a table"
-    return ''.join(_code(o) if i%2 else re.sub(r'[|{}<>]', lambda m: f'&#{ord(m[0])};', o) for i,o in enumerate(re.split(r'`([^`]+)`', text.replace('\n', ' '))))
+    return ''.join(_code(o) if i%2 else literal(o, r'[|{}<>]') for i,o in enumerate(re.split(r'`([^`]+)`', text)))
 
 
 @lru_cache
@@ -178,7 +178,7 @@ def errors(name):
     own = re.escape(name.name.rpartition('.')[2])
     for m in (m for part in messages.values() for m in part):
         if (found := re.fullmatch(rf"The '(\w+)' parameter of (?:\w+\.)?{own} must be (.*)\. Got .* instead\.", m.message)) and found[1] not in dict(res): res.append((found[1], found[2]))
-    return [*dict.fromkeys(f"`{nm}` must be {literal(allowed.replace('`', ''))}" for nm,allowed in res)]
+    return [*dict.fromkeys(f"`{nm}` must be {literal(allowed.replace('`', ''), '[<>*_]')}" for nm,allowed in res)]
 
 
 # Example
