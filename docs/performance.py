@@ -47,7 +47,7 @@ def growing_figure(df):
         ax.set_xlabel(label)
         ax.set_ylabel('seconds')
         ax.grid(alpha=.3)
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, frameon=False, loc='lower left', bbox_to_anchor=(0,1)) # above, where no line is
     return fig
 
 def epochs_text(df, out):

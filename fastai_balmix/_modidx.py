@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'fastai_balmix.loaders._categorized': ('loaders.html#_categorized', 'fastai_balmix/loaders.py'),
                                        'fastai_balmix.loaders._column': ('loaders.html#_column', 'fastai_balmix/loaders.py'),
                                        'fastai_balmix.loaders._columns': ('loaders.html#_columns', 'fastai_balmix/loaders.py'),
+                                       'fastai_balmix.loaders._end_started': ('loaders.html#_end_started', 'fastai_balmix/loaders.py'),
                                        'fastai_balmix.loaders._extended': ('loaders.html#_extended', 'fastai_balmix/loaders.py'),
                                        'fastai_balmix.loaders._got': ('loaders.html#_got', 'fastai_balmix/loaders.py'),
                                        'fastai_balmix.loaders._in_words': ('loaders.html#_in_words', 'fastai_balmix/loaders.py'),

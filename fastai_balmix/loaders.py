@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data import ConcatDataset,IterableDataset,Subset,SubsetRandomSampler,TensorDataset,get_worker_info
 from fastai.data.all import *
 from fastai.vision.core import PILBase,TensorImageBase
@@ -371,6 +372,14 @@ def _rebuild(*lineage):
     for mixin in reversed(lineage[:-1]): cls = _extended(mixin, cls)
     return cls.__new__(cls)
 
+def _end_started(tb):
+    "PyTorch loses sight of the workers it has started where Ctrl-C comes before it has started the last"
+    for f,_ in traceback.walk_tb(tb):
+        it = f.f_locals.get('self')
+        if not isinstance(it, _MultiProcessingDataLoaderIter) or hasattr(it, '_workers_status'): continue
+        for w in {*vars(it).get('_workers', ()), f.f_locals.get('w')}:
+            if w is not None and w.is_alive(): w.terminate()
+
 class LoaderExtension:
     "Base of the classes that `extend_loader` puts in front of a loader's own"
     def do_item(self, i):
@@ -381,7 +390,9 @@ class LoaderExtension:
         try: yield from super().__iter__()
         except (Exception,KeyboardInterrupt) as e:
             # What PyTorch raises for a worker keeps that worker alive until the garbage is collected, and then waits 5 seconds for it. Let go of it now.
-            if self.fake_l.num_workers: traceback.clear_frames(e.__traceback__)
+            if self.fake_l.num_workers:
+                _end_started(e.__traceback__)
+                traceback.clear_frames(e.__traceback__)
             raise
 
     # The joint class is made at run time, so worker processes that are spawned must be told how to make it again
