@@ -66,6 +66,9 @@ def _init(o):
     if isinstance(o, ast.ClassDef): return next((f for f in o.body if isinstance(f, ast.FunctionDef) and f.name=='__init__'), None)
 
 
+def is_property(o): return isinstance(o, ast.FunctionDef) and any(re.search(r'property$|\bas_prop=True', ast.unparse(d)) for d in o.decorator_list)
+
+
 def _fields(o):
     "(name, type, default) of the fields of a dataclass or NamedTuple"
     if not isinstance(o, ast.ClassDef): return []
@@ -94,12 +97,22 @@ def signature(o, name):
         if nm==keyword_only: shown.append('*')
         shown.append(f"{nm}{':'+typ if typ else ''}{'='+default if default else ''}")
     ret = f' -> {ast.unparse(f.returns)}' if isinstance(o, ast.FunctionDef) and f.returns else ''
+    if is_property(o): return f'property {name}{ret}'
     line = f"{name}({', '.join(shown)}){ret}"
     return line if len(line)<=88 else f'{name}(\n' + ''.join(f'    {s},\n' for s in shown) + f'){ret}'
 
 
-def _cell(text): return text.replace('|', '\\|').replace('\n', ' ')
-def _code(text): return f'`{_cell(text)}`' if text else ''
+def literal(text, signs=r"[^\w\s.,:;=()'\"/-]|_"):
+    "`text` as Markdown that shows just this, in the cells of tables too, where backslashes and braces have a meaning of their own"
+    return re.sub(signs, lambda m: f'&#{ord(m[0])};', text.replace('\n', ' '))
+
+
+def _code(text): return f'<code>{literal(text)}</code>' if text else ''
+
+
+def _cell(text):
+    "Words with pieces of code as a cell of a table"
+    return ''.join(_code(o) if i%2 else literal(o, r'[|{}<>]') for i,o in enumerate(re.split(r'`([^`]+)`', text)))
 
 
 @lru_cache
@@ -109,11 +122,11 @@ def _comments(text):
 
 
 def _lines(o):
-    "Line of each parameter or field, and of 'return'"
+    "Line of each parameter or field, and of 'return' where no parameter is on it: the comment of a signature on one line is the parameter's"
     if (f := _init(o)) is None: return {x.target.id: x.lineno for x in o.body if isinstance(x, ast.AnnAssign)}
     a = f.args
     res = {p.arg: p.lineno for p in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if p}
-    return res | ({'return': f.returns.end_lineno} if f.returns else {})
+    return res | ({'return': f.returns.end_lineno} if f.returns and f.returns.end_lineno not in res.values() else {})
 
 
 def comments(name):
@@ -131,7 +144,7 @@ def parameters(name, o=None):
     if not params and not ret: return ''
     said = comments(Name(name.name, name.module, o, name.text))
     rows = [(f'`{nm}`', _code(typ), _code(default), _cell(said.get(nm.lstrip('*'), ''))) for nm,typ,default in params]
-    if ret: rows.append(('**returns**', _code(ast.unparse(ret)), '', _cell(said['return'])))
+    if ret: rows.append(('**returns**', _code(ast.unparse(ret)), '', _cell(said.get('return', ''))))
     head = 'parameter','type','default','what it is'
     keep = [i for i in range(4) if i==0 or any(r[i] for r in rows)]
     return '\n'.join('| '+' | '.join(r[i] for i in keep)+' |' for r in [[o if i in keep else '' for i,o in enumerate(head)], ['---']*4, *rows])
@@ -165,7 +178,7 @@ def errors(name):
     own = re.escape(name.name.rpartition('.')[2])
     for m in (m for part in messages.values() for m in part):
         if (found := re.fullmatch(rf"The '(\w+)' parameter of (?:\w+\.)?{own} must be (.*)\. Got .* instead\.", m.message)) and found[1] not in dict(res): res.append((found[1], found[2]))
-    return [*dict.fromkeys(f"`{nm}` must be {re.sub(r'([<>*_])', lambda m: chr(92)+m[1], allowed.replace('`', ''))}" for nm,allowed in res)]
+    return [*dict.fromkeys(f"`{nm}` must be {literal(allowed.replace('`', ''), '[<>*_]')}" for nm,allowed in res)]
 
 
 # Example
@@ -229,9 +242,8 @@ def described(o, level, link, example='', brief=False):
     res.append(example)
     for f in methods(o):
         call = f'{o.name}.{f.name}'
-        prop = any(ast.unparse(d).endswith('property') for d in f.decorator_list)
         res += [f'{"#"*(level+1)} `{call}` {{ id="{call.lower()}" }}', f'[source]({link(o.module, f.lineno)}){{ .source }}',
-                f"```python\n{call if prop else signature(f, call)}\n```", ast.get_docstring(f), parameters(o, f)]
+                f"```python\n{signature(f, call)}\n```", ast.get_docstring(f), parameters(o, f)]
     return '\n\n'.join(filter(None, res))
 
 

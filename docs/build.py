@@ -12,11 +12,12 @@ from fastcore.xtras import working_directory
 from nbdev.serve import proc_nbs
 
 root = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(root/'docs'), str(root/'tests')]
+sys.path[:0] = [str(root/'docs'), str(root/'tests'), str(root)]
 import api
 from crawl import faults
 from messages import messages
 from readme import _output,to_markdown
+from unseen import unseen
 
 proc,pages = root/'_proc',root/'build'/'docs'
 written = {} # the file in the repository that each page is made of, by its path
@@ -64,7 +65,9 @@ def relink(md, page, folder, anchors):
             (pages/to).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(src, pages/to)
         return f'[{text}]({relative(page, to)}{anchor})'
-    return outside_code(md, lambda s: re.sub(r'\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)', at, s))
+    # nbdev links a name in the words of a link too
+    def single(s): return re.sub(r'\[([^\[\]]*)(?<!!)\[([^\[\]]+)\]\([^()\s]*\)([^\[\]]*)\](?=\()', r'[\1\2\3]', s)
+    return outside_code(md, lambda s: re.sub(r'\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)', at, single(s)))
 
 
 # Notebooks
@@ -90,6 +93,35 @@ def tidy(md):
     return re.sub(r'!\[\]\(', '![Figure, described in the text](', callouts(md))
 
 
+def without_empty_parts(md):
+    "`md` less the headings under which there is nothing, since all of it was hidden"
+    lines,fence = [],None # of each line its text and the level of its heading
+    for o in md.split('\n'):
+        if m := re.match(r'(`{3,}|~{3,})', o):
+            if fence is None: fence = m[1]
+            elif o.rstrip()==fence: fence = None
+        lines.append((o, len(m[1]) if fence is None and (m := re.match(r'(#{1,6}) ', o)) else 0))
+    kept,after,empty = [],0,True # from the end; level of the heading that comes next, and whether there is nothing before it
+    for o,level in reversed(lines):
+        if level:
+            if empty and level>1 and level>=after: continue
+            after,empty = level,True
+        elif o.strip(): empty = False
+        kept.append(o)
+    return '\n'.join(reversed(kept))
+
+
+def with_unseen(nb, full):
+    "Put into a processed notebook, folded, what the code that it shows needs of what it hides; `full` is the notebook as it was written"
+    module = next((c.source.split()[-1] for c in full.cells if c.cell_type=='code' and 'default_exp' in c.directives), None)
+    code,_ = unseen(full, module)
+    place = {c.id: i for i,c in enumerate(full.cells)}
+    for j in sorted(code):
+        fold = mk_cell(f'<details class="unseen" markdown>\n<summary>Code that the page does not show</summary>\n\n````python\n{code[j]}\n````\n\n</details>', 'markdown')
+        at = next((i for i,c in enumerate(nb.cells) if place.get(c.get('id'), -1)>=j), len(nb.cells))
+        nb.cells.insert(at, fold)
+
+
 def line_link(page): return lambda module,line: f'{relative(page, f"source/{module}.md")}#__codelineno-0-{line}'
 
 
@@ -98,6 +130,7 @@ def notebook_page(path, names, anchors):
     rel = path.relative_to(proc)
     page = rel.with_suffix('.md').as_posix()
     nb = read_nb(path)
+    with_unseen(nb, read_nb(root/'nbs'/rel))
     for i,c in enumerate(nb.cells):
         if c.cell_type=='code' and (m := re.search(r'^show_doc\(([\w.]+)\)', c.source, flags=re.MULTILINE)):
             o = names.get(m[1])
@@ -107,6 +140,7 @@ def notebook_page(path, names, anchors):
     with tempfile.TemporaryDirectory() as d:
         write_nb(nb, Path(d)/path.name)
         md = outside_code(to_markdown(Path(d)/path.name, (pages/page).parent/'images', 'images'), tidy)
+    md = without_empty_parts(md)
     lead = fm.get('description', '')
     if lead: md = md.replace(lead, f'{lead}\n{{ .lead }}', 1)
     src = root/'nbs'/rel
@@ -166,11 +200,8 @@ def troubleshooting():
     for part,entries in messages.items():
         lines.append(f'## {part}')
         for o in entries:
-            lines.append(f'<div class="fault" markdown>\n\n**{escaped(o.message)}**\n\n```python\n{o.call}\n```\n\n*Cause.* {o.cause}\n\n*Cure.* {o.cure}\n\n</div>')
+            lines.append(f'<div class="fault" markdown>\n\n**{api.literal(o.message)}**\n\n```python\n{o.call}\n```\n\n*Cause.* {o.cause}\n\n*Cure.* {o.cure}\n\n</div>')
     return '\n\n'.join(lines)+'\n'
-
-
-def escaped(text): return re.sub(r'([\\\\`*_{}\[\]<>#|])', r'\\\1', text)
 
 
 def source_pages():

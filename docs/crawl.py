@@ -5,15 +5,20 @@ from pathlib import Path
 from urllib.parse import unquote,urldefrag,urlsplit
 
 fetched = {'script':'src', 'img':'src', 'link':'href', 'iframe':'src', 'source':'src', 'video':'src', 'audio':'src', 'object':'data'}
-# What would be shown of Quarto, nbdev, attribute lists, templates and formulas. In blocks of code only nbdev's directives are out of place.
-raw = re.compile(r':::|#\||\{[.#:][\w-]|\{\{|\{%|\\\(|\\\[|\$\$|!!! |\[[^\]]+\]\([^)]+\)')
+# What would be shown of Quarto, nbdev, attribute lists, templates, formulas and escapes. In blocks of code only nbdev's directives are out of place, in code within words only escapes.
+raw = re.compile(r':::|#\||\{[.#:][\w-]|\{\{|\{%|\\\(|\\\[|\\[<>|{}*_`#\]]|\$\$|!!! |\[[^\]]*\]\([^)]+\)')
 raw_code = re.compile(r'^#\|', flags=re.MULTILINE)
+raw_inline = re.compile(r'\\[|<>{}]|&#?\w+;')
+# What belongs to a piece of text. Words in braces at its end become others.
+plain = re.compile(r'id|class|style|title|align|halign|valign|colspan|rowspan|scope|role|tabindex|lang|dir|hidden|(data|aria)-[\w-]+')
+texts = {'td','th','p','li','h1','h2','h3','h4','h5','h6','dt','dd'}
 
 class Page(HTMLParser):
     "Addresses, links and text of a page"
     def __init__(self, text):
         super().__init__()
-        self.ids,self.links,self.fetches,self.bad_images,self.text,self.code,self.inside = set(),[],[],[],[],[],[]
+        self.ids,self.links,self.fetches,self.bad_images,self.text,self.code,self.inline,self.inside = set(),[],[],[],[],[],[],[]
+        self.odd,self.empty,self.heading,self.said,self.in_heading = [],[],None,True,False # Tags with what is no attribute, headings with nothing below; the last heading, and whether something came after it
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -24,13 +29,28 @@ class Page(HTMLParser):
         if a.get(fetched.get(tag)): self.fetches.append(a[fetched[tag]])
         if tag=='img' and not a.get('alt'): self.bad_images.append(a.get('src'))
         if tag in ('pre','code','script','style','template'): self.inside.append(tag)
+        if tag in texts and (odd := [k for k in a if not plain.fullmatch(k)]): self.odd.append(f'<{tag} {" ".join(odd)}>')
+        if tag in ('img','svg','math','table','video','iframe'): self.said = True
+        if re.fullmatch('h[1-6]', tag):
+            self._ends(tag)
+            self.heading,self.said,self.in_heading = [tag,''],False,True
+
+    def _ends(self, by):
+        "A part ends, by a heading or with the article"
+        if self.heading and not self.said and by<=self.heading[0]: self.empty.append(self.heading[1].strip())
+        self.heading = None
 
     def handle_endtag(self, tag):
+        if re.fullmatch('h[1-6]', tag): self.in_heading = False
+        if tag in ('article','body'): self._ends('h0')
         if self.inside and self.inside[-1]==tag: self.inside.pop()
 
     def handle_data(self, data):
+        if self.in_heading: self.heading[1] += data
+        elif data.strip(): self.said = True
         if not self.inside: self.text.append(data)
         elif 'pre' in self.inside: self.code.append(data)
+        elif self.inside==['code']: self.inline.append(data)
 
 
 def faults(site):
@@ -52,7 +72,9 @@ def faults(site):
             if not to.is_file(): res.append(f'{where} links to {o}, which is not there')
             elif anchor and to in all_pages and unquote(anchor) not in all_pages[to].ids: res.append(f'{where} links to {o}, and there is no such part')
         res += [f'{where} has an image without words: {o}' for o in page.bad_images]
-        res += [f'{where} shows {m[0]!r}: {s[max(0, m.start()-40):m.end()+40]!r}' for s,rx in ((''.join(page.text),raw),('\n'.join(page.code),raw_code)) for m in [rx.search(s)] if m]
+        res += [f'{where} has words for attributes: {o}' for o in page.odd]
+        res += [f'{where} has nothing below {o!r}' for o in page.empty if p.name!='404.html']
+        res += [f'{where} shows {m[0]!r}: {s[max(0, m.start()-40):m.end()+40]!r}' for s,rx in ((''.join(page.text),raw),('\n'.join(page.code),raw_code), ('\n'.join(page.inline),raw_inline)) for m in [rx.search(s)] if m]
     for p in site.rglob('*.css'):
         if m := re.search(r'''(?:url\(|@import )["']?(https?:)?//[^)]*''', p.read_text(encoding='utf-8')): res.append(f'{p.relative_to(site)} fetches {m[0]}')
     return res

@@ -29,7 +29,9 @@ methods = {
     'Balanced-MixUp 0.2':      lambda dls,seed: (dls, [BalancedMixUp(0.2, seed=seed)]),
 }
 
-def demo_net(n_classes)->nn.Module: # Number of classes
+def demo_net(
+    n_classes # Number of classes
+)->nn.Module:
     "Three convolutions with batch norm, mean pooling and a linear layer: 24,000 parameters"
     return nn.Sequential(*[ConvLayer(i, o, stride=2) for i,o in ((3,16),(16,32),(32,64))], AdaptiveAvgPool(), Flatten(), nn.Linear(64, n_classes))
 

@@ -124,7 +124,9 @@ def augmentation(
     return [_OnImages(T.Compose(ops))] if ops else []
 
 # %% ../nbs/08d_runs.ipynb #827f72b2
-def small_net(n_classes)->nn.Module: # Number of classes
+def small_net(
+    n_classes # Number of classes
+)->nn.Module:
     "Four 3×3 convolutions with batch norm, 16 to 64 channels, mean pooling and a linear layer: for images of 8 to 64 pixels"
     c,strides = (3,16,32,32,64),(1,2,1,2)
     return nn.Sequential(*[ConvLayer(i, o, stride=s) for i,o,s in zip(c, c[1:], strides)], AdaptiveAvgPool(), Flatten(), nn.Linear(c[-1], n_classes))

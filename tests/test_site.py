@@ -69,9 +69,37 @@ def test_parameters_are_those_that_python_sees():
     for k,ours in read.items():
         theirs,named = seen[k],[p for p in ours if p[0]!='*']
         if len(named)==len(ours) and [*theirs]!=named: differ.append((k, ours, theirs)) # else fastcore's `delegates` has put others in the place of the last
-        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p]) and k[1] not in ('small_net','demo_net')] # their one line gives fastcore's comment to what is returned
+        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p])]
     assert not differ
     assert sum(None in o.values() for o in seen.values()) < 3
+
+
+def are_properties(names):
+    "Of (module, class, name) those that Python reads without a call"
+    from importlib import import_module
+    sys.path.insert(0, str(root))
+    import fastai.vision.all as fastai
+    def cls(mod, nm):
+        m = import_module(f'fastai_balmix.{mod}')
+        return getattr(m, nm, None) or getattr(fastai, nm)
+    return [isinstance(getattr(cls(mod, c), nm, None), property) for mod,c,nm in names]
+
+
+def test_properties_have_no_brackets():
+    defs = [(o, o.node, *o.name.split('.')) for os_ in api.all_names().values() for o in os_ if '.' in o.name]
+    defs += [(o, f, o.name, f.name) for os_ in api.all_names().values() for o in os_ for f in api.methods(o)]
+    is_prop = warm_call(are_properties, [(o.module, cls, nm) for o,_,cls,nm in defs])
+    assert 5 < sum(is_prop) < len(defs)-20
+    for (_,f,cls,nm),prop in zip(defs, is_prop, strict=True):
+        said = api.signature(f, f'{cls}.{nm}')
+        assert re.match(rf'property {cls}\.{nm}( ->|$)' if prop else rf'{cls}\.{nm}\(', said), said
+
+
+def test_a_comment_of_a_signature_on_one_line_is_the_parameter_s():
+    text = 'def f(x)->int: # An image\n    "y"\n\ndef g(\n    x, # An image\n)->int: # {its: (H,W)}, `a|b`\n    "y"\n'
+    f,g = (api.Name(o.name, 'm', o, text) for o in api.ast.parse(text).body)
+    assert api.comments(f)=={'x': 'An image'} and 'An image |\n| **returns**' in api.parameters(f)
+    assert api.parameters(g).endswith('| &#123;its: (H,W)&#125;, <code>a&#124;b</code> |')
 
 
 def test_errors_are_read_from_checks_and_from_the_table():
@@ -90,10 +118,15 @@ def test_mistakes_are_found(tmp_path):
     assert not faults(tmp_path)
     for bad,words in [('<a href="nowhere.html">x</a>', 'not there'), ('<a href="index.html#nowhere">x</a>', 'no such part'), ('<img src="nowhere.png" alt="x">', 'not there'),
                       ('<script src="https://cdn.example.org/x.js"></script>', 'fetches https'), ('<p>::: {.callout-note}</p>', "shows ':::'"), ('<pre>#| hide\nx</pre>', "shows '#|'"),
-                      ('<p>{{ x }}</p>', "shows '{{'"), ('<p>text {.lead}</p>', "shows '{.l"), ('<p>[x](y.md)</p>', 'shows'), ('<img src="x.png">', 'without words')]:
+                      ('<p>{{ x }}</p>', "shows '{{'"), ('<p>text {.lead}</p>', "shows '{.l"), ('<p>[x](y.md)</p>', 'shows'), ('<img src="x.png">', 'without words'),
+                      ('<table><td _K_ name:>shares</td></table>', 'words for attributes: <td _k_ name:>'), ('<p>Got \\&lt;function</p>', "shows '\\\\<'"), ('<td><code>int \\| None</code></td>', "shows '\\\\|'"),
+                      ('<code>int &amp;#124; None</code>', "shows '&#124;'"), ('<p>[<code>x</code>](/y.html)</p>', 'shows'), ('<h2>A</h2><h2>B</h2><p>x</p>', "nothing below 'A'"),
+                      ('<article><h3>A</h3></article>', "nothing below 'A'"), ('<h2>A</h2><p>x</p><h3>B</h3><h2>C</h2><p>x</p>', "nothing below 'B'")]:
         page.write_text(good+bad)
         found = faults(tmp_path)
         assert len(found)==1 and words in found[0], (bad, found)
+    page.write_text(good+'<h2>A</h2><h3>B</h3><p>x</p><h2>C</h2><img src="x.png" alt="x"><td class="x" data-n="1" aria-label="x">x</td>')
+    assert not faults(tmp_path)
     page.write_text(good)
     (tmp_path/'x.css').write_text("@font-face { src: url('https://fonts.example.org/x.woff2') }")
     assert len(faults(tmp_path))==1
@@ -147,6 +180,63 @@ def test_links_are_rewritten_outside_of_code_only():
     md = '[x](../../nbs/07_inference.ipynb#a) and [`mcc`](/scores.html#mcc) [`f`](/scores.html#f) [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
     res = site.relink(md, 'api/scores.md', root/'docs'/'pages', {'scores': {'mcc'}})
     assert res=='[x](../07_inference.md#a) and [`mcc`](scores.md#mcc) `f` [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
+
+
+def test_a_link_within_a_link_is_undone():
+    md = 'from [[`report`](/report.html#report)](10_report.ipynb) and [a [`report`](/report.html#report) b](10_report.ipynb), [![x](https://a.b/c.svg)](https://a.b)\n'
+    assert site.relink(md, '09d_card.md', root/'nbs', {'report': {'report'}})=='from [`report`](10_report.md) and [a `report` b](10_report.md), [![x](https://a.b/c.svg)](https://a.b)\n'
+
+
+def test_headings_with_nothing_below_go():
+    md = '# T\n\n## A\n\n### A1\n\n## B\n\n### B1\n\n```python\n# no heading\n```\n\n### B2\n\n## C\n\nwords\n\n## D\n'
+    assert re.findall('^#+ .*', site.without_empty_parts(md), flags=re.MULTILINE)==['# T','## B','### B1','# no heading','## C']
+    assert site.without_empty_parts('# T\n\n## A\n\n~~~\n## B\n~~~\n')=='# T\n\n## A\n\n~~~\n## B\n~~~\n'
+
+
+# What the code of a page needs
+
+def needed(sources, module='m'):
+    "Code of hidden cells that a page needs, and names that come from nowhere, for cells as they are written"
+    from fastcore.nbio import mk_cell,new_nb
+    from unseen import unseen
+    return unseen(new_nb([mk_cell(o, 'code') for o in sources]), module)
+
+
+def test_hidden_code_that_seen_code_needs_is_found():
+    code,lost = needed(['#| hide\nfrom os.path import *\nimport json', '#| hide\nimport re', '#| export\nimport math,sys\nfrom string import digits\ndef public(): return sys.path\ndef _own(): pass',
+        '#| hide\nn = 3\ndef make(k): return [join(o) for o in range(k)]', '#| echo: false\nx = make(n)', 'y = x+math.pi\ndef f(n, json=None): return [re for re in (n, json, later)]', '_own()', '#| hide\nlater = 1',
+        'with open(nowhere) as fn: x = fn\n%time x', '#| hide\nassert y==x'])
+    assert code=={0: 'from os.path import *\nimport json', 2: 'import math, sys\nfrom fastai_balmix.m import _own', 3: 'n = 3\ndef make(k): return [join(o) for o in range(k)]', 4: 'x = make(n)'}
+    assert lost=={'nowhere','later'}
+
+
+def test_hidden_code_is_given_folded_where_it_was():
+    from fastcore.nbio import mk_cell,new_nb
+    full = new_nb([mk_cell(o, 'code') for o in ('#| hide\nn = 3', '1', '#| hide\nm = 4', '#| hide\nk = 5', 'n+m')])
+    for i,c in enumerate(full.cells): c['id'] = f'c{i}'
+    nb = new_nb([full.cells[1], full.cells[4]])
+    site.with_unseen(nb, full)
+    assert [c.cell_type for c in nb.cells]==['markdown','code','markdown','code']
+    assert 'n = 3' in nb.cells[0].source and '<summary>Code that the page does not show</summary>' in nb.cells[2].source and 'm = 4' in nb.cells[2].source
+
+
+def names_from_nowhere():
+    "Names by notebook that its seen code uses and no cell makes"
+    sys.path[:0] = [str(root/'docs'), str(root)]
+    from fastcore.nbio import read_nb
+    from unseen import unseen
+    return {p.name: lost for p in sorted((root/'nbs').rglob('*.ipynb')) if not {'_proc','.ipynb_checkpoints'} & {*p.parts} and (lost := unseen(read_nb(p))[1])}
+
+
+def test_every_name_that_a_page_uses_comes_from_somewhere(): assert not warm_call(names_from_nowhere)
+
+
+@pytest.mark.slow
+def test_pages_give_what_they_need(built):
+    for page,code in {'tutorials/02_does_it_help': 'make_folder', 'tutorials/05_to_the_clinic': 'write_files', '07_inference': 'small_net', '07b_splits': 'KNeighborsClassifier', '07c_images': 'load_digits',
+                      '08e_summary': 'SimpleNamespace', '06_scores': 'plt'}.items():
+        folded = re.findall(r'<details class="unseen">(.*?)</details>', (built/f'{page}.html').read_text(encoding='utf-8'), flags=re.DOTALL)
+        assert any(re.search(rf'\b{code}\b', re.sub('<[^>]+>', '', o)) for o in folded), page
 
 
 def test_measured_tables_are_shown_where_they_are(tmp_path, monkeypatch):
