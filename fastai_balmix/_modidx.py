@@ -929,6 +929,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'fastai_balmix.summary._p_smaller': ('summary.html#_p_smaller', 'fastai_balmix/summary.py'),
                                        'fastai_balmix.summary._pairs': ('summary.html#_pairs', 'fastai_balmix/summary.py'),
                                        'fastai_balmix.summary._paper_notes': ('summary.html#_paper_notes', 'fastai_balmix/summary.py'),
+                                       'fastai_balmix.summary._passes': ('summary.html#_passes', 'fastai_balmix/summary.py'),
                                        'fastai_balmix.summary._percent': ('summary.html#_percent', 'fastai_balmix/summary.py'),
                                        'fastai_balmix.summary._prevalence': ('summary.html#_prevalence', 'fastai_balmix/summary.py'),
                                        'fastai_balmix.summary._read': ('summary.html#_read', 'fastai_balmix/summary.py'),

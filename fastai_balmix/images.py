@@ -376,7 +376,8 @@ def subset(self:ImageData,
     rows # Row numbers, or a mask (N,) of bools
 )->ImageData:
     "Some of the rows, in their order in `rows`"
-    return self._like(self.df.iloc[self._checked_rows(rows, 'rows', 'ImageData.subset')])
+    at = self._checked_rows(rows, 'rows', 'ImageData.subset')
+    return self._like(self.df.iloc[at], recipe=_step(self.recipe, 'subset', rows=at.tolist()))
 
 @patch
 def _checked_rows(self:ImageData, rows, name, owner):

@@ -88,7 +88,7 @@ def report(
     out='report.html', # The page; None writes none
     **kwargs # Further arguments of `results_card`, such as `baseline`, `positive`, `prevalence`, or of `learner_card`, such as `preds`
 )->Report:
-    "Write a page about a comparison or a network: one file, without a network"
+    "Write a page about a comparison or a network: one file, that fetches nothing from the internet"
     card = learner_card if isinstance(results_or_learn, Learner) else results_card
     if not isinstance(results_or_learn, (str,Path,Learner)) and not hasattr(results_or_learn, 'predictions'):
         check(False, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner', type(results_or_learn).__name__)
