@@ -376,7 +376,7 @@ def compare(
     meta = _meta(data, config, runs)
     _open_folder(out, meta)
     _write_settings(out, dict(data=data.recipe or _in_python, external={k: d.recipe or _in_python for k,d in external.items()}, methods=[o.name for o in map(find_method, _listed(methods))],
-                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _numbers(folds), seeds=_seeds(seeds), n_folds=int(n_folds), training=_yaml(config)))
+                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _numbers(folds), seeds=_seeds(seeds), n_folds=len(data.folds) or None, training=_yaml(config)))
     _collect(out, runs, meta)
     board = _Board(runs, jobs, show)
     done = _inline(runs, board) if executor is None and jobs==1 else _in_pool(runs, jobs) if executor is None else _elsewhere(runs, executor)

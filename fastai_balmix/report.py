@@ -41,7 +41,7 @@ def _file(name): return (files('fastai_balmix')/name).read_text(encoding='utf-8'
 
 def _rendered(card, names, **kwargs):
     env = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
-    secs = [dict(id=k, title=sections[k][0], blocks=sections[k][1](card)) for k in names]
+    secs = [dict(id=k, title=section_title(card, k), blocks=sections[k][1](card)) for k in names]
     return env.from_string(_file('report.jinja')).render(title=card['title'], made=card['made'], version=__version__, sections=secs, **kwargs)
 
 def _checked_out(out):
