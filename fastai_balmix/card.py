@@ -94,6 +94,10 @@ def _plain(x):
     return x if isinstance(x, (str,int,float,type(None))) else str(x)
 
 # %% ../nbs/09d_card.ipynb #2e6467d7
+def _unquoted(e):
+    "Text of an error, for a page"
+    return str(e).replace('`', '')
+
 def _data_of(results, data):
     "The data of a comparison, or None with the reason"
     if data is not None:
@@ -101,9 +105,9 @@ def _data_of(results, data):
         return data,''
     try: recipe = yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8'))['data']
     except (OSError,yaml.YAMLError,TypeError,KeyError): return None,'the settings of the comparison cannot be read'
-    if not isinstance(recipe, dict): return None,'the data were given in Python; hand them over as `data`'
+    if not isinstance(recipe, dict): return None,'the data were given in Python; hand them over as the argument data'
     try: return read_data(recipe),''
-    except (ValueError,OSError) as e: return None,f'the data are not where they were: {e}'
+    except (ValueError,OSError) as e: return None,f'the data are not where they were: {_unquoted(e)}'
 
 def _opener(data):
     "A function that gives the thumbnail of a mistake, or None"
@@ -114,16 +118,21 @@ def _opener(data):
         except (OSError,ValueError): return None
     return f
 
+def _short(s, n=500): return s if len(s)<=n else s[:n-1]+'…' # such as the rows of a subset
+
 def _flat(d, head=''):
     "Settings as pairs of name and value"
     res = []
     for k,v in d.items():
         if isinstance(v, dict) and v: res += _flat(v, f'{head}{k}.')
-        else: res.append([f'{head}{k}', ', '.join(map(str, v)) if isinstance(v, list) else '–' if v is None else str(v)])
+        else: res.append([f'{head}{k}', _short(', '.join(map(str, v)) if isinstance(v, list) else '–' if v is None else str(v))])
     return res
 
-def _settings_of(results):
-    try: return _flat(yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8')) or {})
+def _settings_of(results, folds):
+    "Settings of a comparison, with the folds that were used"
+    try:
+        s = yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8')) or {}
+        return _flat({k: (folds or None) if k=='folds' else (results.meta['n_folds'] or None) if k=='n_folds' else v for k,v in s.items()})
     except (OSError,yaml.YAMLError,AttributeError): return []
 
 def _mean_history(records):
@@ -157,6 +166,18 @@ def _common_limits(groups, classes, weighted):
     if weighted: res.append('Several networks of a method answered for an image: their answers are averaged, and every image counts once.')
     return res + ['Predictive values hold at the prevalence that is stated, and only where sensitivity and specificity are the same as here.',
                   'What was measured on these images need not hold at another place, with other cameras or other patients.']
+
+def _one_answer(runs, vocab):
+    "The class that each run answered to every image, or None where it answered several, or had one class to answer"
+    return [vocab[int(p[0])] if len(np.unique(p))==1 and len(np.unique(r['targs']))>1 else None for r in runs for p in [r['probs']['as trained'].argmax(1)]]
+
+def _not_learned(answers, purpose=''):
+    "A sentence for each class that networks answered to every image; `answers` by name as of `_one_answer`"
+    res = []
+    for c in dict.fromkeys(o for v in answers.values() for o in v if o is not None):
+        who = [m + (f' in {v.count(c)} of {len(v)} runs' if v.count(c)<len(v) else '') for m,v in answers.items() if c in v]
+        res.append(f"{', '.join(who[:-1])}{' and '*(len(who)>1)}{who[-1]} answered '{c}' to every image: too little was learned{purpose}; train longer.")
+    return res
 
 _verdicts = {'learned':'a difference that was learned', 'operating point':'a difference of operating point', 'depends on the operating point':'a difference that depends on the operating point',
              'not told apart':'a difference of operating point or learned, which these runs do not tell apart', 'not shown':'no difference'}
@@ -196,7 +217,7 @@ def results_card(
     methods = results.df[results.df.part==part].method.unique()
     s = summarise(results, baseline or ('instance' if 'instance' in methods or not len(methods) else methods[0]), part=part, n=n)
     meta,df = results.meta,results.df[(results.df.part==part) & (results.df.point=='as trained')]
-    vocab,k,missing,networks,before = meta['vocab'],len(meta['vocab']),{},[],{}
+    vocab,k,missing,networks,before,answers = meta['vocab'],len(meta['vocab']),{},[],{},{}
     held = meta['prevalence'] if part=='report' else None
     order = [(a,m) for a,m in dict.fromkeys(zip(s.table.arch, s.table.method)) if m!='balmix_chosen']
     first:Any = None
@@ -212,6 +233,7 @@ def results_card(
             _check_share(at)
         net,right = network_answers(method if len({a for a,_ in order})==1 else f'{arch}, {method}', runs, vocab, sizes, held, group, at, n_mistakes, before.get(arch))
         if method==s.baseline: before[arch] = right
+        answers[net['name']] = _one_answer(runs, vocab)
         networks.append(net | dict(method=method, arch=arch, history=_mean_history(records), runs=len(runs), seconds=float(np.mean([r['seconds'] for r in records]))))
     if sizes is None: missing['sampling'] = 'What each way of sampling shows a network is not drawn: these runs did not keep the number of their training images.'
     if all(o['history'] is None for o in networks): missing['history'] = 'There are no training curves: these runs kept no epochs.'
@@ -219,16 +241,17 @@ def results_card(
     source,why = _data_of(results, data)
     lost,all_ = _pictured(networks, (lambda o: None) if source is None else _opener(source))
     if lost: missing['images'] = f"{lost} of {all_} images of mistakes are not shown: {why or 'they cannot be opened'}."
-    repeated = ', '.join(dict.fromkeys(s.table.runs))
+    n_folds,folds,seeds = meta['n_folds'],sorted(int(o) for o in df.fold.unique() if o),df.seed.nunique()
+    repeated = [f'{len(folds)} folds' if len(folds)==n_folds else f'{len(folds)} of {n_folds} folds']*bool(n_folds) + [f'{seeds} seeds']*(seeds>1)
     facts = [['Data',meta['data']], ['Classes',f"{k}{', ordered' if meta['ordered'] else ''}"], ['Images reported',f'{int(reported.sum()):,}' + (f', of {n_groups:,} groups' if n_groups else '')],
-             ['Methods',', '.join(dict.fromkeys(m for _,m in order))], ['Networks',', '.join(dict.fromkeys(a for a,_ in order))], ['Repeated',repeated], ['Compared with',s.baseline],
+             ['Methods',', '.join(dict.fromkeys(m for _,m in order))], ['Networks',', '.join(dict.fromkeys(a for a,_ in order))], ['Repeated',' × '.join(repeated) or 'one run'], ['Compared with',s.baseline],
              ['Epoch chosen by',metric_words(meta['monitor'])+(' on the reported images' if meta['selection']=='reported-fold' else ' on a selection split')]]
     return _plain(dict(kind='comparison', title=f"{meta['data']}: {len(order)} networks compared" if len(order)>1 else f"{meta['data']}: {order[0][1]}", made=datetime.now().astimezone().isoformat(timespec='minutes'),
         lead=_headline(s), facts=facts, vocab=vocab, ordered=meta['ordered'], sizes=reported if sizes is None else sizes, classes=classes,
         sampling=None if sizes is None else {o: v for o,v in _shown(sizes, _alphas([m for _,m in order])).items()}, networks=networks, baseline=s.baseline, monitor=meta['monitor'],
         metrics=s.metrics, tables=[_table(o) for o in s.tables()], differences=s.differences.to_dict('records'), sentences=s.sentences, notes=s.notes,
         detection=dict(name=name, classes=[vocab[i] for i in group], prevalence=at, stated=prevalence is not None),
-        limits=[*s.caveats, *_common_limits(n_groups, classes, len(first['paths'])>int(reported.sum()))], settings=_settings_of(results),
+        limits=[*_not_learned(answers, ' to compare'), *s.caveats, *_common_limits(n_groups, classes, len(first['paths'])>int(reported.sum()))], settings=_settings_of(results, folds), n_folds=len(folds),
         versions=[['fastai_balmix',meta['version']], ['versions','; '.join(results.df.versions.dropna().unique())], ['revision','; '.join(results.df.revision.dropna().unique()) or '–'],
                   ['data fingerprint',meta['fingerprint']], ['settings',meta['settings']], ['first run started',str(results.df.started.min())]], missing=missing))
 
@@ -292,9 +315,9 @@ def _learner_settings(learn, dls):
     tfms = [f'{n}: {", ".join(map(_name_of, getattr(train, n).fs))}' for n in ('after_item','after_batch') if hasattr(getattr(train, n, None), 'fs')]
     own = [cb for cb in learn.cbs if type(cb).__name__ not in ('TrainEvalCallback','Recorder','CastToTensor','ProgressCallback','FitCheck')]
     return [['network',type(learn.model).__name__], ['parameters',f'{sum(p.numel() for p in learn.model.parameters()):,}'], ['loss',_name_of(learn.loss_func)],
-            ['optimiser',' '.join([_name_of(opt),*(f'{k}={v}' for k,v in kwargs.items())])], ['learning rate given to the learner',str(learn.lr)], ['weight decay',str(learn.wd)],
-            ['batch size',str(train.bs)], ['transforms','; '.join(tfms) or '–'], ['callbacks of the learner',', '.join(map(_name_of, own)) or 'none'],
-            ['class shares drawn',f'∝ nᵠ, q = {dls.train.q}' if isinstance(dls.train, Weighted) else 'as the loader has them']]
+            ['optimiser',' '.join([_name_of(opt),*(f'{k}={v}' for k,v in kwargs.items())])], ['weight decay',str(learn.wd)],
+            ['batch size',str(train.bs)], ['transforms','; '.join(tfms) or '–'], *([['callbacks that the learner holds',', '.join(map(_name_of, own))]] if own else []),
+            ['class shares drawn',f'∝ nᵠ, q = {dls.train.q}' if isinstance(dls.train, Weighted) else 'as the loader has them'], ['not known','callbacks and learning rate given to fit are not kept']]
 
 def learner_card(
     learn, # A trained `Learner`
@@ -321,7 +344,7 @@ def learner_card(
     targs = as_labels(label_array(targs).reshape(-1), 'report', n=len(probs), n_classes=k, name='targs')
     vocab,missing,name = class_names(dls.valid, k),{},name or type(learn.model).__name__
     try: y = train_labels(dls.train, labels, 'report')
-    except ValueError as e: y,missing['sampling'] = None,f'What sampling shows the network is not drawn: the labels of the training items are not known. {e}'
+    except ValueError as e: y,missing['sampling'] = None,f'What sampling shows the network is not drawn: the labels of the training items are not known. {_unquoted(e)}'
     sizes = None if y is None else class_counts(y, k)
     shares = shares_of(targs if y is None else y, k)
     paths = np.array(_item_names(dl, len(probs)), dtype=str)
@@ -340,7 +363,7 @@ def learner_card(
     if 'detection' not in net: missing['detection'] = f'{looked} is not looked at against the rest: the validation images are all of it, or none is.'
     lost,all_ = _pictured([net], lambda o: _item_picture(dl, int(o['item'])))
     if lost: missing['images'] = f'{lost} of {all_} mistakes are not shown as images: the items are none, or cannot be opened.'
-    missing['comparison'] = 'One network is described, and nothing is compared. `balmix-compare` trains several methods on the same images.'
+    missing['comparison'] = 'One network is described, and nothing is compared. The command balmix-compare trains several methods on the same images.'
     words = dict(mcc='MCC', balanced_acc='balanced accuracy', macro_f1='macro-F1')
     rows = []
     for o,p in run['probs'].items():
@@ -351,7 +374,8 @@ def learner_card(
     h = hashlib.sha256('\x1f'.join([*vocab, *map(str, paths), *map(str, targs), *map(str, [] if y is None else y)]).encode('utf-8', 'surrogatepass')).hexdigest()[:32]
     balmix = sorted({float(cb.alpha) for cb in learn.cbs if type(cb).__name__=='BalancedMixUp'}) or [.2]
     sampling = None if y is None else _shown(sizes, balmix)
-    if sampling is not None and nominal is not None: sampling['this network'] = nominal/nominal.sum()
+    # what callbacks of `fit` did is not known once they are gone
+    if sampling is not None and nominal is not None and isinstance(dls.train, Weighted): sampling['this network'] = nominal/nominal.sum()
     limits = ['The validation images are those that training was watched on: where an epoch or a setting was chosen by them, scores are too high.',
               'One network, trained once: another training of the same kind gives other figures.', 'Whether images of one patient are in training and in validation is not known here.']
     facts = [['Network',name], ['Classes',str(k)], ['Training images','unknown' if y is None else f'{len(y):,}'], ['Validation images',f'{len(targs):,}'], ['Parameters',f'{sum(p.numel() for p in learn.model.parameters()):,}'],
@@ -360,5 +384,5 @@ def learner_card(
         lead=[f"On {len(targs):,} validation images the network is right in {100*net['accuracy']:.1f} %; its mean recall over the classes is {100*balanced_acc(net['confusion']):.1f} %."], facts=facts, vocab=vocab, ordered=False,
         sizes=reported if sizes is None else sizes, classes=classes, sampling=sampling, networks=[net], baseline=None, monitor=None, metrics=[*words], tables=[dict(caption='Scores, in percent', columns=['operating point', *words.values()], rows=rows, notes=notes)],
         differences=[], sentences=[], notes=notes, detection=dict(name=looked, classes=[vocab[i] for i in group], prevalence=at, stated=prevalence is not None),
-        limits=limits+_common_limits(None, classes, False), settings=_learner_settings(learn, dls),
+        limits=_not_learned({name:_one_answer([run], vocab)})+limits+_common_limits(None, classes, False), settings=_learner_settings(learn, dls), n_folds=0,
         versions=[['fastai_balmix',__version__], ['versions',', '.join(f'{o} {version(o)}' for o in ('fastai','torch','scikit-learn')) + f', python {platform.python_version()}'], ['data fingerprint',h]], missing=missing))

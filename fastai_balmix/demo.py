@@ -74,10 +74,10 @@ def demo_words(
 )->str: # Two sentences
     "What the runs showed, and how far that goes"
     mcc,bal = (df.groupby('method')[s].mean().idxmax() for s in ('MCC','balanced_accuracy'))
-    seeds = df.seed.nunique()
+    seeds,epochs = df.seed.nunique(),df.epochs.iloc[0]
     return (f"In this run {mcc} had the highest MCC" + (" and the highest balanced accuracy. " if bal==mcc else f", {bal} the highest balanced accuracy. ") +
             f"Against instance sampling, Balanced-MixUp came out at {_difference(df, 'MCC')} and {_difference(df, 'balanced_accuracy')} "
-            f"over {seeds} seed{'s'*(seeds>1)} of a small network on small images, {df.epochs.iloc[0]} epochs from scratch: no forecast for other data.")
+            f"over {seeds} seed{'s'*(seeds>1)} of a small network on small images, {epochs} epoch{'s'*(epochs>1)} from scratch: no forecast for other data.")
 
 # %% ../nbs/11_demo.ipynb #5aab82b3
 @call_parse

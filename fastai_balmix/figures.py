@@ -191,9 +191,9 @@ def plot_per_class(
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
     "Recall of each class with its interval, against the size of the class"
-    tables = tables if isinstance(tables, dict) else {'recall':tables}
+    got,tables = type(tables).__name__,tables if isinstance(tables, dict) else {'recall':tables}
     ok = len(tables)>0 and all(isinstance(t, pd.DataFrame) and {'recall','recall_low','recall_high','support'} <= {*t.columns} for t in tables.values())
-    check(ok, 'tables', 'plot_per_class', 'tables as of `per_class`, by name', repr(type(tables).__name__))
+    check(ok, 'tables', 'plot_per_class', 'tables as of `per_class`, by name', got)
     first = next(iter(tables.values()))
     k = len(first)
     ax = _axes(ax, float(np.clip(.4*k, 5, 11)), 3.8)
@@ -234,8 +234,8 @@ def plot_reliability(
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
     "Share of right answers against confidence; on the diagonal a network is as sure as it is right. Larger marks stand for more images."
-    bins = bins if isinstance(bins, dict) else {'bins':bins}
-    check(len(bins)>0 and all(isinstance(b, pd.DataFrame) and {'n','confidence','accuracy'} <= {*b.columns} for b in bins.values()), 'bins', 'plot_reliability', 'tables as of `calibration_bins`, by name', type(bins).__name__)
+    got,bins = type(bins).__name__,bins if isinstance(bins, dict) else {'bins':bins}
+    check(len(bins)>0 and all(isinstance(b, pd.DataFrame) and {'n','confidence','accuracy'} <= {*b.columns} for b in bins.values()), 'bins', 'plot_reliability', 'tables as of `calibration_bins`, by name', got)
     ax = _axes(ax, 4.2, 4)
     ax.plot([0,100], [0,100], lw=1, color='0.5', ls='--')
     for i,(name,b) in enumerate(bins.items()):

@@ -28,6 +28,7 @@ from fastai.vision.augment import *
 from fastai.vision.core import *
 from .checks import *
 from .sampling import *
+from .loaders import *
 from .splits import *
 
 # %% ../nbs/07c_images.ipynb #81beb1d6
@@ -47,10 +48,14 @@ def open_image(
     "The image of a source, in RGB"
     if isinstance(source, PILBase): return source # type: ignore[return-value] # of whatever mode, as it is
     if isinstance(source, Image.Image): return PILImage.create(as_rgb(source))
-    if callable(source): return PILImage.create(as_rgb(source()))
-    with Image.open(source) as im:
-        im.load()
-        return PILImage.create(as_rgb(im))
+    try:
+        if callable(source): return PILImage.create(as_rgb(source()))
+        with Image.open(source) as im:
+            im.load()
+            return PILImage.create(as_rgb(im))
+    except Exception as e:
+        note_source(e, source)
+        raise
 
 # %% ../nbs/07c_images.ipynb #b31d646b
 class ArrayImages:
@@ -371,7 +376,8 @@ def subset(self:ImageData,
     rows # Row numbers, or a mask (N,) of bools
 )->ImageData:
     "Some of the rows, in their order in `rows`"
-    return self._like(self.df.iloc[self._checked_rows(rows, 'rows', 'ImageData.subset')])
+    at = self._checked_rows(rows, 'rows', 'ImageData.subset')
+    return self._like(self.df.iloc[at], recipe=_step(self.recipe, 'subset', rows=at.tolist()))
 
 @patch
 def _checked_rows(self:ImageData, rows, name, owner):
@@ -468,6 +474,13 @@ class _OpenFast(Transform):
 
     def encodes(self, source:Path|str|Image.Image|partial)->PILImage:
         if not isinstance(source, (Path,str)): return open_image(source)
+        try: return self.reduced(source)
+        except Exception as e:
+            note_source(e, source)
+            raise
+
+    def reduced(self, source):
+        "The image of a file, a JPEG decoded at a fraction of its size where that is enough"
         with Image.open(source) as im:
             whole = im.size
             drafted = im.draft(None, tuple(_spare*s for s in self.size)) # nothing happens but to JPEGs

@@ -13,8 +13,8 @@ wdls = dls.weighted('sqrt', seed=0) # new loaders; `dls` is as it was
 
 # %% auto #0
 __all__ = ['generator_types', 'task_error', 'item_loader', 'n_items', 'train_labels', 'single_labels', 'class_names',
-           'first_target', 'loader_sampler', 'item_source', 'item_error', 'LoaderExtension', 'extend_loader',
-           'own_class', 'SamplerDL', 'fastai_loader', 'Weighted', 'Progressive', 'progressive_loader']
+           'first_target', 'loader_sampler', 'item_source', 'note_source', 'item_error', 'LoaderExtension',
+           'extend_loader', 'own_class', 'SamplerDL', 'fastai_loader', 'Weighted', 'Progressive', 'progressive_loader']
 
 # %% ../nbs/01b_loaders.ipynb #9cbb9377
 import pickle,random,traceback,warnings
@@ -340,6 +340,16 @@ def _messenger(e, text):
             if not getattr(c, 'message', None) and (c is KeyError or text in str(c(text))): return c
         except Exception: pass
 
+_opened = 'This was the image '
+
+def note_source(
+    e:Exception, # What was raised while an image was opened
+    source # What it was opened from
+)->None:
+    "Give an error a note that says which image it was, where that can be told"
+    text = _words(source)[:1000]
+    if text and _opened+text not in getattr(e, '__notes__', ()): e.add_note(_opened+text)
+
 def item_error(
     e:Exception, # What was raised while an item was made
     dl, # The loader
@@ -353,6 +363,8 @@ def item_error(
     except Exception: pass # what fails here must not hide what failed before
     text = f"This was item {i} of the data set{f': {source}' if source else ''}.{lost}"
     if text in getattr(e, '__notes__', ()): return e
+    # the item says more than its image alone
+    if source and hasattr(e, '__notes__'): e.__notes__ = [o for o in e.__notes__ if o!=_opened+source]
     cls = type(e) if get_worker_info() is None else _messenger(e, text)
     if cls is Exception is not type(e) or issubclass(cls, StopIteration): cls = RuntimeError
     if cls is not type(e):

@@ -69,8 +69,11 @@ def read_settings(
     for k in 'external','training': check(isinstance(s.get(k) or {}, dict), k, 'balmix-compare', 'names and values', repr(s[k]) if k in s else '')
     return s
 
+_in_python = 'given in Python'
+
 def _write_settings(folder, settings):
-    head = '# Every setting of this comparison. Start it again with: balmix-compare --settings settings.yaml --out ANOTHER_FOLDER\n'
+    again = ', of data given in Python' if _in_python in (settings['data'],*settings['external'].values()) else '. Start it again with: balmix-compare --settings settings.yaml --out ANOTHER_FOLDER'
+    head = f'# Every setting of this comparison{again}\n'
     write_file(folder/'settings.yaml', (head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).encode())
 
 # %% ../nbs/09_protocol.ipynb #fdc31dfb
@@ -372,8 +375,8 @@ def compare(
     runs = plan(data, methods, archs, folds, seeds, config, out, external, num_workers, keep_weights)
     meta = _meta(data, config, runs)
     _open_folder(out, meta)
-    _write_settings(out, dict(data=data.recipe or 'given in Python', external={k: d.recipe or 'given in Python' for k,d in external.items()}, methods=[o.name for o in map(find_method, _listed(methods))],
-                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _numbers(folds), seeds=_seeds(seeds), n_folds=int(n_folds), training=_yaml(config)))
+    _write_settings(out, dict(data=data.recipe or _in_python, external={k: d.recipe or _in_python for k,d in external.items()}, methods=[o.name for o in map(find_method, _listed(methods))],
+                              archs=[arch_name(o) for o in _listed(archs)], folds=folds if folds is None else _numbers(folds), seeds=_seeds(seeds), n_folds=len(data.folds) or None, training=_yaml(config)))
     _collect(out, runs, meta)
     board = _Board(runs, jobs, show)
     done = _inline(runs, board) if executor is None and jobs==1 else _in_pool(runs, jobs) if executor is None else _elsewhere(runs, executor)
@@ -422,6 +425,8 @@ def _settings(preset, settings, given):
     s = dict(presets[preset]) if preset else read_settings(settings) if settings else {}
     s['training'] = dict(s.get('training') or {}, **{k: v for k,v in given.pop('training').items() if v is not None})
     s.update({k: v for k,v in given.items() if v is not None})
+    for o,what in ((s.get('data'),'data DATA'),*((d,f'external {k}=DATA') for k,d in (s.get('external') or {}).items())):
+        if o==_in_python: raise ValueError(f'These settings are of data given in Python: call compare(data, ...) there, or add --{what}')
     if not isinstance(s.get('data'), dict): raise ValueError('Say which data to compare on: --data FOLDER, --data FILE.csv, --data eyepacs:FOLDER, or --preset digits.')
     return s
 

@@ -41,7 +41,7 @@ def _file(name): return (files('fastai_balmix')/name).read_text(encoding='utf-8'
 
 def _rendered(card, names, **kwargs):
     env = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
-    secs = [dict(id=k, title=sections[k][0], blocks=sections[k][1](card)) for k in names]
+    secs = [dict(id=k, title=section_title(card, k), blocks=sections[k][1](card)) for k in names]
     return env.from_string(_file('report.jinja')).render(title=card['title'], made=card['made'], version=__version__, sections=secs, **kwargs)
 
 def _checked_out(out):
@@ -88,7 +88,7 @@ def report(
     out='report.html', # The page; None writes none
     **kwargs # Further arguments of `results_card`, such as `baseline`, `positive`, `prevalence`, or of `learner_card`, such as `preds`
 )->Report:
-    "Write a page about a comparison or a network: one file, without a network"
+    "Write a page about a comparison or a network: one file, that fetches nothing from the internet"
     card = learner_card if isinstance(results_or_learn, Learner) else results_card
     if not isinstance(results_or_learn, (str,Path,Learner)) and not hasattr(results_or_learn, 'predictions'):
         check(False, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner', type(results_or_learn).__name__)

@@ -367,8 +367,17 @@ _of_kind = {
     'seed variation only':('Several seeds on one split: intervals and p over seeds are seed variation only. '
                            'They tell how training varies, not how it would be with other images.'),
     'one run':'One run has no interval. Its p is of the permutation of images alone, and tells of two networks, not of two methods.'}
+_past_ends = "An interval over few folds or seeds is Student's and may pass the ends of a score's range."
 _of_p = ('p: the larger of two, over folds or seeds, and by swapping answers in the pooled predictions, whole groups of images at a time; both after Holm over the methods, '
          'within a metric at an operating point. Intervals are for each comparison by itself.')
+
+def _passes(metrics, table, diffs):
+    "Does an interval pass the ends of what its score, or a difference of two, can be?"
+    for m in metrics:
+        low,high = -1 if m in ('mcc','quad_kappa','kendall_tau') else 0,2 if m=='brier' else 1
+        d = diffs.loc[diffs.metric==m,['low','high']].to_numpy(dtype=np.float64)
+        if (table[f'{m}_low']<low-1e-9).any() or (table[f'{m}_high']>high+1e-9).any() or (np.abs(d)>high-low+1e-9).any(): return True
+    return False
 
 def _remarks(df, meta, part, kinds, metrics, baseline):
     "What is missing, and what the figures stand for"
@@ -459,8 +468,9 @@ def summarise(
     rows = [(arch, m, method, *_sentence(g, baseline, meta['n_folds'], f'{arch}, '*(len(order['arch'])>1)))
                 for arch in order['arch'] for m in metrics for method,g in diffs[(diffs.arch==arch) & (diffs.metric==m)].groupby('method', sort=False)]
     verdicts = pd.DataFrame(rows, columns=['arch','metric','method','verdict','sentence'])
-    remarks = _remarks(df, meta, part, set(diffs.kind), metrics, baseline)
-    return Summary(_table(df, metrics, meta['n_folds']), diffs, verdicts, _caveats(meta, part), remarks, baseline, metrics, part, meta)
+    table = _table(df, metrics, meta['n_folds'])
+    remarks = _remarks(df, meta, part, set(diffs.kind), metrics, baseline) + [_past_ends]*_passes(metrics, table, diffs)
+    return Summary(table, diffs, verdicts, _caveats(meta, part), remarks, baseline, metrics, part, meta)
 
 # %% ../nbs/08e_summary.ipynb #2d7a2dbc
 def published(

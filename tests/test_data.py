@@ -630,6 +630,11 @@ def _steps_in_order():
     assert made.folds==[1,2,3,4] and made.fingerprint==long_tail(digits(2), 50, seed=1).with_splits(.1, .2).with_folds(4).fingerprint
     again(made)
 
+def test_a_subset_is_taken_again():
+    data = digits(2)
+    again(data.subset(np.arange(len(data))[::-2]))
+    again(data.subset(data.y<3).with_folds(3))
+
 def test_readers_are_known_by_name():
     assert {*readers}=={'eyepacs','messidor2','hyper_kvasir','medmnist','fashion_mnist_lt','digits','from_folder_table','from_csv'}
     assert all(k==f.__name__ for k,f in readers.items())

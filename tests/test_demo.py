@@ -4,6 +4,7 @@ import subprocess,sys
 from pathlib import Path
 import pandas as pd
 import pytest
+from fastai_balmix.demo import demo_words,methods
 
 def run(*args, **kwargs): return subprocess.run([*args], capture_output=True, text=True, timeout=280, **kwargs)
 
@@ -15,6 +16,10 @@ def test_what_is_there_is_kept(tmp_path):
     assert (tmp_path/'balmix-demo'/'results.csv').read_text()=='mine'
 
 @pytest.mark.slow
+def test_one_epoch_is_one():
+    df = pd.DataFrame([dict(method=m, seed=0, epochs=1, MCC=1., balanced_accuracy=1.) for m in methods])
+    assert ' 1 epoch from scratch' in demo_words(df) and ' 5 epochs from scratch' in demo_words(df.assign(epochs=5))
+
 def test_the_command_trains_prints_and_writes(tmp_path):
     out = tmp_path/'a'/'b'
     (tmp_path/'a').mkdir()

@@ -472,11 +472,27 @@ def test_a_small_disk_that_fills_up(tmp_path):
 
 # In a comparison
 
-def test_a_comparison_says_which_image_was_corrupt(photos, tmp_path):
+@pytest.mark.parametrize('decode', ['full','fast'])
+@pytest.mark.parametrize('num_workers', [0,1])
+def test_a_corrupt_picture_is_named_by_every_loader_of_the_data(photos, decode, num_workers):
+    "Training without a method of ours, validation and prediction"
     d = image_data(photos)
-    run = Run(d, 'balmix_0.2', 'small', 0, 0, TrainConfig(epochs=2, size=16, bs=4, augment='none', pretrained=False, select=.3), tmp_path)
+    dls = d.dataloaders(size=16, bs=3, num_workers=num_workers, decode=decode, parts=(np.arange(len(d))[::2],np.arange(len(d))[1::2]))
+    i = int(np.flatnonzero(d.df.path=='a/07.jpg')[0])
+    bad = dls.train if i%2==0 else dls.valid
+    for dl in bad,dls.test_dl(d.items()),dls.test_dl([photos/'a'/'07.jpg']):
+        said,cls = raised(lambda: [*dl])
+        assert cls is OSError and 'image file is truncated' in said and said.count(f'This was the image {photos/"a"/"07.jpg"}')==1
+    if num_workers: return
+    said,cls = raised(lambda: [*fv.DataLoaders(bad, dls.valid).weighted(seed=0).train.new(shuffle=False)])
+    assert cls is OSError and said.count('This was')==1 and re.search(r'This was item \d+ of the data set: .*07\.jpg', said) # once, by who knows more
+
+@pytest.mark.parametrize('method', ['balmix_0.2','instance'])
+def test_a_comparison_says_which_image_was_corrupt(photos, tmp_path, method):
+    d = image_data(photos)
+    run = Run(d, method, 'small', 0, 0, TrainConfig(epochs=2, size=16, bs=4, augment='none', pretrained=False, select=.3), tmp_path)
     out = attempt(run)
-    assert out.status=='failed' and 'image file is truncated' in out.error and '07.jpg' in out.error
+    assert out.status=='failed' and 'image file is truncated' in out.error and out.error.count('a/07.jpg')==1
     assert '07.jpg' in read_failures(tmp_path)[0]['error'] and not [*tmp_path.glob('**/*.part')]
 
 # The table

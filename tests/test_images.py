@@ -295,7 +295,8 @@ def test_a_subset_is_what_it_says():
     for rows in [3,0],np.array([3,0]),torch.tensor([3,0]):
         s = data.subset(rows)
         assert s.df.path.tolist()==['digits/3','digits/0'] and s.groups.tolist()==[4,1] and s.df.index.tolist()==[0,1]
-    assert (s.vocab,s.ordered,s.name,s.notes,s.recipe,s.prevalence)==(['a','b'],True,'n',['x'],None,'train')
+    assert (s.vocab,s.ordered,s.name,s.notes,s.recipe,s.prevalence)==(['a','b'],True,'n',['x'],dict(reader='r', then=[dict(step='subset', rows=[3,0])]),'train')
+    assert ImageData(data.df, ['a','b'], images=keys).subset([1]).recipe is None
     assert data.subset(data.y==1).df.path.tolist()==data.subset(np.array([2,3])).df.path.tolist()
     for rows,words in ([4],r"'rows' parameter of ImageData.subset must be ints in the range \[0, 3\]. Got 4"),([True],"a mask of 4 bools"),([.5],"'rows' parameter of ImageData.subset"):
         with pytest.raises(ValueError, match=words): data.subset(rows)

@@ -18,6 +18,7 @@ from torch import nn
 from fastai.vision.all import Callback
 from fastai_balmix import methods,protocol,runs
 from fastai_balmix.checkpoint import DiskFull
+from fastai_balmix.data import digits
 from fastai_balmix.images import ImageData
 from fastai_balmix.methods import Method,find_method
 from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan,process_pool
@@ -564,6 +565,17 @@ def test_one_file_holds_every_setting_and_starts_the_same_again(one, tmp_path, c
     assert shell('--settings', out/'settings.yaml', '--out', tmp_path/'more', '--epochs', 2, '--methods', 'instance', '--folds', 2) is None
     df = Results(tmp_path/'more').df
     assert {*df.epochs}=={2} and {*df.method}=={'instance'} and {*df.fold}=={2}
+
+def test_settings_of_data_given_in_python_say_how_to_go_on(tmp_path):
+    own = grades()
+    read,more = dict(reader='digits', n_folds=2, n_max=40),digits(2, n_max=30)
+    plain = ImageData(more.df, more.vocab, images=more.images)
+    for data,external,option in (own,{},'--data DATA'),(read,dict(more=more.subset([*range(40)])),None),(read,dict(more=plain),'--external more=DATA'):
+        out = tmp_path/str(option)
+        compared(out, data=data, archs=net if data is own else 'small', external=external, **({} if data is own else dict(size=8)))
+        text,said = (out/'settings.yaml').read_text(),shell('--settings', out/'settings.yaml', '--out', tmp_path/f'again {option}')
+        if option is None: assert 'Start it again with: balmix-compare --settings' in text and said is None
+        else: assert 'Start it again' not in text and said==f'balmix-compare: These settings are of data given in Python: call compare(data, ...) there, or add {option}'
 
 def test_everything_set_survives_the_file(tmp_path):
     data = dict(reader='digits', n_folds=2, n_max=40)

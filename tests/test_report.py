@@ -383,7 +383,7 @@ def test_without_images_epochs_and_a_second_method(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'], methods=[('solo',1.5)], history=False)
     r = report(res, tmp_path/'x.html', n=20)
     text = Page(r.path.read_text(encoding='utf-8')).text
-    for o in 'these runs kept no epochs','hand them over as `data`','no second method','no image': assert o in text, o
+    for o in 'these runs kept no epochs','hand them over as the argument data','no second method','no image': assert o in text, o
 
 def test_runs_that_did_not_keep_their_counts(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'])
@@ -407,6 +407,28 @@ def test_images_come_from_where_the_settings_say(tmp_path):
     (root/worst['path']).write_bytes(b'no image')
     c = results_card(res, n=20)
     assert c['networks'][0]['mistakes'][0]['image'] is None and 'cannot be opened' in c['missing']['images']
+
+def test_who_answered_one_class_to_every_image_is_named(tmp_path):
+    res = write_results(tmp_path/'r', ['a','b','c'], methods=[('instance',1.5),('class',1.6),('sqrt',1.5)])
+    for run in 'instance-small-1-0','instance-small-2-0','sqrt-small-1-0','sqrt-small-2-0','class-small-2-0':
+        f = res/'runs'/run/'predictions.npz'
+        d = dict(np.load(f))
+        d['report/probs/as trained'] = np.roll(np.array([.6,.3,.1], np.float32), 2 if run[0]=='s' else 0)[None].repeat(120, 0)
+        np.savez(f, **d)
+        r = json.loads((f.parent/'run.json').read_text())
+        (f.parent/'run.json').write_text(json.dumps(r|dict(n_bytes=f.stat().st_size)))
+    limits = results_card(res, n=20)['limits']
+    assert limits[:2]==["instance and class in 1 of 2 runs answered 'a' to every image: too little was learned to compare; train longer.", "sqrt answered 'c' to every image: too little was learned to compare; train longer."]
+    assert 'to every image' not in limits[2]
+
+def test_what_the_page_says_of_folds(pages, tmp_path):
+    plain,split = pages['plain'].path.read_text(encoding='utf-8'),write_results(tmp_path/'r', ['a','b','c'], folds=(0,), n_folds=0, settings='data: x\nfolds: null\nn_folds: 5\n')
+    assert 'training images are those of one run, reported images those of all folds together' in plain and 'ROC as trained, folds pooled' in plain and 'Classes: who gained, who paid' in plain and '`' not in Page(plain).text
+    page = report(split, tmp_path/'x.html', n=20).path.read_text(encoding='utf-8')
+    assert 'of one run, reported' not in page and 'folds pooled' not in page
+    for kw,repeated,folds,of in (dict(folds=(0,), n_folds=0),'one run','–','–'),(dict(folds=(0,), n_folds=0, seeds=(0,1)),'2 seeds','–','–'),(dict(folds=(1,2)),'2 folds','1, 2','2'),(dict(folds=(2,3), n_folds=10, seeds=(0,1,2)),'2 of 10 folds × 3 seeds','2, 3','10'):
+        c = results_card(write_results(tmp_path/repeated, ['a','b','c'], settings='data: x\nfolds: null\nn_folds: 5\n', **kw), n=20)
+        assert dict(c['facts'])['Repeated']==repeated and dict(c['settings'])==dict(data='x', folds=folds, n_folds=of)
 
 # ------------------------------------------------------------------ a learner
 
@@ -436,6 +458,25 @@ def test_one_forward_pass_serves_all():
     assert learn.model.seen==0
     close(again['networks'][0]['confusion'], c['networks'][0]['confusion'])
     report(learn, None, preds=(p,y), n=50).html()
+
+def test_what_is_not_known_of_a_learner_is_not_said(tmp_path):
+    learn,_ = points_learner()
+    quiet_fit(learn, 1, [BalancedMixUp(.2, seed=0)])
+    r = report(learn, tmp_path/'x.html', n=20)
+    s,text = dict(r.card['settings']),Page(r.path.read_text(encoding='utf-8')).text
+    assert 'this network' not in r.card['sampling'] and s['not known']=='callbacks and learning rate given to fit are not kept' and not {o for o in s if 'callbacks' in o or 'learning rate' in o}
+    for o in 'made again','who gained','who paid','folds','`': assert o not in text, o
+    learn.dls = learn.dls.weighted('sqrt')
+    c = learner_card(learn, n=20)
+    close(c['sampling']['this network'], c['sampling']['square root'], .2)
+    learn.add_cb(BalancedMixUp(.2))
+    assert 'balanced_mix_up' in dict(learner_card(learn, n=20)['settings'])['callbacks that the learner holds']
+
+def test_a_learner_that_answers_one_class():
+    learn,valid = points_learner()
+    p = np.tile([.1,.2,.6,.1], (len(valid),1))
+    assert learner_card(learn, preds=(p,np.array(valid.targets)), name='mine', n=20)['limits'][0].startswith(f"mine answered '{learner_card(learn, n=5)['vocab'][2]}' to every image: too little was learned; train")
+    assert 'every image:' not in ' '.join(learner_card(learn, preds=(np.roll(np.eye(4), 1, 1)[valid.targets],np.array(valid.targets)), n=20)['limits'])
 
 def test_calibration_of_a_learner_is_by_other_images():
     "Random answers stay random: a calibrator that had seen the labels it is held against would look better than chance"

@@ -619,6 +619,16 @@ def test_what_need_not_be_said_is_not():
     assert any('Nadeau' in o for o in s.notes)
     assert any('Brier error' in o and 'No permutation' in o for o in summarise(Made(THREE, metrics=['mcc','brier']), metrics=['mcc','brier'], n=20).notes)
 
+def test_intervals_past_the_ends_of_a_score_are_explained():
+    ends,told = dict(mcc=(-1,1), balanced_accuracy=(0,1), macro_f1=(0,1)),[]
+    for skills,kw in (dict(instance=.4, other=.6),dict(folds=(1,2,3,4,5), n_folds=5, n=200)),(dict(instance=.9, other=.97),dict(folds=(1,2), n_folds=2, n=24)),(dict(instance=.5, other=.9),dict(folds=(0,), n_folds=0)):
+        s = summarise(Made(skills, **kw), n=20)
+        past = any(row[f'{m}_low']<a or row[f'{m}_high']>b for _,row in s.table.iterrows() for m,(a,b) in ends.items())
+        past |= any(abs(v)>b-a for m,(a,b) in ends.items() for v in s.differences.loc[s.differences.metric==m,['low','high']].to_numpy().ravel())
+        assert past==any("may pass the ends of a score's range" in o for o in s.notes)
+        told.append(past)
+    assert told==[False,True,False]
+
 # ------------------------------------------------------------------ forms
 
 NASTY = 'a|b_c&<b>x</b>$%{}~^\\[1]*`#_d_'
