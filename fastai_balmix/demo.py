@@ -74,7 +74,7 @@ def demo_words(
 )->str: # Two sentences
     "What the runs showed, and how far that goes"
     mcc,bal = (df.groupby('method')[s].mean().idxmax() for s in ('MCC','balanced_accuracy'))
-    seeds,epochs = df.seed.nunique(),df.epochs.iloc[0]
+    seeds,epochs = df.seed.nunique(),int(df.epochs.iloc[0])
     return (f"In this run {mcc} had the highest MCC" + (" and the highest balanced accuracy. " if bal==mcc else f", {bal} the highest balanced accuracy. ") +
             f"Against instance sampling, Balanced-MixUp came out at {_difference(df, 'MCC')} and {_difference(df, 'balanced_accuracy')} "
             f"over {seeds} seed{'s'*(seeds>1)} of a small network on small images, {epochs} epoch{'s'*(epochs>1)} from scratch: no forecast for other data.")

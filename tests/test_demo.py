@@ -15,11 +15,11 @@ def test_what_is_there_is_kept(tmp_path):
     assert res.returncode==1 and "'balmix-demo' is there already and is kept" in res.stderr and 'Traceback' not in res.stderr
     assert (tmp_path/'balmix-demo'/'results.csv').read_text()=='mine'
 
-@pytest.mark.slow
 def test_one_epoch_is_one():
     df = pd.DataFrame([dict(method=m, seed=0, epochs=1, MCC=1., balanced_accuracy=1.) for m in methods])
     assert ' 1 epoch from scratch' in demo_words(df) and ' 5 epochs from scratch' in demo_words(df.assign(epochs=5))
 
+@pytest.mark.slow
 def test_the_command_trains_prints_and_writes(tmp_path):
     out = tmp_path/'a'/'b'
     (tmp_path/'a').mkdir()
