@@ -387,9 +387,9 @@ def _rebuild(*lineage):
 def _end_started(tb):
     "PyTorch loses sight of the workers it has started where Ctrl-C comes before it has started the last"
     for f,_ in traceback.walk_tb(tb):
-        it = f.f_locals.get('self')
-        if not isinstance(it, _MultiProcessingDataLoaderIter) or hasattr(it, '_workers_status'): continue
-        for w in {*vars(it).get('_workers', ()), f.f_locals.get('w')}:
+        # No other frame is asked: it would keep what it was asked for
+        if f.f_code is not _MultiProcessingDataLoaderIter.__init__.__code__: continue
+        for w in {*vars(f.f_locals['self']).get('_workers', ()), f.f_locals.get('w')}:
             if w is not None and w.is_alive(): w.terminate()
 
 class LoaderExtension:
