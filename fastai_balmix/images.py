@@ -488,7 +488,7 @@ class _OpenFast(Transform):
             rgb = as_rgb(im)
             if im.size==whole: return PILImage.create(rgb)
         # The last column and row may stand for a part of a pixel only: to squash them as whole ones would shift all others
-        return PILImage.create(rgb.resize(self.size, Resize.mode, box=drafted[1])) # type: ignore[index] # it was drafted, or the size were the same
+        return PILImage.create(rgb.resize(self.size, Resize.mode, box=drafted[1])) # it was drafted, or the size were the same
 
 def _before_resize(tfms):
     "Names of item transforms that see an image as it was decoded: those of a lower order, and another `Resize`, of which fastai keeps the last"
