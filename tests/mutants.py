@@ -88,7 +88,7 @@ def run(module, tree, limit, seconds):
             sys.meta_path.insert(0, Changed(f'fastai_balmix.{module}', root/'fastai_balmix'/f'{module}.py', tree))
             plugin = Plugin(seconds)
             import pytest
-            code = pytest.main(['-x', '-p', 'no:cacheprovider', *(f'tests/test_{o}.py' for o in concerned[module])], plugins=[plugin])
+            code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', *(f'tests/test_{o}.py' for o in concerned[module])], plugins=[plugin])
             os.write(send, pickle.dumps((int(code), plugin.seconds)))
         finally: os._exit(0)
     os.close(send)
@@ -109,6 +109,7 @@ def main(args):
         tree = ast.parse((root/'fastai_balmix'/f'{module}.py').read_text(encoding='utf-8'))
         ok,seconds,by_test = run(module, tree, 600, {})
         if not ok: raise SystemExit(f'The tests of {module} fail without any change.')
+        if run(module, ast.parse('raise ImportError'), 600, by_test)[0]: raise SystemExit(f'A change of {module} does not reach its tests.')
         todo = [*mutants(tree)]
         n = len(todo)
         todo = random.Random(args.seed).sample(todo, round(n*args.share))
