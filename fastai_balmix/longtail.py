@@ -37,7 +37,8 @@ def tail_counts(
     check(profile in ('exp', 'step'), 'profile', 'tail_counts', "'exp' or 'step'", repr(profile))
     k = np.arange(n_classes)
     depth = k/max(n_classes-1, 1) if profile=='exp' else (k >= (n_classes+1)//2)*1.
-    return np.maximum(np.rint(n_max * float(imbalance)**-depth), 1).astype(np.int64)
+    # Powers differ in their last digit between machines, which must not decide what half an image is rounded to
+    return np.maximum(np.rint(np.round(n_max * float(imbalance)**-depth, 9)), 1).astype(np.int64)
 
 # %% ../nbs/00_longtail.ipynb #8f6ae447
 def tail_idxs(

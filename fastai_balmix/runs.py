@@ -416,8 +416,11 @@ class Results:
         for o in 'results.csv','meta.json': check((self.folder/o).is_file(), 'folder', 'Results', f'one that holds {o}, as `compare` writes it', repr(str(folder)))
         # 'NA' may be a method, and a revision may look like a number
         text = 'method','arch','part','point','run','settings','data','fingerprint','versions','revision','started','host'
-        try: self.df = pd.read_csv(self.folder/'results.csv', dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[''])
+        def read(dtype): return pd.read_csv(self.folder/'results.csv', dtype=dtype, keep_default_na=False, na_values=[''])
+        try: self.df,words = read(dict.fromkeys(text, str)),read(str)
         except ValueError as e: raise ValueError(f"'{self.folder/'results.csv'}' cannot be read: {e}. The same comparison again writes it anew.") from None
+        # Not all of pandas reads a number to its last digit
+        for k in self.df.select_dtypes('float'): self.df[k] = words[k].map(float)
         self.meta = read_json(self.folder/'meta.json')
         if self.meta is None: raise ValueError(f"'{self.folder/'meta.json'}' cannot be read. The same comparison again writes it anew.")
 

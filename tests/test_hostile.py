@@ -56,7 +56,7 @@ def test_weights_of_a_stranger_are_not_run(tmp_path):
     old = dict(_use_new_zipfile_serialization=False)
     for name,write in ('a.pth',lambda p: torch.save(dict(state_dict=Malice(harm)), p)), ('b.pth',lambda p: torch.save(Malice(harm), p, **old)), ('c.pth',lambda p: p.write_bytes(pickle.dumps(Malice(harm)))):
         write(tmp_path/name)
-        with pytest.raises(Exception) as e: make_model('test_resnet', 3, tmp_path/name)
+        with pytest.raises(Exception) as e: make_model('test_byobnet', 3, tmp_path/name)
         assert not harm.exists() and str(e.value)
 
 def test_arrays_of_a_stranger_are_not_run(tmp_path):

@@ -97,6 +97,6 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert_same(tmp_path/'copy', tmp_path/'whole')
 
 def test_a_network_of_timm(tmp_path):
-    args = ['--preset','quick','--archs','test_resnet,small','--size',32,'--epochs',1,'--methods','balmix_0.2','--folds',2,'--out',tmp_path/'out']
+    args = ['--preset','quick','--archs','test_byobnet,small','--size',32,'--epochs',1,'--methods','balmix_0.2','--folds',2,'--out',tmp_path/'out']
     p = by_command(*args)
-    assert p.returncode==0 and [*Results(tmp_path/'out').df.arch.unique()]==['test_resnet','small'], p.stderr
+    assert p.returncode==0 and [*Results(tmp_path/'out').df.arch.unique()]==['test_byobnet','small'], p.stderr

@@ -369,7 +369,7 @@ def test_every_setting_changes_a_key(tmp_path):
     got = [base_run().key, *(base_run(config=replace(config, **{k: v}, **({'size':10} if k=='decode' else {}))).key for k,v in changes.items()), base_run(config=replace(config, size=10)).key]
     got += [base_run(config=replace(config, augment=dict(shift=o))).key for o in (.1,.2)]
     ext = grades((5,4,3,2), first=500)
-    got += [base_run(**k).key for k in (dict(method='class'), dict(arch='test_resnet'), dict(arch=net), dict(fold=2), dict(seed=1), dict(external=dict(e=ext)), dict(external=dict(f=ext)),
+    got += [base_run(**k).key for k in (dict(method='class'), dict(arch='test_byobnet'), dict(arch=net), dict(fold=2), dict(seed=1), dict(external=dict(e=ext)), dict(external=dict(f=ext)),
                                         dict(external=dict(e=grades((5,4,3,3), first=500))))]
     got += [base_run(data=d).key for d in (grades(change=[(0,'label','g1')]), grades(change=[(0,'fold',2)]), grades(first=1), grades(ordered=False), grades(vocab=['g1','g0','g2','g3']),
                                            grades(images=lambda key: Image.fromarray(pixels(key)^(key=='0/0'))))]
@@ -427,7 +427,7 @@ def test_bad_settings(bad, words):
     with pytest.raises(ValueError) as e: TrainConfig(**bad)
     assert words in str(e.value)
 
-@pytest.mark.parametrize('arch, words', [('mobilenetv2_10', 'mobilenetv2_100'), ('test_resnet.r160_in2k', 'test_resnet.r160_in1k'), ('', 'no architecture'), (5, "'archs' parameter"), (None, 'archs'), ('smal', 'no architecture'),
+@pytest.mark.parametrize('arch, words', [('mobilenetv2_10', 'mobilenetv2_100'), ('test_byobnet.r160_in2k', 'test_byobnet.r160_in1k'), ('', 'no architecture'), (5, "'archs' parameter"), (None, 'archs'), ('smal', 'no architecture'),
                                          ('hf-hub:timm/resnet18', 'no architecture'), ('../x', 'no architecture')])
 def test_unknown_architectures(arch, words):
     with pytest.raises(ValueError) as e: check_arch(arch)
@@ -436,10 +436,10 @@ def test_unknown_architectures(arch, words):
 def test_weights_from_a_file(tmp_path):
     import timm
     torch.manual_seed(1)
-    donor = timm.create_model('test_resnet', num_classes=1000)
+    donor = timm.create_model('test_byobnet', num_classes=1000)
     torch.save(donor.state_dict(), tmp_path/'w.pth')
     torch.manual_seed(2)
-    model,fresh = make_model('test_resnet', 3, tmp_path/'w.pth'),make_model('test_resnet', 3, False)
+    model,fresh = make_model('test_byobnet', 3, tmp_path/'w.pth'),make_model('test_byobnet', 3, False)
     a,b,c = (dict(m.named_parameters()) for m in (donor,model,fresh))
     body = [k for k in a if a[k].shape==b[k].shape and a[k].ndim>1]
     assert len(body)>5 and model.eval()(torch.zeros(1,3,32,32)).shape==(1,3)

@@ -158,9 +158,8 @@ def _as_rank(rank, world_size, port, func, args):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     DistributedDL._broadcast = broadcast_on_cpu
-    res = func(rank, *args)
-    torch.distributed.destroy_process_group()
-    return res
+    # No `destroy_process_group`, which can wait for a thread of gloo that waits for Python (PyTorch 2.6); these processes end by `os._exit`
+    return func(rank, *args)
 
 def on_ranks(world_size, func, *args, timeout=300):
     "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
