@@ -2,6 +2,7 @@
 bad argument, and the embedded loaders are asked whether they hold the images they should."""
 
 from collections import Counter
+from fractions import Fraction
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,12 @@ def test_tail_counts_fall_from_n_max_to_n_max_over_imbalance(n_max, n_classes, i
     ((100, 3, 100), [100,10,1]), ((80, 4, 8), [80,40,20,10]), ((80, 5, 8, 'step'), [80,80,80,10,10]), ((80, 4, 8, 'step'), [80,80,10,10]),
     ((7, 1, 100), [7]), ((5, 3, 1), [5,5,5]), ((3, 3, 1000), [3,1,1])])
 def test_tail_counts_by_hand(args, expected): assert tail_counts(*args).tolist()==expected
+
+@pytest.mark.parametrize('n_classes', range(2, 41))
+def test_half_an_image_goes_to_the_even_number_whatever_the_power_gave(n_classes):
+    "Exact arithmetic, where `round` does so too"
+    got = {(n,i): tail_counts(n, n_classes, i)[-1] for n in range(1, 60) for i in range(2, 60, 2)}
+    assert got=={(n,i): max(round(Fraction(n, i)), 1) for n,i in got}
 
 @given(sizes=class_sizes, seed=st.integers(0, 5), data=st.data())
 def test_tail_idxs_keep_what_was_asked_for(sizes, seed, data):
