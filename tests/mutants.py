@@ -12,7 +12,7 @@ from pathlib import Path
 for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, '1')
 os.environ['MPLBACKEND'] = 'agg'
 root = Path(__file__).resolve().parent.parent
-concerned = dict(sampling=['sampling'], pairing=['pairing'], callback=['callback','callback_faults','callback_pipelines','rivals','targets'], metrics=['metrics'])
+concerned = dict(sampling=['sampling'], pairing=['pairing'], callback=['callback','callback_faults','callback_pipelines','rivals','targets'], metrics=['metrics','targets'])
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument('modules', nargs='*', default=[*concerned], help='modules to change')

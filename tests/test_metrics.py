@@ -225,6 +225,11 @@ def test_errors_take_probabilities_as_they_are():
     probs = torch.softmax(pred, -1)
     close(feed([CalibrationError(), BrierError()], [(probs,targ)], lambda p,t: -p.gather(1, t[:,None]).log().mean()), [calibration_error(probs, targ), brier_error(probs, targ)], 1e-6)
 
+def test_one_bin_is_accuracy_beside_confidence():
+    pred,targ = answers(200, 4)
+    probs = torch.softmax(pred, -1)
+    close(feed([CalibrationError(1)], [(pred,targ)], CrossEntropyLossFlat()), [abs(skm.accuracy_score(targ, probs.argmax(1)) - probs.max(1).values.mean())], 1e-6)
+
 # --- one matrix ---
 
 def counting(): return mock.patch('torch.bincount', wraps=torch.bincount)
@@ -437,6 +442,11 @@ def test_batches_that_no_matrix_can_count(batch, name, words):
 def test_batches_that_have_no_error_of_probabilities(metric, batch, name, words):
     with pytest.raises(ValueError) as e: feed([metric()], [GOOD,batch], CrossEntropyLossFlat())
     assert f"The '{name}' parameter of {metric().name} must be" in str(e.value)
+
+@pytest.mark.parametrize('metric', [MCC, CalibrationError])
+def test_outputs_for_several_tasks_are_refused(metric):
+    with pytest.raises(ValueError) as e: feed([metric()], [((GOOD[0],GOOD[0]),GOOD[1])], CrossEntropyLossFlat())
+    assert f"The 'pred' parameter of {metric().name} must be a tensor, the output of a network for one task. Got tuple instead." in str(e.value)
 
 def test_an_error_in_a_fit_keeps_its_words():
     learn = make_learner(imbalance_metrics(), lenient, dls=make_dls(valid=(5,5,5,5,5,5)))
