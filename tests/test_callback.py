@@ -227,6 +227,10 @@ def test_first_images_come_in_the_order_of_a_plain_fit(per_item):
     assert [b[:len(a)] for a,b in zip(plain.batches, mixed.batches, strict=True)]==plain.batches
     assert sum(map(len, mixed.batches))>1.9*sum(map(len, plain.batches))
 
+def test_the_defaults_are_what_the_authors_released():
+    cb = BalancedMixUp()
+    assert (cb.alpha,cb.q,cb.per_item,cb.labels,cb.seed,cb.lam)==(.2,'class',False,None,None,0)
+
 @pytest.mark.parametrize('opt_func', [SGD, Adam])
 def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
     plain,mixed = Probe(params),Probe(lambda o: (params(o), o.dl is o.dls.train, o.balanced_mix_up.lam))
