@@ -29,6 +29,7 @@ import timm
 import torch
 import torchvision.transforms as T
 from filelock import FileLock,Timeout
+from timm.models import load_state_dict
 from fastai.vision.all import *
 from . import __version__
 from .checks import *
@@ -153,8 +154,13 @@ def make_model(arch, n_classes, pretrained):
     "A network of `n_classes` outputs"
     if callable(arch): return arch(n_classes)
     if arch=='small': return small_net(n_classes)
-    extra = {} if isinstance(pretrained, bool) else dict(pretrained_cfg_overlay=dict(file=str(pretrained)))
-    return timm.create_model(arch, pretrained=bool(pretrained), num_classes=n_classes, **extra)
+    if isinstance(pretrained, bool): source = {}
+    # timm reads arrays of NumPy by itself. Older versions of it run what is in other files unless told not to.
+    elif Path(pretrained).suffix=='.npz': source = dict(file=str(pretrained))
+    else: source = dict(state_dict=load_state_dict(str(pretrained), weights_only=True))
+    model = timm.create_model(arch, pretrained=bool(pretrained), num_classes=n_classes, pretrained_cfg_overlay=source)
+    vars(model).get('pretrained_cfg', {}).pop('state_dict', None)
+    return model
 
 def _normalise(config, model):
     "Batch transforms, none or one"
