@@ -16,7 +16,7 @@ from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,DataLoaders,Learne
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
-from fastai_balmix.callback import BalancedMixUp
+from fastai_balmix.callback import BalancedMixUp,Remix
 from toys import Counting,Noisy,Points,equal,make_net,params,quiet_fit,seeded_dl,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
@@ -227,9 +227,10 @@ def test_first_images_come_in_the_order_of_a_plain_fit(per_item):
     assert [b[:len(a)] for a,b in zip(plain.batches, mixed.batches, strict=True)]==plain.batches
     assert sum(map(len, mixed.batches))>1.9*sum(map(len, plain.batches))
 
-def test_the_defaults_are_what_the_authors_released():
+def test_the_defaults_are_those_of_the_papers():
     cb = BalancedMixUp()
     assert (cb.alpha,cb.q,cb.per_item,cb.labels,cb.seed,cb.lam)==(.2,'class',False,None,None,0)
+    assert (Remix().alpha,Remix().kappa,Remix().tau)==(1,3,.5)
 
 @pytest.mark.parametrize('opt_func', [SGD, Adam])
 def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
