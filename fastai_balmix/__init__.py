@@ -11,6 +11,7 @@
 - `fastai_balmix.data`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.
 - `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
 - `fastai_balmix.figures`: What a trained network gets right and wrong, and for whom: figures of tables that were computed before.
+- `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.images`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 - `fastai_balmix.inference`: The mean of an image and its mirror image, and moving a trained network to another operating point.
 - `fastai_balmix.intervals`: How sure is a score, and is one network really better than another?

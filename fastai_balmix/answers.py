@@ -16,11 +16,11 @@ import pandas as pd
 from scipy.special import expit,logit,ndtri
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
-from .checks import *
-from .sampling import *
-from .scores import *
-from .intervals import *
-from .inference import *
+from .checks import as_labels,as_prob_rows,check,check_int,check_real
+from .inference import adjust_prior,operating_curve
+from .intervals import Interval
+from .scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,group_classes,
+                                  mcc,per_class,reweight)
 
 # %% ../nbs/09c_answers.ipynb #25917eaa
 def recall_change(

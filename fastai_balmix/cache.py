@@ -30,10 +30,11 @@ import torch
 from PIL import Image
 from fastai.data.all import *
 from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .store import *
+from .checks import check
+from .loaders import (extend_loader,fastai_loader,generator_types,item_error,LoaderExtension,n_items,
+                                   own_class,train_labels)
+from .sampling import ClassSampler
+from .store import pack,packed_size,Store,unpack,unpicklable
 
 # %% ../nbs/02_cache.ipynb #304fe0ca
 def size_bytes(

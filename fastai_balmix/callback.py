@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .pairing import *
+from .checks import check,check_int,check_real,label_array,target_form
+from .loaders import loader_sampler,progressive_loader,single_labels,task_error
+from .pairing import check_inputs,mix_pairs,pair_loader,Paired,split_pairs
+from .sampling import q_value
 
 # %% ../nbs/04_callback.ipynb #371714b3
 def _rank_rng(seed, dl):

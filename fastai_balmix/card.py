@@ -26,22 +26,22 @@ from pathlib import Path
 from typing import Any
 from PIL import Image
 from fastai.learner import Learner
-from . import __version__
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .pairing import *
-from .watch import *
-from .scores import *
-from .metrics import *
-from .intervals import *
-from .inference import *
-from .images import *
-from .data import *
-from .runs import *
-from .summary import *
-from .figures import *
-from .answers import *
+import fastai_balmix
+from .answers import network_answers,pooled_answers,shares_of
+from .checks import as_labels,as_prob_rows,check,check_int,check_real,label_array,nearest
+from .data import read_data
+from .figures import metric_words,point_words
+from .images import as_rgb,ImageData,open_image
+from .inference import PriorCalibrator
+from .intervals import confidence_interval
+from .loaders import class_names,fastai_loader,item_loader,train_labels,Weighted
+from .metrics import activation_of
+from .pairing import load_items
+from .runs import Results
+from .sampling import class_counts,mixed_probs,sampling_probs
+from .scores import balanced_acc,macro_f1,mcc
+from .summary import summarise
+from .watch import nominal_prior
 
 # %% ../nbs/09d_card.ipynb #0ce4dda9
 def _check_share(at):
@@ -385,4 +385,4 @@ def learner_card(
         sizes=reported if sizes is None else sizes, classes=classes, sampling=sampling, networks=[net], baseline=None, monitor=None, metrics=[*words], tables=[dict(caption='Scores, in percent', columns=['operating point', *words.values()], rows=rows, notes=notes)],
         differences=[], sentences=[], notes=notes, detection=dict(name=looked, classes=[vocab[i] for i in group], prevalence=at, stated=prevalence is not None),
         limits=_not_learned({name:_one_answer([run], vocab)})+limits+_common_limits(None, classes, False), settings=_learner_settings(learn, dls), n_folds=0,
-        versions=[['fastai_balmix',__version__], ['versions',', '.join(f'{o} {version(o)}' for o in ('fastai','torch','scikit-learn')) + f', python {platform.python_version()}'], ['data fingerprint',h]], missing=missing))
+        versions=[['fastai_balmix',fastai_balmix.__version__], ['versions',', '.join(f'{o} {version(o)}' for o in ('fastai','torch','scikit-learn')) + f', python {platform.python_version()}'], ['data fingerprint',h]], missing=missing))

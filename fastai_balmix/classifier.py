@@ -21,8 +21,7 @@ from copy import deepcopy
 import torch
 from fastai.basics import *
 from fastai.callback.schedule import *
-from .checks import *
-from .loaders import *
+from .checks import check,check_int,check_real
 
 # %% ../nbs/05b_classifier.ipynb #d22b9ad3
 def find_head(

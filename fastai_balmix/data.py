@@ -22,7 +22,6 @@ __all__ = ['dr_grades', 'fashion_names', 'readers', 'eyepacs', 'messidor2', 'hyp
 
 # %% ../nbs/08_data.ipynb #01cc9a71
 import csv,gzip,inspect,os,re,warnings
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from posixpath import splitext
@@ -30,11 +29,11 @@ from zipfile import ZipFile,is_zipfile
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits
-from .checks import *
-from .images import *
-from .longtail import *
-from .sampling import *
-from .splits import *
+from .checks import as_labels,check,check_int,check_real,nearest
+from .images import ArrayImages,check_columns,ImageData
+from .longtail import tail_counts,tail_idxs
+from .sampling import class_counts
+from .splits import authors_folds,fold_numbers,split_off
 
 # %% ../nbs/08_data.ipynb #422d67bf
 _suffixes = '.bmp','.gif','.jpeg','.jpg','.pgm','.png','.ppm','.tif','.tiff','.webp'

@@ -15,12 +15,12 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 from fastcore.script import call_parse
-from .longtail import *
-from .sampling import *
-from .loaders import *
-from .callback import *
-from .scores import *
-from .show import *
+from .callback import BalancedMixUp
+from .loaders import train_labels
+from .longtail import digits_lt
+from .sampling import class_counts
+from .scores import balanced_acc,confusion,mcc,reweight
+from .show import plot_class_distribution
 
 # %% ../nbs/11_demo.ipynb #e34dafa8
 methods = {

@@ -18,7 +18,7 @@ __all__ = ['colours', 'point_words', 'series', 'metric_words', 'label', 'by_size
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
-from .checks import *
+from .checks import check
 
 # %% ../nbs/09b_figures.ipynb #05529522
 colours = '#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9' # Okabe and Ito, but for black and yellow

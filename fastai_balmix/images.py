@@ -26,10 +26,10 @@ from PIL import Image,ImageFile,UnidentifiedImageError
 from fastai.data.all import *
 from fastai.vision.augment import *
 from fastai.vision.core import *
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .splits import *
+from .checks import as_labels,check,check_int,check_real,label_array,nearest
+from .loaders import note_source
+from .sampling import class_counts
+from .splits import check_groups,fold_numbers,group_numbers,split_off
 
 # %% ../nbs/07c_images.ipynb #81beb1d6
 def as_rgb(

@@ -26,11 +26,11 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax,softmax
 from sklearn.base import BaseEstimator
 from fastai.basics import *
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .scores import *
-from .metrics import *
+from .checks import as_labels,as_prob_rows,as_probs,check,check_int,check_real
+from .loaders import fastai_loader
+from .metrics import activation_of
+from .sampling import class_counts,sampling_probs
+from .scores import balanced_acc,confusion,macro_f1,mcc,reweight
 
 # %% ../nbs/07_inference.ipynb #97d03247
 def _unactivated(p, act):

@@ -14,9 +14,7 @@ from collections import namedtuple
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from .checks import *
-from .sampling import *
-from .scores import *
+from .checks import check,check_int,check_real,class_pairs,label_array
 
 # %% ../nbs/06c_intervals.ipynb #8b308872
 Interval = namedtuple('Interval', 'value low high')

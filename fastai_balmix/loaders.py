@@ -30,8 +30,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data import ConcatDataset,IterableDataset,Subset,SubsetRandomSampler,TensorDataset,get_worker_info
 from fastai.data.all import *
 from fastai.vision.core import PILBase,TensorImageBase
-from .checks import *
-from .sampling import *
+from .checks import as_targets,check,check_int,check_real,label_array,target_form
+from .sampling import ClassSampler,q_value
 
 # %% ../nbs/01b_loaders.ipynb #abcffbff
 def _label_error(what, owner):

@@ -21,7 +21,7 @@ from fastai.vision.core import *
 from fastai.vision.data import *
 from fastai.vision.augment import *
 from fastai.data.all import *
-from .checks import *
+from .checks import check,check_int,check_real
 
 # %% ../nbs/00_longtail.ipynb #136884b1
 def tail_counts(

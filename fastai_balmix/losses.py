@@ -26,8 +26,7 @@ from numbers import Real
 import numpy as np
 import torch
 from fastai.basics import *
-from .checks import *
-from .sampling import *
+from .checks import as_probs,check,check_real,label_array
 
 # %% ../nbs/05_losses.ipynb #b3b8f569
 class ClassLoss(Module):

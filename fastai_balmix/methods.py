@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from fastai.callback.mixup import MixUp
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .callback import *
-from .watch import *
-from .losses import *
-from .classifier import *
+from .callback import BalancedMixUp,ProgressiveSampling,Remix
+from .checks import check,nearest
+from .classifier import crt,tau_normalise
+from .losses import (cb_weights,ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
+                                  LogitAdjustedLoss,QWKLoss,WeightedFocalLoss)
+from .watch import nominal_prior
 
 # %% ../nbs/08b_methods.ipynb #57659742
 class Training:

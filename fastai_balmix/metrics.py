@@ -21,10 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.basics import *
-from .checks import *
-from .scores import *
-from .scores import _brier_sums,_calibration_sums,_ece
-from .watch import *
+from .checks import check,check_classes,check_int,check_real
+from .scores import (balanced_acc,geometric_mean,kendall_tau,macro_f1,mcc,quad_kappa,_brier_sums,
+                                  _calibration_sums,_ece)
 
 # %% ../nbs/06b_metrics.ipynb #93964a74
 def activation_of(

@@ -23,9 +23,9 @@ from copy import copy
 import numpy as np
 import torch
 from fastai.data.all import *
-from .checks import *
-from .sampling import *
-from .loaders import *
+from .checks import check,check_real,label_array,target_form
+from .loaders import (extend_loader,fastai_loader,item_error,item_loader,loader_sampler,LoaderExtension,
+                                   n_items,task_error)
 
 # %% ../nbs/03_pairing.ipynb #955129b8
 lam_min = 1/255

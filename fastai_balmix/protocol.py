@@ -26,14 +26,15 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 from fastcore.script import call_parse
-from . import __version__
-from .checks import *
-from .images import *
-from .data import *
-from .methods import *
-from .checkpoint import *
-from .runs import *
-from .summary import *
+import fastai_balmix
+from .checks import check,check_int,nearest
+from .data import read_data,readers
+from .files import disk_room,DiskFull,write_file
+from .images import ImageData
+from .methods import find_method,Method,method_table
+from .runs import (arch_name,attempt,check_arch,Outcome,read_failures,read_json,read_record,Results,
+                                results_table,Run,TrainConfig)
+from .summary import summarise
 
 # %% ../nbs/09_protocol.ipynb #02316b92
 _paper_methods = 'class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3'
@@ -134,7 +135,7 @@ def _meta(data, config, runs):
     prevalence = np.bincount(data.y[runs[0].parts()['train']], minlength=len(data.vocab)) if data.prevalence=='train' else None
     return dict(data=data.name, vocab=[str(o) for o in data.vocab], ordered=bool(data.ordered), n_folds=len(data.folds), selection=config.selection, grouped=data.groups is not None,
                 notes=[*data.notes], monitor=runs[0].monitor, prevalence=None if prevalence is None else (prevalence/prevalence.sum()).tolist(),
-                fingerprint=data.fingerprint, version=__version__, settings=runs[0].settings)
+                fingerprint=data.fingerprint, version=fastai_balmix.__version__, settings=runs[0].settings)
 
 def _open_folder(out, meta):
     "Make the folder of a comparison, or check that it is one of the same data and version"

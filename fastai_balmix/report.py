@@ -23,14 +23,11 @@ import jinja2
 from markupsafe import Markup
 from fastcore.script import call_parse
 from fastai.learner import Learner
-from . import __version__
-from .checks import *
-from .checkpoint import *
-from .show import *
-from .figures import *
-from .answers import *
-from .card import *
-from .sections import *
+import fastai_balmix
+from .card import learner_card,results_card
+from .checks import check
+from .files import write_file
+from .sections import section_title,sections
 
 # %% ../nbs/10_report.ipynb #b78f2df8
 _all_ = ['class_distribution', 'plot_class_distribution', 'plot_confusion', 'plot_per_class', 'plot_recall_change', 'plot_reliability', 'plot_operating_curve', 'plot_comparison', 'plot_roc',
@@ -42,7 +39,7 @@ def _file(name): return (files('fastai_balmix')/name).read_text(encoding='utf-8'
 def _rendered(card, names, **kwargs):
     env = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
     secs = [dict(id=k, title=section_title(card, k), blocks=sections[k][1](card)) for k in names]
-    return env.from_string(_file('report.jinja')).render(title=card['title'], made=card['made'], version=__version__, sections=secs, **kwargs)
+    return env.from_string(_file('report.jinja')).render(title=card['title'], made=card['made'], version=fastai_balmix.__version__, sections=secs, **kwargs)
 
 def _checked_out(out):
     "A path that may be written to"

@@ -31,15 +31,17 @@ import torchvision.transforms as T
 from filelock import FileLock,Timeout
 from timm.models import load_state_dict
 from fastai.vision.all import *
-from . import __version__
-from .checks import *
-from .sampling import *
-from .scores import *
-from .metrics import *
-from .inference import *
-from .images import *
-from .methods import *
-from .checkpoint import *
+import fastai_balmix
+from .checkpoint import Checkpoint
+from .checks import check,check_int,check_real,nearest
+from .files import disk_room,DiskFull,write_file
+from .images import ImageData
+from .inference import FlipTTA,PriorCalibrator
+from .methods import find_method,Training
+from .metrics import activation_of,ConfusionMetric,imbalance_metrics
+from .sampling import class_counts
+from .scores import (balanced_acc,brier_error,calibration_error,confusion,geometric_mean,kendall_tau,
+                                  macro_f1,mcc,per_class_auc,quad_kappa,reweight)
 
 # %% ../nbs/08d_runs.ipynb #e17eec0b
 augments = dict(none={}, paper=dict(flip='both', scale=[.95,1.2], shift=.05, rotate=45, jitter=.25, hue=.01), flip=dict(flip='horizontal'), shift=dict(shift=.07),
@@ -218,7 +220,7 @@ class Run:
 
     def __post_init__(self):
         self.method,self.folder = find_method(self.method),Path(self.folder).absolute()
-        self.settings = _hash([dict(asdict(self.config), pretrained=_weights(self.config.pretrained)), self.data.fingerprint, {k: d.fingerprint for k,d in self.external.items()}, __version__])
+        self.settings = _hash([dict(asdict(self.config), pretrained=_weights(self.config.pretrained)), self.data.fingerprint, {k: d.fingerprint for k,d in self.external.items()}, fastai_balmix.__version__])
         self.code = dict(method=_hash([self.method.name, _identity(self.method.func)]), arch=_hash(_identity(self.arch) if callable(self.arch) else self.arch))
         name = re.sub(r'[^\w.+-]', '_', f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}')
         self.key = f'{name}-{_hash([self.settings, self.code, self.fold, self.seed])}'
@@ -273,7 +275,7 @@ def _revision():
         except (OSError,subprocess.CalledProcessError): pass # no git here, or not for this folder
     return ''
 
-def _versions(): return ', '.join(f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')) + f', fastai_balmix {__version__}, python {platform.python_version()}'
+def _versions(): return ', '.join(f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')) + f', fastai_balmix {fastai_balmix.__version__}, python {platform.python_version()}'
 
 def _learner(run, parts):
     "Learner and `Training` of a run"

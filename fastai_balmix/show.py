@@ -20,11 +20,10 @@ import matplotlib.pyplot as plt
 import torch
 from fastai.basics import *
 from fastai.torch_core import show_image
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .pairing import *
-from .callback import *
+from .callback import BalancedMixUp
+from .checks import check,check_int,check_real
+from .loaders import class_names,fastai_loader,item_loader,loader_sampler,train_labels,Weighted
+from .pairing import check_inputs,load_items,mix_pairs,split_pairs
 
 # %% ../nbs/04c_show.ipynb #0b51e712
 def class_distribution(

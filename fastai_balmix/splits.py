@@ -24,8 +24,8 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,train_test_split
-from .checks import *
-from .sampling import *
+from .checks import as_labels,check,check_int,check_real,label_array
+from .sampling import class_counts
 
 # %% ../nbs/07b_splits.ipynb #50202225
 def group_numbers(

@@ -22,9 +22,9 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 from scipy import stats
-from .checks import *
-from .scores import *
-from .intervals import *
+from .checks import check,check_int,check_real,class_pairs
+from .intervals import Interval,paired_test
+from .scores import balanced_acc,geometric_mean,kendall_tau,macro_f1,mcc,quad_kappa,reweight
 
 # %% ../nbs/08e_summary.ipynb #b4490e16
 TTest = namedtuple('TTest', 'diff t df p')

@@ -25,10 +25,11 @@ import torch
 from fastai.basics import *
 from fastai.callback.core import GatherPredsCallback
 from torch.utils.data import WeightedRandomSampler
-from .checks import *
-from .sampling import *
-from .loaders import *
-from .callback import *
+from .callback import BalancedMixUp,ProgressiveSampling,Remix
+from .checks import check
+from .loaders import (fastai_loader,first_target,item_loader,loader_sampler,single_labels,task_error,
+                                   Weighted)
+from .sampling import mixed_probs,q_value
 
 # %% ../nbs/04b_watch.ipynb #651cc4d4
 def _drawn_elsewhere(dl):

@@ -19,7 +19,8 @@ from fastai.metrics import accuracy,error_rate
 from fastai.vision import all as fv
 from fastai_balmix import checkpoint
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
-from fastai_balmix.checkpoint import Checkpoint,DiskFull,random_state,set_random_state,write_file
+from fastai_balmix.checkpoint import Checkpoint,random_state,set_random_state
+from fastai_balmix.files import DiskFull,write_file
 from fastai_balmix.longtail import digits_lt
 from fastai_balmix.methods import Training,find_method,method_table
 from fastai_balmix.metrics import imbalance_metrics

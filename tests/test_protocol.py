@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from fastai.vision.all import Callback
 from fastai_balmix import methods,protocol,runs
-from fastai_balmix.checkpoint import DiskFull
+from fastai_balmix.files import DiskFull
 from fastai_balmix.data import digits
 from fastai_balmix.images import ImageData
 from fastai_balmix.methods import Method,find_method

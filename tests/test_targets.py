@@ -27,8 +27,8 @@ from fastai_balmix.inference import adjust_prior,estimate_prior
 from fastai_balmix.loaders import first_target,loader_sampler,single_labels,train_labels
 from fastai_balmix.losses import QWKLoss
 from fastai_balmix.protocol import compare
-from fastai_balmix.report import class_distribution
-from fastai_balmix.sampling import as_targets,target_form
+from fastai_balmix.show import class_distribution
+from fastai_balmix.checks import as_targets,target_form
 from fastai_balmix.watch import nominal_prior
 from toys import Unopenable,equal,params,quiet_fit,seeded_dl
 
