@@ -10,9 +10,9 @@ from zipfile import ZIP_LZMA,ZipFile
 
 import numpy as np
 import pandas as pd
-from fastai_balmix.longtail import tail_counts
-from fastai_balmix.runs import Results
-from fastai_balmix.summary import summarise
+from fastai_balmix.datasets.longtail import tail_counts
+from fastai_balmix.compare.runs import Results
+from fastai_balmix.compare.summary import summarise
 
 root = Path(__file__).resolve().parent.parent
 sys.path.append(str(root/'tests'/'benchmarks'))

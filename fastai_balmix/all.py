@@ -1,23 +1,23 @@
 """The public names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
 
-`fastai_balmix.show` is imported for the method it adds, `BalancedMixUp.show`, and `fastai_balmix.watch` for the check that it adds to every
-learner; the functions of `fastai_balmix.report` stay in their module, their names being too general for `import *`."""
+`fastai_balmix.callback.show` is imported for the method it adds, `BalancedMixUp.show`, and `fastai_balmix.callback.fitcheck` for the check that it adds to every
+learner; the functions of `fastai_balmix.report.page` stay in their module, their names being too general for `import *`."""
 from fastai_balmix import cache,show,watch
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
-from fastai_balmix.checkpoint import Checkpoint
+from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.callback.checkpoint import Checkpoint
 from fastai_balmix.classifier import crt,tau_normalise
-from fastai_balmix.inference import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
-from fastai_balmix.intervals import confidence_interval,paired_test
-from fastai_balmix.loaders import train_labels
-from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
+from fastai_balmix.inference.prior import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
+from fastai_balmix.metrics.intervals import confidence_interval,paired_test
+from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.datasets.longtail import digits_lt,tail_counts,tail_idxs
 from fastai_balmix.losses import (ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,WeightedFocalLoss,
                                   cb_weights)
-from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,
+from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,
                                    imbalance_metrics,shot_metrics)
-from fastai_balmix.sampling import ClassSampler,class_counts,mixed_probs,sampling_probs
-from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,
+from fastai_balmix.loaders.draws import ClassSampler,class_counts,mixed_probs,sampling_probs
+from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,
                                   kendall_tau,macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
-from fastai_balmix.watch import nominal_prior
+from fastai_balmix.callback.fitcheck import nominal_prior
 
 __all__ = ['BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'Checkpoint', 'ClassBalancedLoss', 'ClassSampler', 'ConfusionMetric',
            'CostSensitiveRegularisation', 'FlipTTA', 'GaussianLabelSmoothing', 'GeometricMean', 'KendallTau', 'LogitAdjustedLoss',

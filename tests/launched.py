@@ -8,8 +8,8 @@ from torch import nn
 from fastai.basics import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,partial,rank_distrib
 import fastai.callback.schedule # `fit_one_cycle`
 from fastai.distributed import DistributedDL
-from fastai_balmix.callback import BalancedMixUp
-from fastai_balmix.metrics import BrierError,CalibrationError,imbalance_metrics
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.metrics.learner import BrierError,CalibrationError,imbalance_metrics
 from toys import broadcast_on_cpu,seeded_dl,tail_targets
 
 class Pictures(torch.utils.data.Dataset):

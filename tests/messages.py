@@ -17,17 +17,17 @@ from PIL import Image
 from fastai.vision.all import *
 from fastai_balmix.all import *
 from fastai_balmix import data
-from fastai_balmix.images import ImageData
-from fastai_balmix.methods import add_method,find_method
-from fastai_balmix.protocol import compare,read_settings
-from fastai_balmix.answers import against_rest,worst_mistakes
-from fastai_balmix.figures import *
-from fastai_balmix.report import report
-from fastai_balmix.show import class_distribution
-from fastai_balmix.runs import Results,TrainConfig
-from fastai_balmix.splits import fold_numbers,split_off
-from fastai_balmix.summary import corrected_t,paper_table,published
-from fastai_balmix.watch import check_order
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.compare.methods import add_method,find_method
+from fastai_balmix.compare.plan import compare,read_settings
+from fastai_balmix.report.answers import against_rest,worst_mistakes
+from fastai_balmix.report.figures import *
+from fastai_balmix.report.page import report
+from fastai_balmix.callback.show import class_distribution
+from fastai_balmix.compare.runs import Results,TrainConfig
+from fastai_balmix.datasets.splits import fold_numbers,split_off
+from fastai_balmix.compare.summary import corrected_t,paper_table,published
+from fastai_balmix.callback.fitcheck import check_order
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
 net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
@@ -347,15 +347,15 @@ messages = {
         Message("data.eyepacs('empty')",
             "The 'root' parameter of eyepacs must be a folder with trainLabels.csv. Got none in 'empty' instead.",
             'The folder is not laid out as published.',
-            'The layout is in [Data](../nbs/08_data.ipynb).'),
+            'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
         Message("data.messidor2('empty')",
             "The 'root' parameter of messidor2 must be a folder with messidor_data.csv. Got none in 'empty' instead.",
             'The folder is not laid out as published.',
-            'The layout is in [Data](../nbs/08_data.ipynb).'),
+            'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
         Message("data.hyper_kvasir('endoscopy')",
             "The 'root' parameter of hyper_kvasir must be a folder with image-labels.csv. Got none in 'endoscopy' instead.",
             'The folder is not laid out as published.',
-            'The layout is in [Data](../nbs/08_data.ipynb).'),
+            'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
         Message("data.medmnist('nowhere.npz')",
             "The 'npz' parameter of medmnist must be a file that is there. Got 'nowhere.npz' instead.",
             'The file is not there.',

@@ -152,8 +152,8 @@ def make_report(folder):
     import numpy as np
     from PIL import Image
     from fastai_balmix import data
-    from fastai_balmix.protocol import compare
-    from fastai_balmix.report import report
+    from fastai_balmix.compare.plan import compare
+    from fastai_balmix.report.page import report
     os.chdir(folder)
     rng = np.random.default_rng(0)
     for k,name in enumerate(hostile):

@@ -18,8 +18,8 @@ from fastai.vision.all import (Callback,Categorize,CategoryBlock,CropPad,CrossEn
                                SkipItemException,TfmdDL,ToTensor,Transform,accuracy,get_image_files,load_learner,mk_transform,
                                parent_label,set_seed)
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
-from fastai_balmix.cache import Cached,Steps,size_bytes
-from fastai_balmix.store import Store
+from fastai_balmix.loaders.cache import Cached,Steps,size_bytes
+from fastai_balmix.loaders.store import Store
 from conftest import warm_call
 from toys import Numbered,Points,alive,children,equal,params,quiet_fit,seeded_dl,tail_targets,until
 import toys

@@ -16,7 +16,7 @@ from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,DataLoaders,Learne
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
-from fastai_balmix.callback import BalancedMixUp,Remix
+from fastai_balmix.callback.mixup import BalancedMixUp,Remix
 from toys import Counting,Noisy,Points,equal,make_net,params,quiet_fit,seeded_dl,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
@@ -39,7 +39,7 @@ def make_learner(loss_func, ds=None, cbs=None, bs=8, net=None, **kwargs):
 
 def fixed_lams(*lams):
     "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
 
 class Probe(Callback):
     "Calls `func(learn)` after every training batch, and keeps what it returns in `seen`"

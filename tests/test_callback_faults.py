@@ -19,7 +19,7 @@ from fastai.callback.core import event
 from fastai.callback.mixup import CutMix,MixUp
 from fastai.data.load import SkipItemException
 from fastai.vision import all as fv
-from fastai_balmix.callback import BalancedMixUp
+from fastai_balmix.callback.mixup import BalancedMixUp
 from toys import Counting,Mute,params,quiet_fit,restart,seeded_dl,tail_targets
 
 plt.switch_backend('agg')

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
-from fastai_balmix.callback import BalancedMixUp
-from fastai_balmix.loaders import train_labels
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.loaders.extend import train_labels
 from toys import equal,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
@@ -64,7 +64,7 @@ class Labels(nn.CrossEntropyLoss):
         self.asked.append(targ.tolist())
         return super().forward(pred, targ)
 
-def fixed_lams(lam): return mock.patch('fastai_balmix.pairing.draw_lams', lambda n, alpha, rng: np.full(n, lam))
+def fixed_lams(lam): return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.full(n, lam))
 
 # Sources
 

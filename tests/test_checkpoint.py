@@ -18,12 +18,12 @@ from fastai.callback.training import GradientAccumulation
 from fastai.metrics import accuracy,error_rate
 from fastai.vision import all as fv
 from fastai_balmix import checkpoint
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
-from fastai_balmix.checkpoint import Checkpoint,random_state,set_random_state
+from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.callback.checkpoint import Checkpoint,random_state,set_random_state
 from fastai_balmix.files import DiskFull,write_file
-from fastai_balmix.longtail import digits_lt
-from fastai_balmix.methods import Training,find_method,method_table
-from fastai_balmix.metrics import imbalance_metrics
+from fastai_balmix.datasets.longtail import digits_lt
+from fastai_balmix.compare.methods import Training,find_method,method_table
+from fastai_balmix.metrics.learner import imbalance_metrics
 from conftest import warm_call
 from toys import Noisy,Points,make_net,quiet_fit,seeded_dl
 

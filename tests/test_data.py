@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from conftest import root as repo
 from fastai_balmix import data as module
-from fastai_balmix.data import (digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,from_csv,from_folder_table,hyper_kvasir,long_tail,medmnist,
+from fastai_balmix.datasets.sources import (digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,from_csv,from_folder_table,hyper_kvasir,long_tail,medmnist,
                                 messidor2,read_data,readers)
-from fastai_balmix.images import ArrayImages,ImageData
-from fastai_balmix.longtail import tail_counts
+from fastai_balmix.datasets.table import ArrayImages,ImageData
+from fastai_balmix.datasets.longtail import tail_counts
 import toys
 
 pixels = (load_digits().images*255/16).astype(np.uint8)

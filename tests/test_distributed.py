@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn import metrics as skm
 from torch.nn import functional as F
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
-from fastai_balmix.checkpoint import Checkpoint
+from fastai_balmix.callback.checkpoint import Checkpoint
 from launched import TRAIN,VALID,Fail,Pictures,Record,make_dls,make_learner,make_net,seen
 from toys import equal,flat,free_port,on_ranks,quiet_fit
 

@@ -19,9 +19,9 @@ from torch.utils.data import ConcatDataset,Subset,get_worker_info
 from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.vision import all as fv
 from fastai_balmix.all import BalancedMixUp,Checkpoint,ProgressiveSampling,imbalance_metrics
-from fastai_balmix.images import ImageData
-from fastai_balmix.loaders import item_source
-from fastai_balmix.runs import Run,TrainConfig,attempt,read_failures
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.loaders.extend import item_source
+from fastai_balmix.compare.runs import Run,TrainConfig,attempt,read_failures
 from conftest import root,warm_call
 from toys import Points,children,equal,make_net,open_files,params,quiet_fit,restart,seeded_dl,until
 

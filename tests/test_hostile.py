@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from fastai_balmix.data import from_csv,from_folder_table
-from fastai_balmix.images import ImageData
-from fastai_balmix.runs import make_model,read_failures,read_predictions
+from fastai_balmix.datasets.sources import from_csv,from_folder_table
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.compare.runs import make_model,read_failures,read_predictions
 from conftest import root
 
 modules = sorted((root/'fastai_balmix').glob('*.py'))

@@ -17,7 +17,7 @@ from fastai.data.all import Transform
 from fastai.vision.augment import CropPad,RandomResizedCrop,Resize
 from fastai.vision.core import PILImage
 from fastai_balmix import images as module
-from fastai_balmix.images import ArrayImages,ImageData,as_rgb,check_columns,open_image
+from fastai_balmix.datasets.table import ArrayImages,ImageData,as_rgb,check_columns,open_image
 import toys
 
 digit = load_digits()

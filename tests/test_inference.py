@@ -20,11 +20,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader as TorchDL,SubsetRandomSampler,TensorDataset
 from fastai.vision import all as fv
-from fastai_balmix.inference import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
-from fastai_balmix.loaders import train_labels
+from fastai_balmix.inference.prior import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
+from fastai_balmix.loaders.extend import train_labels
 from fastai_balmix.losses import GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss
-from fastai_balmix.metrics import BalancedAcc
-from fastai_balmix.scores import mcc
+from fastai_balmix.metrics.learner import BalancedAcc
+from fastai_balmix.metrics.scores import mcc
 from toys import equal,params,quiet_fit,tail_targets
 
 # ------------------------------------------------------------------ image and mirror image

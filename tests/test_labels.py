@@ -16,8 +16,8 @@ from fasttransform import Pipeline,Transform
 from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Datasets,ImageDataLoaders,IndexSplitter,ItemGetter,ItemTransform,PILImage,
     RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
 from fastai_balmix import loaders
-from fastai_balmix.images import ImageData
-from fastai_balmix.loaders import train_labels
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.loaders.extend import train_labels
 import toys # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from fastai.data.all import Transform
 from fastai.vision.augment import Resize
-from fastai_balmix.longtail import digits_lt,tail_counts,tail_idxs
+from fastai_balmix.datasets.longtail import digits_lt,tail_counts,tail_idxs
 from toys import class_sizes,tail_targets
 
 def _reference_sizes(n_max, n_classes, imbalance, profile):

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from fastai.callback.mixup import MixUp
 from fastai.vision import all as fv
 from fastai_balmix import methods
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
-from fastai_balmix.methods import Method,Training,add_method,find_method,method_table,taus
-from fastai_balmix.metrics import MCC,imbalance_metrics
+from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
+from fastai_balmix.metrics.learner import MCC,imbalance_metrics
 from conftest import warm_call
 from toys import Counting,Mute,Numbered,Points,class_sizes,make_net,quiet_fit,seeded_dl,streams,tail_targets
 

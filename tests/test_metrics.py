@@ -16,14 +16,14 @@ from torch import nn
 from torch.nn import functional as F
 from fastai.vision.all import (Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,EarlyStoppingCallback,FocalLossFlat,
     IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,load_learner)
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix
-from fastai_balmix.longtail import digits_lt
+from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.datasets.longtail import digits_lt
 from fastai_balmix.losses import ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,WeightedFocalLoss
-from fastai_balmix.metrics import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,
+from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,
     shot_metrics)
-from fastai_balmix.sampling import sampling_probs
-from fastai_balmix.scores import balanced_acc,brier_error,calibration_error,mcc
-from fastai_balmix.watch import FitCheck,nominal_prior
+from fastai_balmix.loaders.draws import sampling_probs
+from fastai_balmix.metrics.scores import balanced_acc,brier_error,calibration_error,mcc
+from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from conftest import warm_call
 from toys import Numbered,on_ranks,quiet_fit,seeded_dl,tail_targets
 
@@ -758,7 +758,7 @@ def test_predictions_are_made_in_silence(capsys):
 
 def test_only_the_first_process_speaks(capsys):
     learn = graded_learner(graded(GRADES).weighted('class'), loss_func=CrossEntropyLossFlat(weight=WEIGHT))
-    with mock.patch('fastai_balmix.watch.rank_distrib', return_value=1), warnings.catch_warnings():
+    with mock.patch('fastai_balmix.callback.fitcheck.rank_distrib', return_value=1), warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         quiet_fit(learn)
     assert capsys.readouterr().out==''
@@ -770,9 +770,9 @@ def test_every_learner_is_watched_by_one():
     assert [o.__name__ for o in defaults.callbacks].count('FitCheck')==1
 
 def test_loaded_anew_there_is_still_one():
-    warm_call(exec, """import importlib,fastai_balmix.watch
+    warm_call(exec, """import importlib,fastai_balmix.callback.fitcheck
 from fastai.basics import defaults
-importlib.reload(fastai_balmix.watch)
+importlib.reload(fastai_balmix.callback.fitcheck)
 assert [o.__name__ for o in defaults.callbacks].count('FitCheck')==1""", {})
 
 elsewhere = """import sys

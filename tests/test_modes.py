@@ -41,7 +41,7 @@ def cases(rows):
 
 # Below 1/2, so that an item's own label is the larger part of a mixed one
 lams = np.resize([.375,0.,.25,.125], 1000)
-def given_lams(): return mock.patch('fastai_balmix.pairing.draw_lams', lambda n, alpha, rng: lams[:n])
+def given_lams(): return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: lams[:n])
 
 class Pictures(Numbered):
     "Item i is an image like no other, with its label"

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset,RandomSampler,SubsetRandomSampler,T
 from fastai.data.load import _FakeLoader
 from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
     MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
-from fastai_balmix.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
+from fastai_balmix.loaders.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
 from toys import Counting,Mute,Numbered,alphas,flat,item_numbers,seeded_dl,streams,tail_targets
 
 TorchDL = torch.utils.data.DataLoader

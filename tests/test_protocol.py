@@ -18,11 +18,11 @@ from torch import nn
 from fastai.vision.all import Callback
 from fastai_balmix import methods,protocol,runs
 from fastai_balmix.files import DiskFull
-from fastai_balmix.data import digits
-from fastai_balmix.images import ImageData
-from fastai_balmix.methods import Method,find_method
-from fastai_balmix.protocol import Estimate,balmix_compare,compare,in_words,plan,process_pool
-from fastai_balmix.runs import Results,Run,TrainConfig
+from fastai_balmix.datasets.sources import digits
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.compare.methods import Method,find_method
+from fastai_balmix.compare.plan import Estimate,balmix_compare,compare,in_words,plan,process_pool
+from fastai_balmix.compare.runs import Results,Run,TrainConfig
 from conftest import warm_call
 from test_runs import grades,net,picture,pixels,recipe,split_of
 from toys import alive,until
@@ -652,7 +652,7 @@ def test_small_data_have_their_say(tmp_path):
 def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch):
     monkeypatch.setattr(protocol, 'attempt', None)
     shutil.copytree(scans, tmp_path/'a')
-    from fastai_balmix.data import from_folder_table
+    from fastai_balmix.datasets.sources import from_folder_table
     good,bad = from_folder_table(scans).with_folds(2),from_folder_table(tmp_path/'a').with_folds(2)
     (tmp_path/'a'/bad.df.path[3]).unlink()
     for kwargs in dict(data=bad),dict(data=good, external=dict(e=bad)):

@@ -20,12 +20,12 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 import fastai_balmix
 from fastai_balmix.all import BalancedMixUp,per_class
-from fastai_balmix.answers import against_rest,auroc_interval,recall_change,worst_mistakes
-from fastai_balmix.card import learner_card,results_card,thumbnail
-from fastai_balmix.figures import label,plot_confusion,plot_per_class,plot_recall_change,plot_shares,series,top_mistakes
-from fastai_balmix.report import Report,balmix_report,report
-from fastai_balmix.sections import sections
-from fastai_balmix.runs import Results,results_table,score_row
+from fastai_balmix.report.answers import against_rest,auroc_interval,recall_change,worst_mistakes
+from fastai_balmix.report.card import learner_card,results_card,thumbnail
+from fastai_balmix.report.figures import label,plot_confusion,plot_per_class,plot_recall_change,plot_shares,series,top_mistakes
+from fastai_balmix.report.page import Report,balmix_report,report
+from fastai_balmix.report.sections import sections
+from fastai_balmix.compare.runs import Results,results_table,score_row
 from toys import Counting,Points,make_net,quiet_fit,tail_targets
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
@@ -177,7 +177,7 @@ def test_predictive_values_are_those_of_counting_where_the_group_is_as_frequent_
     assert (got['positives'],got['negatives'])==(40,80)
 
 def test_what_is_compared_is_the_summary(folder, card):
-    from fastai_balmix.summary import summarise
+    from fastai_balmix.compare.summary import summarise
     s = summarise(Results(folder), 'instance', n=200)
     assert card['sentences']==s.sentences and card['notes']==s.notes
     close([o['diff'] for o in card['differences']], s.differences['diff'])

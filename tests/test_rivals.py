@@ -18,7 +18,7 @@ from fastai.callback.core import event
 from fastai.callback.mixup import CutMix,MixUp
 from fastai.vision import all as fv
 from fastai_balmix import callback
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,remix_weights
+from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix,remix_weights
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
 from toys import Counting,Mute,Noisy,Numbered,Points,equal,flat,item_numbers,make_net,on_ranks,params,quiet_fit,seeded_dl,tail_targets

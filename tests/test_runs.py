@@ -20,10 +20,10 @@ from sklearn import metrics as sk
 from torch import nn
 from fastai.vision.all import AdaptiveAvgPool,Callback,ConvLayer,Flatten
 from fastai_balmix import runs
-from fastai_balmix.images import ImageData
-from fastai_balmix.methods import Method,find_method,method_table
-from fastai_balmix.protocol import compare
-from fastai_balmix.runs import Results,Run,TrainConfig,attempt,check_arch,make_model,read_failures,read_predictions,read_record,score_row
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.compare.methods import Method,find_method,method_table
+from fastai_balmix.compare.plan import compare
+from fastai_balmix.compare.runs import Results,Run,TrainConfig,attempt,check_arch,make_model,read_failures,read_predictions,read_record,score_row
 from conftest import warm_call
 import toys # its profile
 

@@ -15,8 +15,8 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as skm
-from fastai_balmix.intervals import confidence_interval,paired_test
-from fastai_balmix.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
+from fastai_balmix.metrics.intervals import confidence_interval,paired_test
+from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
                                   macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,wilson)
 import toys # for its profile of hypothesis
 

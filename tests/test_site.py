@@ -177,9 +177,9 @@ def test_patterns_of_the_order_take_what_is_named_nowhere_else():
 
 
 def test_links_are_rewritten_outside_of_code_only():
-    md = '[x](../../nbs/07_inference.ipynb#a) and [`mcc`](/scores.html#mcc) [`f`](/scores.html#f) [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
+    md = '[x](../../nbs/inference/prior.ipynb#a) and [`mcc`](/scores.html#mcc) [`f`](/scores.html#f) [y](https://a.b/c)\n\n```python\n[x](../../nbs/inference/prior.ipynb)\n```\n'
     res = site.relink(md, 'api/scores.md', root/'docs'/'pages', {'scores': {'mcc'}})
-    assert res=='[x](../07_inference.md#a) and [`mcc`](scores.md#mcc) `f` [y](https://a.b/c)\n\n```python\n[x](../../nbs/07_inference.ipynb)\n```\n'
+    assert res=='[x](../07_inference.md#a) and [`mcc`](scores.md#mcc) `f` [y](https://a.b/c)\n\n```python\n[x](../../nbs/inference/prior.ipynb)\n```\n'
 
 
 def test_a_link_within_a_link_is_undone():

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,IntToFloatTensor,Learner,Normalize,SGD,TensorImage,TfmdDL,Transform,imagenet_stats
-from fastai_balmix.callback import BalancedMixUp
-from fastai_balmix.pairing import mix_pairs,pair_loader,split_pairs
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
 from toys import Numbered,Points,make_net,quiet_fit,seeded_dl,tail_targets
 
 def fixed_lams(*lams):
     "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
 
 # Batches of 8 with λ and without; for pairs also one that has both
 MIXED_AND_SKIPPED = {False:(.3,0,.6,0,0), True:(*[.3]*8, *[0]*8, *[.6,0]*4)}

@@ -9,7 +9,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
 from conftest import root
-from fastai_balmix.splits import authors_folds,check_groups,fold_numbers,group_numbers,split_off
+from fastai_balmix.datasets.splits import authors_folds,check_groups,fold_numbers,group_numbers,split_off
 from toys import class_sizes,tail_targets
 
 seeds,shares = st.integers(0, 50),st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])
@@ -101,7 +101,7 @@ def test_a_large_share_of_few_patients_leaves_one_of_them_by_chance():
     assert left=={('a',),('b',),('c',)}
 
 def test_another_process_splits_alike():
-    code = ("import numpy as np; from fastai_balmix.splits import *; y=np.arange(90)%3; g=np.array([f'p{i//2}' for i in range(90)]);"
+    code = ("import numpy as np; from fastai_balmix.datasets.splits import *; y=np.arange(90)%3; g=np.array([f'p{i//2}' for i in range(90)]);"
             "print(split_off(y,g,.2,3).nonzero()[0].tolist(), split_off(y,share=.1,seed=3).nonzero()[0].tolist(), fold_numbers(y,g,4,3).tolist())")
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root, env={**os.environ, 'PYTHONHASHSEED':'1'}).stdout
     y,g = np.arange(90)%3,np.array([f'p{i//2}' for i in range(90)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from fastai.vision.all import PILImage,PILImageBW,PILMask,TensorCategory,TensorImage,TensorPoint
 from fastai_balmix import store as room
-from fastai_balmix.store import Store,pack,packed_size,unpack
+from fastai_balmix.loaders.store import Store,pack,packed_size,unpack
 import toys
 
 fork = get_context('fork')

@@ -12,7 +12,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.summary import PrintedTable,_p,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
+from fastai_balmix.compare.summary import PrintedTable,_p,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
 import toys # its profile for hypothesis
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -552,7 +552,7 @@ def test_sentences_say_what_the_numbers_do(summary):
         else: assert v.verdict in ('learned','operating point','not told apart','depends on the operating point')
 
 def test_tests_that_see_opposite_signs_show_nothing(monkeypatch):
-    import fastai_balmix.summary as room
+    import fastai_balmix.compare.summary as room
     r = Made(dict(instance=.3, other=.95), n=150)
     plain = room.paired_test
     assert set(summarise(r, metrics='mcc', n=200).differences.shown)=={'better'}

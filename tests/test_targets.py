@@ -20,16 +20,16 @@ from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,Ca
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,TransformBlock,accuracy_multi,vision_learner)
 from fastai_balmix import loaders
 from fastai_balmix.all import *
-from fastai_balmix.cache import _order
-from fastai_balmix.data import from_csv
-from fastai_balmix.images import ImageData
-from fastai_balmix.inference import adjust_prior,estimate_prior
-from fastai_balmix.loaders import first_target,loader_sampler,single_labels,train_labels
+from fastai_balmix.loaders.cache import _order
+from fastai_balmix.datasets.sources import from_csv
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.inference.prior import adjust_prior,estimate_prior
+from fastai_balmix.loaders.extend import first_target,loader_sampler,single_labels,train_labels
 from fastai_balmix.losses import QWKLoss
-from fastai_balmix.protocol import compare
-from fastai_balmix.show import class_distribution
+from fastai_balmix.compare.plan import compare
+from fastai_balmix.callback.show import class_distribution
 from fastai_balmix.checks import as_targets,target_form
-from fastai_balmix.watch import nominal_prior
+from fastai_balmix.callback.fitcheck import nominal_prior
 from toys import Unopenable,equal,params,quiet_fit,seeded_dl
 
 NAMES = ['ant','bee','cat','dog']

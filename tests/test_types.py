@@ -5,9 +5,9 @@ import pytest
 from conftest import root
 from test_sync import read
 
-mistakes = '''from fastai_balmix.callback import BalancedMixUp
-from fastai_balmix.sampling import class_counts,sampling_probs
-from fastai_balmix.scores import mcc
+mistakes = '''from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.loaders.draws import class_counts,sampling_probs
+from fastai_balmix.metrics.scores import mcc
 n = class_counts([0,0,1], n_classes=None) # right
 sampling_probs(n, q='class').mean() # right
 mcc(n)*100 # right

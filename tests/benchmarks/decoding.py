@@ -18,7 +18,7 @@ import pandas as pd
 from fastcore.script import call_parse
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from fastai_balmix.images import ImageData
+from fastai_balmix.datasets.table import ImageData
 from common import machine,timed,write_table
 
 def photograph(pixels, width):

@@ -24,9 +24,9 @@ from fastcore.script import call_parse,store_true
 from fastai.callback.data import WeightedDL
 from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,DataLoaders,Datasets,IndexSplitter,ItemGetter,RegexLabeller,TfmdDL,TransformBlock,noop,
     parent_label)
-from fastai_balmix.images import ImageData
-from fastai_balmix.loaders import train_labels
-from fastai_balmix.sampling import ClassSampler
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.loaders.draws import ClassSampler
 from common import machine,timed,write_table
 
 def tail_labels(n, k=1000):
@@ -39,7 +39,7 @@ needs = """
 import sys
 from pathlib import Path
 import numpy as np
-from fastai_balmix.sampling import ClassSampler
+from fastai_balmix.loaders.draws import ClassSampler
 n = int(sys.argv[1])
 # Not by `getrusage`, which starts from what the parent process had
 def peak(): return int(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])/1024

@@ -46,10 +46,10 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 from fastai.callback.mixup import MixUp
-from fastai_balmix.callback import BalancedMixUp
+from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.demo import demo_net
-from fastai_balmix.longtail import tail_counts
-import fastai_balmix.cache # patches `DataLoaders.cached`
+from fastai_balmix.datasets.longtail import tail_counts
+import fastai_balmix.loaders.cache # patches `DataLoaders.cached`
 from common import machine,write_table
 
 K = 10

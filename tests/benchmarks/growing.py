@@ -22,8 +22,8 @@ import torch
 from fastcore.script import call_parse,store_true
 from fastai.vision.all import Categorize,DataLoader,DataLoaders,Datasets,TfmdDL
 from fastai_balmix.all import *
-from fastai_balmix.pairing import mix_pairs,pair_loader,split_pairs
-from fastai_balmix.store import Store
+from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
+from fastai_balmix.loaders.store import Store
 from common import machine,timed,write_table
 
 def labels(n, k=10): return np.random.default_rng(0).permutation(np.arange(n)%k)

@@ -22,9 +22,9 @@ from fastcore.script import call_parse,store_true
 from fastai.metrics import AccumMetric,BalancedAccuracy,CohenKappa,F1Score,MatthewsCorrCoef
 from scipy import stats
 from sklearn import metrics as skm
-from fastai_balmix.intervals import confidence_interval
-from fastai_balmix.metrics import imbalance_metrics
-from fastai_balmix.scores import balanced_acc,confusion,kendall_tau,macro_f1,mcc,quad_kappa
+from fastai_balmix.metrics.intervals import confidence_interval
+from fastai_balmix.metrics.learner import imbalance_metrics
+from fastai_balmix.metrics.scores import balanced_acc,confusion,kendall_tau,macro_f1,mcc,quad_kappa
 from common import machine,timed,write_table
 
 K,BS = 23,50_000
