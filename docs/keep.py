@@ -11,7 +11,7 @@ from zipfile import ZIP_LZMA,ZipFile
 import numpy as np
 import pandas as pd
 from fastai_balmix.datasets.longtail import tail_counts
-from fastai_balmix.compare.runs import Results
+from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.summary import summarise
 
 root = Path(__file__).resolve().parent.parent

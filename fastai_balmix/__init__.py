@@ -1,6 +1,6 @@
 """Modules:
 
-- `fastai_balmix.all`: The public names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
+- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
 - `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
@@ -21,6 +21,7 @@
 - `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
 - `fastai_balmix.loaders.draws`: How many images has each class, how often should each be drawn, and drawing so.
 - `fastai_balmix.loaders.extend`: What a loader's items are, without opening one, and loaders that draw them by class.
+- `fastai_balmix.loaders.labels`: Read the labels of a loader without opening an image.
 - `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
 - `fastai_balmix.losses`: What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.

@@ -13,7 +13,7 @@ except ValueError as e: print(e)
 
 # %% auto #0
 __all__ = ['check', 'check_real', 'check_int', 'nearest', 'label_array', 'as_labels', 'target_form', 'as_targets', 'as_probs',
-           'as_preds', 'class_pairs', 'check_classes', 'as_prob_rows']
+           'as_preds', 'class_pairs', 'check_classes', 'as_prob_rows', 'first_few']
 
 # %% ../nbs/checks.ipynb #a291e46c
 import numpy as np
@@ -205,3 +205,9 @@ def as_prob_rows(
     off = (p<0).any(1) | (np.abs(p.sum(1, dtype=np.float64)-1)>1e-3)
     if off.any(): check(False, 'probs', owner, 'rows of probabilities: none negative, sum 1', f'{p[off][0].tolist()} at index {int(off.argmax())}')
     return p
+
+# %% ../nbs/checks.ipynb #81173c0e
+def first_few(xs, n=3):
+    "The first of several values, for an error"
+    xs = xs.tolist() if hasattr(xs, 'tolist') else list(xs)
+    return ', '.join(map(repr, xs[:n])) + (f' and {len(xs)-n} more' if len(xs)>n else '')

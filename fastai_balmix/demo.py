@@ -15,12 +15,12 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 from fastcore.script import call_parse
-from .callback.mixup import BalancedMixUp
-from .loaders.extend import train_labels
-from .datasets.longtail import digits_lt
 from .loaders.draws import class_counts
-from .metrics.scores import balanced_acc,confusion,mcc,reweight
+from .loaders.labels import train_labels
+from .callback.mixup import BalancedMixUp
 from .callback.show import plot_class_distribution
+from .datasets.longtail import digits_lt
+from .metrics.scores import balanced_acc,confusion,mcc,reweight
 
 # %% ../nbs/demo.ipynb #e34dafa8
 methods = {

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from fastai.vision.all import *
 from fastai_balmix.all import *
-from fastai_balmix import data
+from fastai_balmix import datasets
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.compare.methods import add_method,find_method
 from fastai_balmix.compare.plan import compare,read_settings
@@ -24,9 +24,11 @@ from fastai_balmix.report.answers import against_rest,worst_mistakes
 from fastai_balmix.report.figures import *
 from fastai_balmix.report.page import report
 from fastai_balmix.callback.show import class_distribution
-from fastai_balmix.compare.runs import Results,TrainConfig
+from fastai_balmix.compare.config import TrainConfig
+from fastai_balmix.compare.results import Results
 from fastai_balmix.datasets.splits import fold_numbers,split_off
-from fastai_balmix.compare.summary import corrected_t,paper_table,published
+from fastai_balmix.compare.paper import paper_table,published
+from fastai_balmix.metrics.differences import corrected_t
 from fastai_balmix.callback.fitcheck import check_order
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
@@ -36,7 +38,7 @@ probs,targs = np.full((6,3), 1/3),[0,0,0,1,1,2]
 for k,n in dict(healthy=4, polyp=2).items():
     (d := Path('endoscopy')/k).mkdir(parents=True)
     for i in range(n): Image.new('RGB', (8,8), (40*i,0,0)).save(d/f'p{i}_1.png')
-images = data.from_folder_table('endoscopy', group=r'(p\d+)_')
+images = datasets.from_folder_table('endoscopy', group=r'(p\d+)_')
 Path('table.csv').write_text('image,finding\na.png,polyp\n')
 Path('broken.yaml').write_text('methods: [instance')
 Path('empty').mkdir()
@@ -320,59 +322,59 @@ messages = {
             "`plot_operating_curve(operating_curve(probs, targs, 'train'))`."),
     ],
     'Reading images': [
-        Message("data.from_folder_table('nowhere')",
+        Message("datasets.from_folder_table('nowhere')",
             "The 'folder' parameter of from_folder_table must be a folder that is there. Got 'nowhere' instead.",
             'The folder is not there, seen from where Python was started.',
             'The full path; `Path.cwd()` shows where you are.'),
-        Message("data.from_folder_table('empty')",
+        Message("datasets.from_folder_table('empty')",
             "The 'folder' parameter of from_folder_table must be a folder with images in a subfolder for each class. Got no subfolders instead.",
             'There is no subfolder for each class.',
             '`folder/class/image.png`, or a table with `from_csv`.'),
-        Message("data.from_folder_table('endoscopy', group='p')",
+        Message("datasets.from_folder_table('endoscopy', group='p')",
             "The 'group' parameter of from_folder_table must be a regular expression with the patient in brackets. Got 'p' instead.",
             'The regular expression does not say which part is the patient.',
             "Brackets: `group=r'(p\\d+)_'`."),
-        Message("data.from_folder_table('endoscopy', group=r'(x\\d+)_')",
+        Message("datasets.from_folder_table('endoscopy', group=r'(x\\d+)_')",
             "The 'group' parameter of from_folder_table must be a regular expression that finds the patient in every path. Got '(x\\\\d+)_', which finds none in 'healthy/p0_1.png' instead.",
             'The regular expression does not match every path.',
             "Try it: `re.search(pattern, 'healthy/p0_1.png')`."),
-        Message("data.from_csv('nowhere.csv')",
+        Message("datasets.from_csv('nowhere.csv')",
             "The 'csv' parameter of from_csv must be a file that is there. Got 'nowhere.csv' instead.",
             'The file is not there.',
             'The full path.'),
-        Message("data.from_csv('table.csv', path='image', label='label')",
+        Message("datasets.from_csv('table.csv', path='image', label='label')",
             "from_csv needs a column 'label' in table.csv. There are: 'image', 'finding'.",
             'The table has no such column.',
             "`label='finding'` here: the name as it stands in the first line."),
-        Message("data.eyepacs('empty')",
+        Message("datasets.eyepacs('empty')",
             "The 'root' parameter of eyepacs must be a folder with trainLabels.csv. Got none in 'empty' instead.",
             'The folder is not laid out as published.',
             'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
-        Message("data.messidor2('empty')",
+        Message("datasets.messidor2('empty')",
             "The 'root' parameter of messidor2 must be a folder with messidor_data.csv. Got none in 'empty' instead.",
             'The folder is not laid out as published.',
             'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
-        Message("data.hyper_kvasir('endoscopy')",
+        Message("datasets.hyper_kvasir('endoscopy')",
             "The 'root' parameter of hyper_kvasir must be a folder with image-labels.csv. Got none in 'endoscopy' instead.",
             'The folder is not laid out as published.',
             'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
-        Message("data.medmnist('nowhere.npz')",
+        Message("datasets.medmnist('nowhere.npz')",
             "The 'npz' parameter of medmnist must be a file that is there. Got 'nowhere.npz' instead.",
             'The file is not there.',
             'Download it from MedMNIST, and give its full path.'),
-        Message("data.fashion_mnist_lt(root='empty')",
+        Message("datasets.fashion_mnist_lt(root='empty')",
             "The 'root' parameter of fashion_mnist_lt must be a folder with the four files of Fashion-MNIST (Debian's package dataset-fashion-mnist brings them). Got 'empty' without train-images-idx3-ubyte.gz instead.",
             'The four files are not there.',
             "Debian's package dataset-fashion-mnist, or the folder that holds the four `.gz` files."),
-        Message("data.read_data(dict(root='endoscopy'))",
+        Message("datasets.read_data(dict(root='endoscopy'))",
             "The 'recipe' parameter of read_data must be a dict with the name of a reader as 'reader'. Got {'root': 'endoscopy'} instead.",
             'A recipe says which reader is meant.',
             "`images.recipe`, or `dict(reader='from_folder_table', folder='endoscopy')`."),
-        Message("data.read_data(dict(reader='kvasir'))",
+        Message("datasets.read_data(dict(reader='kvasir'))",
             "There is no reader 'kvasir'. Did you mean 'hyper_kvasir'?",
             'A recipe names a reader that there is not.',
             'One of the names in the message.'),
-        Message('data.long_tail(images, n_max=100)',
+        Message('datasets.long_tail(images, n_max=100)',
             "The 'n_max' parameter of long_tail must be so small that there are enough images of each class. Got 100, which asks for 100 of 'healthy' where there are 4, instead.",
             'There are fewer images of a class than the tail asks for.',
             'A smaller `n_max`, or leave it out.'),

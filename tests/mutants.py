@@ -12,7 +12,12 @@ from pathlib import Path
 for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, '1')
 os.environ['MPLBACKEND'] = 'agg'
 root = Path(__file__).resolve().parent.parent
-concerned = dict(sampling=['sampling'], pairing=['pairing'], callback=['callback','callback_faults','callback_pipelines','rivals','targets'], metrics=['metrics','targets'])
+concerned = {
+    'loaders.draws': ['sampling'], 'loaders.pairing': ['pairing'], 'metrics.learner': ['metrics','targets'],
+    'callback.mixup': ['callback','callback_faults','callback_pipelines','rivals','targets'],
+    'callback.rivals': ['callback','rivals','targets'],
+}
+def file(module): return (root/'fastai_balmix'/module.replace('.', '/')).with_suffix('.py')
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument('modules', nargs='*', default=[*concerned], help='modules to change')
@@ -85,7 +90,7 @@ def run(module, tree, limit, seconds):
             null = os.open(os.devnull, os.O_WRONLY)
             for std in 1,2: os.dup2(null, std)
             forkserver.ensure_running = lambda: None
-            sys.meta_path.insert(0, Changed(f'fastai_balmix.{module}', root/'fastai_balmix'/f'{module}.py', tree))
+            sys.meta_path.insert(0, Changed(f'fastai_balmix.{module}', file(module), tree))
             plugin = Plugin(seconds)
             import pytest
             code = pytest.main(['-x', '-n', '0', '-p', 'no:cacheprovider', *(f'tests/test_{o}.py' for o in concerned[module])], plugins=[plugin])
@@ -106,7 +111,7 @@ def main(args):
     import fastai.vision.all,hypothesis,pytest,scipy.stats,sklearn.metrics,timm # what the forks share
     survived = 0
     for module in args.modules:
-        tree = ast.parse((root/'fastai_balmix'/f'{module}.py').read_text(encoding='utf-8'))
+        tree = ast.parse(file(module).read_text(encoding='utf-8'))
         ok,seconds,by_test = run(module, tree, 600, {})
         if not ok: raise SystemExit(f'The tests of {module} fail without any change.')
         if run(module, ast.parse('raise ImportError'), 600, by_test)[0]: raise SystemExit(f'A change of {module} does not reach its tests.')
@@ -118,7 +123,7 @@ def main(args):
         for new,line,old_code,new_code in sorted(todo, key=lambda o: o[1]):
             if not run(module, new, round(3*seconds)+10, by_test)[0]: continue
             left += 1
-            print(f'{module}.py:{line}: {old_code.splitlines()[0][:150]}  ->  {new_code.splitlines()[0][:150]}', flush=True)
+            print(f'{module}:{line}: {old_code.splitlines()[0][:150]}  ->  {new_code.splitlines()[0][:150]}', flush=True)
         print(f'{module}: {left} of {len(todo)} changes were not noticed, in {(time.monotonic()-start)/60:.0f} minutes', flush=True)
         survived += left
     return survived

@@ -151,7 +151,7 @@ def make_report(folder):
     "A small comparison on images whose classes have hostile names, and its report"
     import numpy as np
     from PIL import Image
-    from fastai_balmix import data
+    from fastai_balmix import datasets
     from fastai_balmix.compare.plan import compare
     from fastai_balmix.report.page import report
     os.chdir(folder)
@@ -159,7 +159,7 @@ def make_report(folder):
     for k,name in enumerate(hostile):
         (Path('images')/name).mkdir(parents=True)
         for i in range(24-12*k): Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(Path('images')/name/f'p{k}{i}_1.png')
-    d = data.from_folder_table('images', group=r'(p\d+)_')
+    d = datasets.from_folder_table('images', group=r'(p\d+)_')
     compare(d.with_folds(2), ['instance','class'], archs='small', epochs=1, out='results', size=8, bs=8, lr=.05, augment='none', pretrained=False, tta=False)
     report('results', out='report.html')
 

@@ -16,7 +16,8 @@ from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,DataLoaders,Learne
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
-from fastai_balmix.callback.mixup import BalancedMixUp,Remix
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import Remix
 from toys import Counting,Noisy,Points,equal,make_net,params,quiet_fit,seeded_dl,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0

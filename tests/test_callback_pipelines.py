@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.loaders.labels import train_labels
 from toys import equal,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)

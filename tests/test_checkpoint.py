@@ -17,8 +17,10 @@ from fastai.callback.tracker import EarlyStoppingCallback,ReduceLROnPlateau,Save
 from fastai.callback.training import GradientAccumulation
 from fastai.metrics import accuracy,error_rate
 from fastai.vision import all as fv
-from fastai_balmix import checkpoint
-from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix import files
+from fastai_balmix.callback import checkpoint
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.callback.checkpoint import Checkpoint,random_state,set_random_state
 from fastai_balmix.files import DiskFull,write_file
 from fastai_balmix.datasets.longtail import digits_lt
@@ -561,7 +563,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     for name in 'fsync','replace':
         for code,error in (errno.ENOSPC,DiskFull),(errno.EDQUOT,DiskFull),(errno.EIO,OSError),(errno.EACCES,PermissionError),(errno.EROFS,OSError):
             with monkeypatch.context() as m:
-                m.setattr(checkpoint.os, name, partial(fail, code))
+                m.setattr(files.os, name, partial(fail, code))
                 with pytest.raises(OSError) as e: write_file(path, b'new')
             assert type(e.value) is error and e.value.errno==code
             assert path.read_bytes()==b'old' and os.listdir(tmp_path)==['a.bin']
@@ -677,7 +679,7 @@ def killed_while_writing(folder):
         pid = os.fork()
         if not pid:
             deadly = Deadly(point, 2)
-            checkpoint.os,checkpoint.open = deadly,deadly.open_file
+            files.os,files.open = deadly,deadly.open_file
             try: mixed(path)
             finally: os._exit(1)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1])==signal.SIGKILL, point

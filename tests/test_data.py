@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from conftest import root as repo
-from fastai_balmix import data as module
+from fastai_balmix.datasets import sources as module
 from fastai_balmix.datasets.sources import (digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,from_csv,from_folder_table,hyper_kvasir,long_tail,medmnist,
                                 messidor2,read_data,readers)
-from fastai_balmix.datasets.table import ArrayImages,ImageData
+from fastai_balmix.datasets.images import ArrayImages
+from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.longtail import tail_counts
 import toys
 
@@ -192,7 +193,7 @@ def test_a_missing_image_of_messidor2_is_named(tmp_path):
 
 official_names = {'hemorrhoids':'hemorroids', 'cecum':'normal-cecum', 'pylorus':'normal-pylorus', 'z-line':'normal-z-line', 'polyps':'polyp', 'esophagitis-a':'oesophagitis-a',
                   'esophagitis-b-d':'oesophagitis-b-d', 'barretts-short-segment':'short-segment-barretts'}
-published = pd.read_csv(repo/'fastai_balmix'/'hyper_kvasir_class_counts.csv').set_index('class').images
+published = pd.read_csv(repo/'fastai_balmix'/'datasets'/'hyper_kvasir_class_counts.csv').set_index('class').images
 findings = {**{o: o for o in published.index if o not in official_names.values()}, **official_names} # name in image-labels.csv: official name
 
 def kvasir_tree(root, sizes, sep='\r\n', under='labeled-images'):

@@ -9,7 +9,7 @@ pytest.importorskip('accelerate')
 from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,Learner,PartialDL,SGD
 from fastai.distributed import DistributedDL,DistributedTrainer
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.loaders.extend import loader_sampler
+from fastai_balmix.loaders.weighted import loader_sampler
 from fastai_balmix.loaders.pairing import pair_loader
 from toys import Counting,Numbered,flat,item_numbers,n_first,on_ranks,seeded_dl,streams,tail_targets
 

@@ -20,8 +20,10 @@ from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.vision import all as fv
 from fastai_balmix.all import BalancedMixUp,Checkpoint,ProgressiveSampling,imbalance_metrics
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.loaders.extend import item_source
-from fastai_balmix.compare.runs import Run,TrainConfig,attempt,read_failures
+from fastai_balmix.loaders.blame import item_source
+from fastai_balmix.compare.config import TrainConfig
+from fastai_balmix.compare.results import read_failures
+from fastai_balmix.compare.runs import attempt,Run
 from conftest import root,warm_call
 from toys import Points,children,equal,make_net,open_files,params,quiet_fit,restart,seeded_dl,until
 

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from fastai_balmix.datasets.sources import from_csv,from_folder_table
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.compare.runs import make_model,read_failures,read_predictions
+from fastai_balmix.compare.config import make_model
+from fastai_balmix.compare.results import read_failures,read_predictions
 from conftest import root
 
-modules = sorted((root/'fastai_balmix').glob('*.py'))
+modules = sorted((root/'fastai_balmix').rglob('*.py'))
 
 def dotted(o):
     "Name of what is called, such as np.load"
@@ -23,7 +24,7 @@ def dotted(o):
 def calls(text): return [(dotted(o.func),{k.arg: ast.unparse(k.value) for k in o.keywords},o.args) for o in ast.walk(ast.parse(text)) if isinstance(o, ast.Call)]
 
 # What unpickles, and why it may: bytes of this run's own processes, in memory that has no name, and jobs that a comparison sends to its own workers
-unpickled = {('store.py','pickle.loads'),('protocol.py','cloudpickle.loads')}
+unpickled = {('store.py','pickle.loads'),('pool.py','cloudpickle.loads')}
 runs_code = 'eval','exec','compile','os.system','os.popen','__import__','yaml.load','yaml.unsafe_load','yaml.full_load','pd.read_pickle','pd.eval','marshal.loads','shelve.open','joblib.load','load_learner','load_pickle'
 
 def misdeeds(name, text):

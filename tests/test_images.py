@@ -16,8 +16,9 @@ from fastai.learner import Learner
 from fastai.data.all import Transform
 from fastai.vision.augment import CropPad,RandomResizedCrop,Resize
 from fastai.vision.core import PILImage
-from fastai_balmix import images as module
-from fastai_balmix.datasets.table import ArrayImages,ImageData,as_rgb,check_columns,open_image
+from fastai_balmix.datasets import verify as module
+from fastai_balmix.datasets.images import ArrayImages,as_rgb,open_image
+from fastai_balmix.datasets.table import check_columns,ImageData
 import toys
 
 digit = load_digits()

@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader as TorchDL,SubsetRandomSampler,TensorDataset
 from fastai.vision import all as fv
-from fastai_balmix.inference.prior import FlipTTA,PriorCalibrator,adjust_prior,estimate_prior,operating_curve
-from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.inference.prior import adjust_prior,estimate_prior,operating_curve,PriorCalibrator
+from fastai_balmix.inference.tta import FlipTTA
+from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.losses import GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss
 from fastai_balmix.metrics.learner import BalancedAcc
 from fastai_balmix.metrics.scores import mcc

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from fasttransform import Pipeline,Transform
 from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Datasets,ImageDataLoaders,IndexSplitter,ItemGetter,ItemTransform,PILImage,
     RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
-from fastai_balmix import loaders
+from fastai_balmix.loaders import labels
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.loaders.labels import train_labels
 import toys # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6
@@ -35,7 +35,7 @@ def block(items, y_block=CategoryBlock, **kwargs):
 
 def by_fastai(ds):
     "Labels of `ds`, with fastai left to make them one after the other"
-    with patch.object(loaders, '_values', iter): return by_us(ds)
+    with patch.object(labels, '_values', iter): return by_us(ds)
 
 def by_us(ds): return train_labels(TfmdDL(ds, bs=1, num_workers=0))
 
@@ -412,7 +412,7 @@ def test_any_column_gives_fastais_labels(table, add_na, known):
 def test_a_column_is_what_its_rows_hold(table):
     df,c = table
     tl = TfmdLists(df, [ColReader(c)])
-    got = list(loaders._values(tl))
+    got = list(labels._values(tl))
     assert [(type(o),str(o)) for o in got]==[(type(o),str(o)) for o in tl]
 
 _raw = st.one_of(st.sampled_from(['a','b','',None,1.,float('nan'),b'a',np.int64(1),np.str_('a'),np.float32(.1),np.bool_(True)]), st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))

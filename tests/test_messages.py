@@ -59,7 +59,7 @@ def owners(text):
 
 
 def test_whoever_checks_has_an_entry():
-    there = set().union(*(owners(p.read_text(encoding='utf-8')) for p in (root/'fastai_balmix').glob('[!_]*.py')))
+    there = set().union(*(owners(p.read_text(encoding='utf-8')) for p in (root/'fastai_balmix').rglob('[!_]*.py')))
     said = {o for o in there if any(re.search(rf'(parameter of {re.escape(o)} must|^{re.escape(o)} )', m.message) for m in entries)}
     assert len(said)>40
     assert not there-said-left_out, f'no entry in tests/messages.py for {sorted(there-said-left_out)}'

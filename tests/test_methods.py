@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from fastai.callback.mixup import MixUp
 from fastai.vision import all as fv
-from fastai_balmix import methods
-from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.compare import methods
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
 from fastai_balmix.metrics.learner import MCC,imbalance_metrics
 from conftest import warm_call

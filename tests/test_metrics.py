@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 from fastai.vision.all import (Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,EarlyStoppingCallback,FocalLossFlat,
     IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,load_learner)
-from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.datasets.longtail import digits_lt
 from fastai_balmix.losses import ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,WeightedFocalLoss
 from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,

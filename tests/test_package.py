@@ -45,30 +45,53 @@ def test_shadowing_is_seen():
 
 def imports(path):
     "Modules that a file imports"
-    res = set()
+    own,res = ['fastai_balmix', *path.relative_to(package).parts[:-1]],set()
     for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(o, ast.Import): res |= {a.name for a in o.names}
-        if isinstance(o, ast.ImportFrom): res.add('.'.join(filter(None, ['fastai_balmix',o.module])) if o.level else o.module) # nbdev makes ours relative
+        # nbdev makes ours relative
+        if isinstance(o, ast.ImportFrom): res.add('.'.join([*own[:len(own)+1-o.level], *filter(None, [o.module])]) if o.level else o.module)
     return res
 
 
 def rooms():
-    "The map in CONTRIBUTING.md: module of each notebook, in order"
-    return dict(re.findall(r'^\| `(\w+)` \| `(\w+)\.py` \|', read('CONTRIBUTING.md'), flags=re.MULTILINE))
+    "The map in CONTRIBUTING.md: modules, from the highest to the lowest"
+    shown = read('CONTRIBUTING.md').partition('## Where things belong')[2].partition('\n## ')[0]
+    return re.findall(r'^\| `([a-z_.]+)` \|', shown, flags=re.MULTILINE)
+
+
+def module(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
+def wing(mod): return mod.partition('.')[0]
 
 
 def test_map_shows_every_room():
-    there = {p.stem for p in package.glob('[!_]*.py')} - {'all'}
-    assert {*rooms().values()}==there, 'the map in CONTRIBUTING.md shows other modules than there are'
-    for nb in rooms(): assert (root/'nbs'/f'{nb}.ipynb').exists(), nb
+    there = {module(p) for p in package.rglob('[!_]*.py')}
+    assert {*rooms()}==there, 'the map in CONTRIBUTING.md shows other modules than there are'
+    for mod in rooms():
+        if mod=='all': continue # written by hand
+        nb = root/'nbs'/f"{mod.replace('.', '/')}.ipynb"
+        assert f'"#| default_exp {mod}"' in nb.read_text(encoding='utf-8'), f'{nb} is not the source of {mod}'
 
 
-def test_rooms_import_from_above():
-    above = []
-    for mod in rooms().values():
-        used = {o.partition('.')[2] for o in imports(package/f'{mod}.py') if o.startswith('fastai_balmix.')}
-        assert used <= {*above}, f'{mod}.py imports from {sorted(used-{*above})}, which is not above it in the map'
-        above.append(mod)
+def test_a_wing_is_one_part_of_the_map():
+    wings = [wing(o) for o in rooms()]
+    assert wings==sorted(wings, key=wings.index)
+
+
+def test_rooms_import_from_below():
+    below = [*rooms()]
+    for mod in rooms():
+        below.remove(mod)
+        used = {o.partition('.')[2] for o in imports(package/f"{mod.replace('.', '/')}.py") if o.startswith('fastai_balmix.')}
+        # `from fastai_balmix.loaders import cache` names a room of a wing
+        assert all(o in below or any(b.startswith(f'{o}.') for b in below) for o in used), f'{mod} imports from {sorted(used-{*below})}, not all of it below'
+        assert mod=='all' or used <= {*below}, f'{mod} imports the wings {sorted(used-{*below})}; rooms import rooms'
+
+
+def test_no_module_is_hidden_by_a_name():
+    for o in package.glob('*/__init__.pyi'):
+        names = {a.asname or a.name for n in ast.walk(ast.parse(o.read_text(encoding='utf-8'))) if isinstance(n, ast.ImportFrom) for a in n.names}
+        hidden = names & {p.stem for p in o.parent.glob('[!_]*.py')}
+        assert not hidden, f'{o.parent.name}: {sorted(hidden)} are modules and public names'
 
 
 def test_imports_are_requirements():
@@ -76,7 +99,7 @@ def test_imports_are_requirements():
     cfg.read(root/'settings.ini', encoding='utf-8')
     needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
     known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'markupsafe', 'sklearn', 'yaml', 'IPython'} # the last only where a notebook runs
-    for p in package.glob('*.py'):
+    for p in package.rglob('*.py'):
         used = {o.split('.')[0] for o in imports(p)}
         assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'
 

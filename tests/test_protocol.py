@@ -16,13 +16,19 @@ from filelock import FileLock
 from PIL import Image
 from torch import nn
 from fastai.vision.all import Callback
-from fastai_balmix import methods,protocol,runs
+from fastai_balmix.compare import plan as planning
+from fastai_balmix.compare import cli,methods,pool,progress,runs
 from fastai_balmix.files import DiskFull
 from fastai_balmix.datasets.sources import digits
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.compare.methods import Method,find_method
-from fastai_balmix.compare.plan import Estimate,balmix_compare,compare,in_words,plan,process_pool
-from fastai_balmix.compare.runs import Results,Run,TrainConfig
+from fastai_balmix.compare.cli import balmix_compare
+from fastai_balmix.compare.plan import compare,plan_runs
+from fastai_balmix.compare.pool import process_pool
+from fastai_balmix.compare.progress import Estimate,in_words
+from fastai_balmix.compare.config import TrainConfig
+from fastai_balmix.compare.results import Results
+from fastai_balmix.compare.runs import Run
 from conftest import warm_call
 from test_runs import grades,net,picture,pixels,recipe,split_of
 from toys import alive,until
@@ -158,7 +164,7 @@ def kills_itself_once(t):
         Path(log[0]).touch()
         kills_itself(t)
 
-def forked_pools(): protocol.get_context = lambda method: fork # spawned ones import fastai for seconds; they are among the slow tests
+def forked_pools(): pool.get_context = lambda method: fork # spawned ones import fastai for seconds; they are among the slow tests
 
 def with_a_killer(folder):
     forked_pools()
@@ -378,7 +384,7 @@ def test_places_that_cannot_be_written_to(tmp_path):
 
 def test_no_permission(tmp_path, monkeypatch):
     def denied(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(protocol, 'write_file', denied)
+    monkeypatch.setattr(planning, 'write_file', denied)
     with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(tmp_path/'out')
 
 @pytest.mark.parametrize('change, words', [(dict(version='0.0.0'), 'another version of fastai_balmix: 0.0.0'), (dict(data='eyes'), 'another data set: eyes, now grades'), (dict(fingerprint='0'*32), 'another content of the data set')])
@@ -472,14 +478,14 @@ def test_an_executor_that_ends(tmp_path, error):
 
 def test_ctrl_c_cancels_what_an_executor_has_not_begun(tmp_path, monkeypatch):
     def stop(seconds): raise KeyboardInterrupt
-    monkeypatch.setattr(protocol.time, 'sleep', stop)
+    monkeypatch.setattr(pool.time, 'sleep', stop)
     ex = Odd(n0='never', n1='never')
     with pytest.raises(KeyboardInterrupt): compared(tmp_path/'out', ['instance','class'], executor=ex)
     assert all(f.cancelled() for f in ex.futures)
 
 @pytest.mark.parametrize('executor', [None, 'threads'])
 def test_a_run_in_work_elsewhere_is_waited_for(tmp_path, executor):
-    (run,) = plan(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), tmp_path/'out')
+    (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), tmp_path/'out')
     run.path.mkdir(parents=True)
     lock = FileLock(run.path/'lock', thread_local=False)
     lock.acquire()
@@ -545,8 +551,8 @@ def test_a_table_in_jupyter(tmp_path, monkeypatch):
         def __init__(self, o): self.update(o)
         def update(self, o): shown.append(o)
     monkeypatch.setattr(IPython.display, 'display', lambda o, display_id=None: Shown(o))
-    monkeypatch.setattr(protocol, 'IN_NOTEBOOK', True)
-    monkeypatch.setattr(protocol, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
+    monkeypatch.setattr(progress, 'IN_NOTEBOOK', True)
+    monkeypatch.setattr(progress, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
     compared(tmp_path/'out', three, show=True)
     tables = [o for o in shown if isinstance(o, pd.DataFrame)]
     assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class'] and tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
@@ -616,7 +622,7 @@ def test_a_file_with_mistakes(tmp_path, text, words):
     (['--preset','quick','--settings','x'], 'not both'), (['--data','nowhere'], "no folder, CSV file or reader 'nowhere'"), (['--data','eyepac:x'], "Did you mean 'eyepacs'"), (['--data','eyepacs:x'], "eyepacs has no argument 'group'")])
 def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, scans, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(protocol, 'attempt', None)
+    monkeypatch.setattr(pool, 'attempt', None)
     said = shell(*of_scans(scans), '--out', tmp_path/'out', *args)
     assert isinstance(said, str) and said.startswith('balmix-compare: ') and words in said and '\n' not in said and '--debug' not in said
     assert not (tmp_path/'out').exists()
@@ -650,7 +656,7 @@ def test_small_data_have_their_say(tmp_path):
     with pytest.raises(ValueError, match="training images of every class. Got 'g2' without one when fold 1 is reported"): compared(tmp_path/'out', data=ImageData(df, ['g0','g1','g2'], images=picture))
 
 def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch):
-    monkeypatch.setattr(protocol, 'attempt', None)
+    monkeypatch.setattr(pool, 'attempt', None)
     shutil.copytree(scans, tmp_path/'a')
     from fastai_balmix.datasets.sources import from_folder_table
     good,bad = from_folder_table(scans).with_folds(2),from_folder_table(tmp_path/'a').with_folds(2)
@@ -660,7 +666,7 @@ def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch)
 
 def test_a_traceback_only_when_asked_for(tmp_path, scans, monkeypatch):
     def broken(*args, **kwargs): raise LookupError('what is that')
-    monkeypatch.setattr(protocol, 'summarise', broken)
+    monkeypatch.setattr(cli, 'summarise', broken)
     args = [*of_scans(scans), '--out', tmp_path/'out', '--folds', 1]
     assert shell(*args)=='balmix-compare: LookupError: what is that (--debug shows where)'
     with pytest.raises(LookupError): shell(*args, '--debug')

@@ -5,7 +5,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 import test_protocol,test_runs
-from fastai_balmix.compare.runs import Results
+from fastai_balmix.compare.results import Results
 from test_protocol import ages,assert_same,check_killed,checkpoints,compared,log,with_log
 from toys import alive,children,until
 

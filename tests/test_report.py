@@ -25,7 +25,8 @@ from fastai_balmix.report.card import learner_card,results_card,thumbnail
 from fastai_balmix.report.figures import label,plot_confusion,plot_per_class,plot_recall_change,plot_shares,series,top_mistakes
 from fastai_balmix.report.page import Report,balmix_report,report
 from fastai_balmix.report.sections import sections
-from fastai_balmix.compare.runs import Results,results_table,score_row
+from fastai_balmix.compare.results import Results,results_table
+from fastai_balmix.compare.runs import score_row
 from toys import Counting,Points,make_net,quiet_fit,tail_targets
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
@@ -312,7 +313,7 @@ def test_page_fetches_nothing(page):
             if k.endswith(('src','href','action','srcset','data')): assert v.startswith(('data:image/','#')), (tag,k,v)
             if k=='style': assert 'url(' not in v.replace('url(#', '')
     assert not {'link','iframe','object','embed','base','form'} & {t for t,_ in page.elements}
-    css = (Path(fastai_balmix.__file__).parent/'report.css').read_text()
+    css = (Path(fastai_balmix.__file__).parent/'report'/'report.css').read_text()
     assert 'url(' not in css and '@import' not in css
     policy = next(a['content'] for a in page.all('meta') if a.get('http-equiv')=='Content-Security-Policy')
     assert policy.startswith("default-src 'none'")
@@ -594,7 +595,7 @@ def lab(rgb):
     return np.array([116*f[1]-16,500*(f[0]-f[1]),200*(f[1]-f[2])])
 
 def test_colours_are_told_apart_with_any_colour_vision_and_stand_out():
-    css = (Path(fastai_balmix.__file__).parent/'report.css').read_text()
+    css = (Path(fastai_balmix.__file__).parent/'report'/'report.css').read_text()
     for block in re.findall(r':root \{(.*?)\}', css, flags=re.S):
         v = dict(re.findall(r'--(\w+):(#\w+)', block))
         cs = [v[f'c{i}'] for i in range(6)]

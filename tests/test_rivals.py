@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader as TorchDL,IterableDataset,SubsetRandomS
 from fastai.callback.core import event
 from fastai.callback.mixup import CutMix,MixUp
 from fastai.vision import all as fv
-from fastai_balmix import callback
-from fastai_balmix.callback.mixup import BalancedMixUp,ProgressiveSampling,Remix,remix_weights
+from fastai_balmix.callback import rivals
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import ProgressiveSampling,Remix,remix_weights
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
 from toys import Counting,Mute,Noisy,Numbered,Points,equal,flat,item_numbers,make_net,on_ranks,params,quiet_fit,seeded_dl,tail_targets
@@ -372,7 +373,7 @@ class Dice:
 
 def thrown(lams=(.1,.4,.6,.9)):
     dice = Dice(list(lams))
-    return dice,mock.patch.object(callback, '_rank_rng', lambda seed, dl: dice)
+    return dice,mock.patch('fastai_balmix.callback.mixup._rank_rng', lambda seed, dl: dice)
 
 # The independent formulas: logits, classes of items and partners, weights of the partners' labels
 

@@ -19,11 +19,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sklearn import metrics as sk
 from torch import nn
 from fastai.vision.all import AdaptiveAvgPool,Callback,ConvLayer,Flatten
-from fastai_balmix import runs
+import fastai_balmix
+from fastai_balmix.compare import results,runs
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.compare.methods import Method,find_method,method_table
 from fastai_balmix.compare.plan import compare
-from fastai_balmix.compare.runs import Results,Run,TrainConfig,attempt,check_arch,make_model,read_failures,read_predictions,read_record,score_row
+from fastai_balmix.compare.config import TrainConfig,augmentation,augments,check_arch,make_model
+from fastai_balmix.compare.results import read_failures,read_predictions,read_record,Results
+from fastai_balmix.compare.runs import attempt,Run,score_row
 from conftest import warm_call
 import toys # its profile
 
@@ -381,7 +384,7 @@ def test_every_setting_changes_a_key(tmp_path):
 
 def test_another_version_changes_a_key(monkeypatch):
     old = base_run().key
-    monkeypatch.setattr(runs, '__version__', '99')
+    monkeypatch.setattr(fastai_balmix, '__version__', '99')
     assert base_run().key!=old
 
 def test_functions_are_told_apart_by_source_and_by_what_they_hold():
@@ -455,7 +458,7 @@ def moved(augment, n=60):
     "Centre and brightness of the spot in images as training sees them, (n,3)"
     data = ImageData(pd.DataFrame(dict(path=[str(i) for i in range(n+2)], label='a', fold=[1]*n+[2]*2)), ['a'], images=lambda key: spot)
     torch.manual_seed(0)
-    dls = data.dataloaders(fold=2, size=32, bs=n, item_tfms=runs.augmentation(**augment), num_workers=0)
+    dls = data.dataloaders(fold=2, size=32, bs=n, item_tfms=augmentation(**augment), num_workers=0)
     res = []
     for dl in dls.train.new(shuffle=False),dls.valid:
         x = torch.cat([b[0] for b in dl]).mean(1).numpy()
@@ -482,7 +485,7 @@ def test_moves():
     assert np.abs(r[:,2]-r[:,2].round()).max()>.02 # pixels are mixed, not chosen
     j = moved(dict(jitter=.5))
     assert 64*.25<j[:,2].min()<60 and j[:,2].std()>2
-    paper = moved(runs.augments['paper'])
+    paper = moved(augments['paper'])
     assert paper[:,2].std()>2
 
 # Runs on disk
@@ -615,7 +618,7 @@ def test_names_and_numbers_survive_the_table(copied, tmp_path):
         rec.update(revision=name, settings='123456789012', host=name, run=name, fingerprint='12e45678')
         for o in rec['rows']: o.update(method=name, arch=name, mcc=1/3+i/7)
         recs.append(rec)
-    runs.results_table(recs).to_csv(folder/'results.csv', index=False)
+    results.results_table(recs).to_csv(folder/'results.csv', index=False)
     (folder/'meta.json').write_text('{"data": "x"}')
     df = Results(folder).df
     for k in 'method','arch','revision','host','run': assert [*df[k].unique()]==['NA','nan','None','1.0','007','null','-','1e5'], k

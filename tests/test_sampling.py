@@ -16,7 +16,8 @@ from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,
 from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,
     ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
-from fastai_balmix.loaders.extend import class_names,loader_sampler,train_labels
+from fastai_balmix.loaders.labels import class_names,train_labels
+from fastai_balmix.loaders.weighted import loader_sampler
 from fastai_balmix.checks import as_probs
 from fastai_balmix.loaders.draws import class_counts,ClassSampler,mixed_probs,q_value,sampling_probs
 from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets

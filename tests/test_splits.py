@@ -244,7 +244,7 @@ def reference_folds(labels):
     return res
 
 def published_labels():
-    df = pd.read_csv(root/'fastai_balmix'/'hyper_kvasir_class_counts.csv')
+    df = pd.read_csv(root/'fastai_balmix'/'datasets'/'hyper_kvasir_class_counts.csv')
     return np.repeat(df['class'].to_numpy(dtype=object), df.images)
 
 def test_folds_of_the_authors_for_the_published_classes():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from fastai.vision.all import PILImage,PILImageBW,PILMask,TensorCategory,TensorImage,TensorPoint
-from fastai_balmix import store as room
+from fastai_balmix.loaders import store as room
 from fastai_balmix.loaders.store import Store,pack,packed_size,unpack
 import toys
 

@@ -12,7 +12,10 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.compare.summary import PrintedTable,_p,_sentence,_verdict,corrected_interval,corrected_t,holm,paper_table,published,summarise
+from fastai_balmix.compare.paper import paper_table,published
+from fastai_balmix.compare.summary import summarise,_p,_sentence,_verdict
+from fastai_balmix.compare.tables import PrintedTable
+from fastai_balmix.metrics.differences import corrected_interval,corrected_t,holm
 import toys # its profile for hypothesis
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)

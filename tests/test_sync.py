@@ -15,25 +15,31 @@ def read(path): return (root/path).read_text(encoding='utf-8')
 
 # Modules and notebooks
 
+def modules(project):
+    "Text of `pyproject.toml` and of each module of a project, by path"
+    project = Path(project)
+    return {p.relative_to(project).as_posix(): p.read_text(encoding='utf-8') for p in [project/'pyproject.toml', *(project/'fastai_balmix').rglob('*.py')]}
+
+
 def export(src, dst):
     "Export the notebooks of project `src` in `dst`, starting from what is written by hand; text of each module by name"
     src,dst = Path(src),Path(dst)
     shutil.copytree(src/'nbs', dst/'nbs', ignore=shutil.ignore_patterns('_proc', '.ipynb_checkpoints'))
     for f in 'pyproject.toml','settings.ini': shutil.copy(src/f, dst)
-    (dst/'fastai_balmix').mkdir()
-    for f in (src/'fastai_balmix').glob('*.py'):
-        if header not in f.read_text(encoding='utf-8'): shutil.copy(f, dst/'fastai_balmix')
+    for f in (src/'fastai_balmix').rglob('*.py'):
+        (dst/f.relative_to(src)).parent.mkdir(parents=True, exist_ok=True)
+        if header not in f.read_text(encoding='utf-8'): shutil.copy(f, dst/f.relative_to(src))
     (dst/'fastai_balmix'/'_modidx.py').unlink(missing_ok=True)
     chdir(dst)
     from nbdev.doclinks import nbdev_export
     nbdev_export()
-    return {p.name: p.read_text(encoding='utf-8') for p in [dst/'pyproject.toml', *(dst/'fastai_balmix').glob('*.py')]}
+    return modules(dst)
 
 
 def out_of_sync(src, dst):
     "Names of files of project `src` that its notebooks would make differently, not at all, or in addition"
     new = warm_call(export, str(src), str(dst))
-    old = {p.name: p.read_text(encoding='utf-8') for p in [src/'pyproject.toml', *(src/'fastai_balmix').glob('*.py')]}
+    old = modules(src)
     return sorted(o for o in {*new,*old} if new.get(o)!=old.get(o))
 
 

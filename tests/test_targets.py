@@ -18,17 +18,17 @@ from torch import nn
 from torch.utils.data import ConcatDataset,Subset,SubsetRandomSampler,TensorDataset
 from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,CategoryBlock,ColReader,DataBlock,DataLoader,DataLoaders,Datasets,EncodedMultiCategorize,F1ScoreMulti,ImageBlock,
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,TransformBlock,accuracy_multi,vision_learner)
-from fastai_balmix import loaders
 from fastai_balmix.all import *
 from fastai_balmix.loaders.cache import _order
 from fastai_balmix.datasets.sources import from_csv
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior
-from fastai_balmix.loaders.extend import first_target,loader_sampler,single_labels,train_labels
+from fastai_balmix.loaders.labels import first_target,single_labels,train_labels
+from fastai_balmix.loaders.weighted import loader_sampler,progressive_loader
 from fastai_balmix.losses import QWKLoss
 from fastai_balmix.compare.plan import compare
 from fastai_balmix.callback.show import class_distribution
-from fastai_balmix.checks import as_targets,target_form
+from fastai_balmix.checks import as_targets,label_array,target_form
 from fastai_balmix.callback.fitcheck import nominal_prior
 from toys import Unopenable,equal,params,quiet_fit,seeded_dl
 
@@ -55,7 +55,7 @@ ROWS = np.array([[nm in o for nm in NAMES] for o in SETS])
 ])
 def test_forms(y, form, expected):
     got = as_targets(y, 'Me')
-    assert target_form(loaders.label_array(y))==form and got.tolist()==expected and got.dtype==(bool if form=='labels' else np.int64)
+    assert target_form(label_array(y))==form and got.tolist()==expected and got.dtype==(bool if form=='labels' else np.int64)
     assert as_targets(got, 'Me').tolist()==expected
 
 @pytest.mark.parametrize('y,kwargs,words', [
@@ -388,7 +388,7 @@ def test_weighted_and_progressive_loaders_draw_by_label():
     item,_ = naive_probs(ROWS, 'class')
     seen = np.bincount([i for _ in range(200) for i in dls.weighted('class', seed=_).train.get_idxs()], minlength=48)
     assert chisquare(seen, seen.sum()*item).pvalue>1e-6
-    seen = np.bincount([i for k in range(200) for i in loaders.progressive_loader(dls.train, .5, rng=np.random.default_rng(k)).get_idxs()], minlength=48)
+    seen = np.bincount([i for k in range(200) for i in progressive_loader(dls.train, .5, rng=np.random.default_rng(k)).get_idxs()], minlength=48)
     # half of the places are a plain epoch's, whose items vary less than chance has it
     assert chisquare(seen, seen.sum()*(.5*item+.5/48)).pvalue>1e-6
 

@@ -27,7 +27,8 @@ from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from ..checks import check
 from ..files import write_file
-from ..loaders.extend import generator_types,item_loader
+from ..loaders.labels import item_loader
+from ..loaders.extend import generator_types
 
 # %% ../../nbs/callback/checkpoint.ipynb #f9c65cb5
 def _named(cbs):

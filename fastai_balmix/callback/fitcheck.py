@@ -25,11 +25,13 @@ import torch
 from fastai.basics import *
 from fastai.callback.core import GatherPredsCallback
 from torch.utils.data import WeightedRandomSampler
-from .mixup import BalancedMixUp,ProgressiveSampling,Remix
 from ..checks import check
-from ..loaders.extend import (fastai_loader,first_target,item_loader,loader_sampler,single_labels,task_error,
-                                   Weighted)
 from ..loaders.draws import mixed_probs,q_value
+from ..loaders.labels import first_target,item_loader,single_labels,task_error
+from ..loaders.extend import fastai_loader
+from ..loaders.weighted import loader_sampler,Weighted
+from .mixup import BalancedMixUp
+from .rivals import ProgressiveSampling,Remix
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
 def _drawn_elsewhere(dl):

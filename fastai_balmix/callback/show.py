@@ -20,10 +20,12 @@ import matplotlib.pyplot as plt
 import torch
 from fastai.basics import *
 from fastai.torch_core import show_image
-from .mixup import BalancedMixUp
 from ..checks import check,check_int,check_real
-from ..loaders.extend import class_names,fastai_loader,item_loader,loader_sampler,train_labels,Weighted
+from ..loaders.labels import class_names,item_loader,train_labels
+from ..loaders.extend import fastai_loader
+from ..loaders.weighted import loader_sampler,Weighted
 from ..loaders.pairing import check_inputs,load_items,mix_pairs,split_pairs
+from .mixup import BalancedMixUp
 
 # %% ../../nbs/callback/show.ipynb #0b51e712
 def class_distribution(

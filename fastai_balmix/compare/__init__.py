@@ -1,0 +1,4 @@
+"Compare methods on folds and seeds, and read what the figures show"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from fastai.callback.mixup import MixUp
-from ..callback.mixup import BalancedMixUp,ProgressiveSampling,Remix
 from ..checks import check,nearest
+from fastai_balmix.losses import (
+    cb_weights, ClassBalancedLoss, CostSensitiveRegularisation, GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss,
+    WeightedFocalLoss)
 from ..classifier import crt,tau_normalise
-from ..losses import (cb_weights,ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
-                                  LogitAdjustedLoss,QWKLoss,WeightedFocalLoss)
+from ..callback.mixup import BalancedMixUp
+from ..callback.rivals import ProgressiveSampling,Remix
 from ..callback.fitcheck import nominal_prior
 
 # %% ../../nbs/compare/methods.ipynb #57659742

@@ -1,0 +1,4 @@
+"Tables of images, readers, splits by patient, and the embedded data"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

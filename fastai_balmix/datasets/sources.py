@@ -30,10 +30,11 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits
 from ..checks import as_labels,check,check_int,check_real,nearest
-from .table import ArrayImages,check_columns,ImageData
-from .longtail import tail_counts,tail_idxs
 from ..loaders.draws import class_counts
+from .longtail import tail_counts,tail_idxs
 from .splits import authors_folds,fold_numbers,split_off
+from .images import ArrayImages
+from .table import check_columns,ImageData
 
 # %% ../../nbs/datasets/sources.ipynb #422d67bf
 _suffixes = '.bmp','.gif','.jpeg','.jpg','.pgm','.png','.ppm','.tif','.tiff','.webp'

@@ -1,0 +1,4 @@
+"Predict with flips, and adapt a trained network to another class prior"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

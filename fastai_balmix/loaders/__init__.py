@@ -1,0 +1,4 @@
+"Class counts, labels, and loaders that draw classes with chosen probabilities"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -31,9 +31,10 @@ from PIL import Image
 from fastai.data.all import *
 from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
 from ..checks import check
-from .extend import (extend_loader,fastai_loader,generator_types,item_error,LoaderExtension,n_items,
-                                   own_class,train_labels)
 from .draws import ClassSampler
+from .labels import n_items,train_labels
+from .blame import item_error
+from .extend import extend_loader,fastai_loader,generator_types,LoaderExtension,own_class
 from .store import pack,packed_size,Store,unpack,unpicklable
 
 # %% ../../nbs/loaders/cache.ipynb #304fe0ca

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from fastai.data.all import *
 from ..checks import check,check_real,label_array,target_form
-from .extend import (extend_loader,fastai_loader,item_error,item_loader,loader_sampler,LoaderExtension,
-                                   n_items,task_error)
+from .labels import item_loader,n_items,task_error
+from .blame import item_error
+from .extend import extend_loader,fastai_loader,LoaderExtension
+from .weighted import loader_sampler
 
 # %% ../../nbs/loaders/pairing.ipynb #955129b8
 lam_min = 1/255

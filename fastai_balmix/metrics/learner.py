@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from fastai.basics import *
 from ..checks import check,check_classes,check_int,check_real
-from .scores import (balanced_acc,geometric_mean,kendall_tau,macro_f1,mcc,quad_kappa,_brier_sums,
-                                  _calibration_sums,_ece)
+from .scores import (
+    balanced_acc, geometric_mean, kendall_tau, macro_f1, mcc, quad_kappa, _brier_sums, _calibration_sums, _ece)
 
 # %% ../../nbs/metrics/learner.ipynb #93964a74
 def activation_of(

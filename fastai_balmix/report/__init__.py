@@ -1,0 +1,4 @@
+"Figures, and a one-page report of a comparison or a network"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

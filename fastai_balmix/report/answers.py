@@ -17,10 +17,11 @@ from scipy.special import expit,logit,ndtri
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
 from ..checks import as_labels,as_prob_rows,check,check_int,check_real
-from ..inference.prior import adjust_prior,operating_curve
+from fastai_balmix.metrics.scores import (
+    balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc, per_class,
+    reweight)
 from ..metrics.intervals import Interval
-from ..metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,group_classes,
-                                  mcc,per_class,reweight)
+from ..inference.prior import adjust_prior,operating_curve
 
 # %% ../../nbs/report/answers.ipynb #25917eaa
 def recall_change(

@@ -27,21 +27,24 @@ from typing import Any
 from PIL import Image
 from fastai.learner import Learner
 import fastai_balmix
-from .answers import network_answers,pooled_answers,shares_of
 from ..checks import as_labels,as_prob_rows,check,check_int,check_real,label_array,nearest
-from ..datasets.sources import read_data
-from .figures import metric_words,point_words
-from ..datasets.table import as_rgb,ImageData,open_image
-from ..inference.prior import PriorCalibrator
-from ..metrics.intervals import confidence_interval
-from ..loaders.extend import class_names,fastai_loader,item_loader,train_labels,Weighted
-from ..metrics.learner import activation_of
-from ..loaders.pairing import load_items
-from ..compare.runs import Results
 from ..loaders.draws import class_counts,mixed_probs,sampling_probs
-from ..metrics.scores import balanced_acc,macro_f1,mcc
-from ..compare.summary import summarise
+from ..loaders.labels import class_names,item_loader,train_labels
+from ..loaders.extend import fastai_loader
+from ..loaders.weighted import Weighted
+from ..loaders.pairing import load_items
 from ..callback.fitcheck import nominal_prior
+from ..datasets.images import as_rgb,open_image
+from ..datasets.table import ImageData
+from ..datasets.sources import read_data
+from ..metrics.scores import balanced_acc,macro_f1,mcc
+from ..metrics.learner import activation_of
+from ..metrics.intervals import confidence_interval
+from ..inference.prior import PriorCalibrator
+from ..compare.results import Results
+from ..compare.summary import summarise
+from .figures import metric_words,point_words
+from .answers import network_answers,pooled_answers,shares_of
 
 # %% ../../nbs/report/card.ipynb #0ce4dda9
 def _check_share(at):

@@ -24,9 +24,9 @@ from markupsafe import Markup
 from fastcore.script import call_parse
 from fastai.learner import Learner
 import fastai_balmix
-from .card import learner_card,results_card
 from ..checks import check
 from ..files import write_file
+from .card import learner_card,results_card
 from .sections import section_title,sections
 
 # %% ../../nbs/report/page.ipynb #b78f2df8

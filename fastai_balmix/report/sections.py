@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from .figures import (by_size,colours,metric_words,plot_comparison,plot_confusion,plot_history,
-                                   plot_operating_curve,plot_per_class,plot_recall_change,plot_reliability,plot_roc,
-                                   plot_shares,point_words)
+from .figures import (
+    by_size, colours, metric_words, plot_comparison, plot_confusion, plot_history, plot_operating_curve,
+    plot_per_class, plot_recall_change, plot_reliability, plot_roc, plot_shares, point_words)
 
 # %% ../../nbs/report/sections.ipynb #505a1994
 _style:Any = {'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none', 'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}

@@ -25,7 +25,7 @@ from fastai.callback.data import WeightedDL
 from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,DataLoaders,Datasets,IndexSplitter,ItemGetter,RegexLabeller,TfmdDL,TransformBlock,noop,
     parent_label)
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.loaders.extend import train_labels
+from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.draws import ClassSampler
 from common import machine,timed,write_table
 

@@ -1,0 +1,10 @@
+from .mixup import BalancedMixUp
+from .rivals import ProgressiveSampling, Remix, remix_weights
+from .fitcheck import check_order, FitCheck, nominal_prior
+from .checkpoint import Checkpoint
+from .show import class_distribution, plot_class_distribution
+
+__all__ = [
+    'BalancedMixUp', 'check_order', 'Checkpoint', 'class_distribution', 'FitCheck', 'nominal_prior',
+    'plot_class_distribution', 'ProgressiveSampling', 'Remix', 'remix_weights',
+]

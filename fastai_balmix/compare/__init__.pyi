@@ -1,0 +1,17 @@
+from .config import augmentation, augments, TrainConfig
+from .methods import add_method, find_method, Method, method_table, taus, Training
+from .runs import attempt, Outcome, Run
+from .results import read_predictions, read_record, Results
+from .pool import process_pool
+from .plan import compare, plan_runs, read_settings
+from .cli import presets
+from .summary import summarise, Summary
+from .tables import PrintedTable
+from .paper import paper_table, published
+
+__all__ = [
+    'add_method', 'attempt', 'augmentation', 'augments', 'compare', 'find_method', 'Method', 'method_table',
+    'Outcome', 'paper_table', 'plan_runs', 'presets', 'PrintedTable', 'process_pool', 'published',
+    'read_predictions', 'read_record', 'read_settings', 'Results', 'Run', 'summarise', 'Summary', 'taus',
+    'TrainConfig', 'Training',
+]
