@@ -1,0 +1,72 @@
+"""Figures of style, a line for each module: `python tests/style.py` for the package, or with folders and files of your own.
+
+Lines, the widest line, characters in a line that is not blank, the longest function, the share of names of one letter, and public names."""
+import argparse
+import ast
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+
+def functions(tree):
+    "Functions of a syntax tree, methods and inner ones included"
+    return [o for o in ast.walk(tree) if isinstance(o, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def length(function):
+    "Lines of a function without its parameters and docstring, which are for the reader of its documentation"
+    body = function.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): body = body[1:]
+    return body[-1].end_lineno-body[0].lineno+1 if body else 0
+
+
+def bound_names(tree):
+    "Names that a module binds: parameters and what is assigned to"
+    for o in ast.walk(tree):
+        if isinstance(o, ast.arg): yield o.arg
+        if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store): yield o.id
+
+
+def public(tree):
+    "Names of `__all__`"
+    for o in tree.body:
+        if isinstance(o, ast.Assign) and ast.unparse(o.targets[0])=='__all__': return ast.literal_eval(o.value)
+    return []
+
+
+def figures(path):
+    "The figures of one file"
+    text = path.read_text(encoding='utf-8')
+    tree = ast.parse(text)
+    lines = [o for o in text.splitlines() if o.strip()]
+    names = [*bound_names(tree)]
+    return dict(
+        lines=len(text.splitlines()), widest=max(map(len, lines), default=0),
+        mean=sum(map(len, lines))/max(len(lines), 1), longest=max(map(length, functions(tree)), default=0),
+        one_letter=sum(len(o)==1 for o in names)/max(len(names), 1), public=len(public(tree)),
+        characters=sum(map(len, lines)), filled=len(lines))
+
+
+def modules(places):
+    "Python files in folders, or the files themselves, without what nbdev makes"
+    for o in places:
+        yield from sorted(p for p in Path(o).rglob('*.py') if p.name!='_modidx.py') if Path(o).is_dir() else [Path(o)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('places', nargs='*', default=[root/'fastai_balmix'], help='folders and files')
+    print(f"{'module':45} {'lines':>6} {'widest':>7} {'mean':>6} {'longest':>8} {'1 letter':>9} {'public':>7}")
+    rows = []
+    for path in modules(parser.parse_args().places):
+        row = figures(path)
+        rows.append(row)
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        print(f"{name:45} {row['lines']:6} {row['widest']:7} {row['mean']:6.1f} {row['longest']:8} "
+              f"{row['one_letter']:9.0%} {row['public']:7}")
+    mean = sum(o['characters'] for o in rows)/max(sum(o['filled'] for o in rows), 1)
+    print(f"{'all':45} {sum(o['lines'] for o in rows):6} {max(o['widest'] for o in rows):7} {mean:6.1f} "
+          f"{max(o['longest'] for o in rows):8} {'':9} {sum(o['public'] for o in rows):7}")
+
+
+if __name__ == '__main__': main()
