@@ -34,7 +34,7 @@
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
 - `fastai_balmix.report.answers`: What can be said of a network's answers: who gained and who paid, one class against the rest, the worst mistakes.
 - `fastai_balmix.report.card`: What a report says, as a plain dictionary: from the predictions of a comparison, or of one learner.
-- `fastai_balmix.report.figures`: What a trained network gets right and wrong, and for whom: figures of tables that were computed before.
+- `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
 - `fastai_balmix.report.page`: One page that says how a comparison, or a network, came out, and for whom: to be opened, printed, sent, and put beside the model.
 - `fastai_balmix.report.sections`: From the dictionary of a report to what stands on its page: headings, sentences, figures and tables."""
 
