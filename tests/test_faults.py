@@ -382,7 +382,7 @@ def test_a_data_set_that_shrinks_between_epochs_is_refused(route):
     def shrink(self):
         if self.learn.epoch==0: ds.targets = ds.targets[:40]
     said,cls = raised(lambda: fit(learn, route, 3, [fv.Callback(after_epoch=shrink)]))
-    assert cls is ValueError and 'must be loaders of a data set that has kept its items, or new loaders made of it. Got a data set of 40 items in a loader that was made for 51 instead.' in said
+    assert cls is ValueError and 'needs a data set that keeps its length, but this one shrank from 51 to 40 items. Make the DataLoaders again.' in said
     assert learn.epoch==1 and learn.iter==len(learn.dls.valid)-1 # not a batch of the next epoch
     ds.targets = Points().targets
     check_after(learn, route)

@@ -14,7 +14,7 @@ from torch.utils.data import SubsetRandomSampler
 from fastai.data.all import *
 from ..checks import check_int,check_real
 from .draws import ClassSampler,q_value
-from .labels import class_names,item_loader,n_items,train_labels,_vocab
+from .labels import class_names,item_loader,n_items,train_labels,vocab_of
 from .extend import extend_loader,fastai_loader,LoaderExtension
 
 # %% ../../nbs/loaders/weighted.ipynb #2831b1f4
@@ -31,7 +31,7 @@ def loader_sampler(
     kept = vars(dl).setdefault('_samplers', {})
     if q in kept and np.array_equal(kept[q][0], y): return kept[q][1]
     heard = any(np.array_equal(o, y) for o,_ in kept.values())
-    vocab,order = _vocab(dl.dataset),vars(dl).get('sampler')
+    vocab,order = vocab_of(dl.dataset),vars(dl).get('sampler')
     res = ClassSampler(y, q, len(vocab) if vocab else None, among=order.indices if isinstance(order, SubsetRandomSampler) else None)
     kept[q] = y,res
     if heard: return res
