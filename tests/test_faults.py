@@ -276,7 +276,7 @@ def test_a_loss_of_wrong_shape(route):
     start = params(learn)
     said,cls = raised(lambda: fit(learn, route))
     # with a λ for each pair it is the mixed loss that is made of it
-    assert cls is ValueError and ("The 'loss_func' parameter of BalancedMixUp must be a loss that gives one number for a batch. Got a tensor of shape (8,) instead." in said)
+    assert cls is ValueError and ('BalancedMixUp needs a loss function that gives one number for a batch, but it gave a tensor of shape (8,).' in said)
     equal(params(learn), start)
     learn.loss_func = nn.CrossEntropyLoss()
     check_after(learn, route)
