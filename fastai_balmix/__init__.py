@@ -12,10 +12,13 @@
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
+- `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
+- `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.sources`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
+- `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
 - `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
 - `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.inference.prior`: The mean of an image and its mirror image, and moving a trained network to another operating point.

@@ -387,7 +387,7 @@ messages = {
             'The data have no folds.',
             '`images.with_folds(5).dataloaders(fold=1)`, or `with_splits`.'),
         Message('images.dataloaders()',
-            'ImageData.dataloaders needs data with parts, and endoscopy has neither folds nor a split. Make them by `with_folds` or `with_splits`.',
+            'ImageData.dataloaders needs data with parts, but endoscopy has neither folds nor a split. Make them by `with_folds` or `with_splits`.',
             'Nothing says what is to be trained on and what not.',
             '`images.with_splits(valid=.2, test=.2)`, or `with_folds(5)`.'),
         Message('images.with_splits(valid=.6, test=.6)',
