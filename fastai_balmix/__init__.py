@@ -21,7 +21,8 @@
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
 - `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
 - `fastai_balmix.files`: Write a file whole, or not at all.
-- `fastai_balmix.inference.prior`: The mean of an image and its mirror image, and moving a trained network to another operating point.
+- `fastai_balmix.inference.prior`: Move a trained network to the class shares of the place where it will be used.
+- `fastai_balmix.inference.tta`: Average the predictions of an image and its mirror image.
 - `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
 - `fastai_balmix.loaders.draws`: How many images has each class, how often should each be drawn, and drawing so.
 - `fastai_balmix.loaders.extend`: What a loader's items are, without opening one, and loaders that draw them by class.
@@ -29,6 +30,7 @@
 - `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
 - `fastai_balmix.losses`: What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.
+- `fastai_balmix.metrics.differences`: Test whether two methods differ over folds and seeds.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
 - `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.

@@ -293,7 +293,7 @@ messages = {
             '`strength` is how many observations the nominal prior is worth.',
             '1 is the default; a small number for next to nothing.'),
         Message('PriorCalibrator().predict(probs)',
-            "The 'PriorCalibrator' parameter of predict must be fitted first. Got one without `prior_` instead.",
+            'PriorCalibrator needs `fit` first, but has no `prior_` yet.',
             'Nothing was estimated yet.',
             '`PriorCalibrator().fit(probs, targs)` on a selection split, first.'),
         Message("estimate_prior(probs[:0], 'balanced')",

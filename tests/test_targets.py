@@ -439,7 +439,7 @@ def test_metrics_of_one_class_are_refused_before_training(y):
     with pytest.raises(ValueError, match=r'mcc, balanced_acc, macro_f1, brier_error must be given a data set with one class for each item of validation. Got \d labels, or shares, for each: use metrics such as `accuracy_multi`'):
         quiet_fit(learn)
     equal(params(learn), start)
-    with pytest.raises(ValueError, match="'targs' parameter of mcc must be class numbers"):
+    with pytest.raises(ValueError, match='mcc needs class numbers of shape .* as targets'):
         with learn.no_bar(): learn.validate()
 
 def test_first_targets_are_read_without_an_image():
@@ -486,13 +486,13 @@ def test_one_output_is_scored_as_two_classes(loss_func, column):
 def test_one_output_of_an_unknown_loss_is_not_guessed():
     y = binary.float()[:,None]
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=lambda p,t: F.binary_cross_entropy_with_logits(p, t), metrics=MCC())
-    with pytest.raises(ValueError, match="'pred' parameter of mcc must be outputs with at least two classes along `axis`, or one output and a loss known to be binary"):
+    with pytest.raises(ValueError, match='mcc needs outputs with at least two classes along `axis`, or one output and a loss known to be binary'):
         with learn.no_bar(): learn.validate()
 
 def test_one_output_and_a_target_that_is_neither_0_nor_1():
     y = torch.full((48,1), .3)
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=nn.BCEWithLogitsLoss(), metrics=MCC())
-    with pytest.raises(ValueError, match=r"class numbers in the range \[0, 1\], for a network of 2 classes. Got 48 others"):
+    with pytest.raises(ValueError, match=r'class numbers in the range \[0, 1\] as targets, for a network of 2 classes, but 48 are not'):
         with learn.no_bar(): learn.validate()
 
 # --- real files, fastai's blocks, a fit of each kind ---
