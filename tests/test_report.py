@@ -1,9 +1,8 @@
-"""The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn and plain loops, intervals meet simulation, the page is read by a
-parser as a browser reads it, names try to break it, and figures are drawn for two classes and for a hundred."""
+"""The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn and plain loops, the page is
+read by a parser as a browser reads it, and names try to break it."""
 
 import json,re
 from html.parser import HTMLParser
-from itertools import combinations
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,10 +18,8 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 import fastai_balmix
-from fastai_balmix.all import BalancedMixUp,per_class
-from fastai_balmix.report.answers import against_rest,auroc_interval,recall_change,worst_mistakes
+from fastai_balmix.all import BalancedMixUp
 from fastai_balmix.report.card import learner_card,results_card,thumbnail
-from fastai_balmix.report.figures import label,plot_confusion,plot_per_class,plot_recall_change,plot_shares,series,top_mistakes
 from fastai_balmix.report.page import Report,balmix_report,report
 from fastai_balmix.report.sections import sections
 from fastai_balmix.compare.results import Results,results_table
@@ -164,19 +161,6 @@ def test_roc_is_scikit_learn_s(folder, card):
         assert d['auroc'][1]<d['auroc'][0]<d['auroc'][2]
         close(sk.auc(d['roc']['fpr'], d['roc']['tpr']), d['auroc'][0], 1e-6)
 
-def test_predictive_values_are_those_of_counting_where_the_group_is_as_frequent_as_stated():
-    cm = np.array([[70,8,2],[5,20,5],[1,3,6]]) # 80 of the rest, 40 of the group {1, 2}
-    y,p = (np.repeat(o.ravel(), cm.ravel()) for o in np.indices((3,3)))
-    for copies in (1,1),(1,10),(3,1): # of each item of the group, and of the rest
-        many = np.where(y>0, *copies)
-        yy,pp = np.repeat(y, many)>0,np.repeat(p, many)>0
-        got = against_rest(cm, [1,2], yy.mean())
-        close([got['ppv'][0],got['npv'][0]], [sk.precision_score(yy, pp),sk.precision_score(~yy, ~pp)])
-        close([got['sensitivity'][0],got['specificity'][0]], [sk.recall_score(y>0, p>0),sk.recall_score(y==0, p==0)])
-        close(got['sensitivity'][1:], stats.binomtest(34, 40).proportion_ci(method='wilson'), 1e-6)
-        assert all(a<=v<=b for v,a,b in (got['ppv'],got['npv']))
-    assert (got['positives'],got['negatives'])==(40,80)
-
 def test_what_is_compared_is_the_summary(folder, card):
     from fastai_balmix.compare.summary import summarise
     s = summarise(Results(folder), 'instance', n=200)
@@ -230,42 +214,6 @@ def test_each_architecture_has_its_own_baseline(tmp_path):
     c = results_card(res, n=20)
     assert [o['name'] for o in c['networks']]==['small, instance','small, class','wide, instance','wide, class']
     assert ['change' in o for o in c['networks']]==[False,True,False,True]
-
-# ------------------------------------------------------------------ intervals
-
-def test_intervals_of_a_change_hold_it_nineteen_times_in_twenty():
-    "Each simulation is a class of its own. Agresti and Min's interval is a little wide for few images, never far too narrow"
-    rng,sims = np.random.default_rng(0),4000
-    for n,(both,gained,lost) in ((8,(.5,.2,.1)),(30,(.6,.1,.1)),(200,(.7,.12,.05))):
-        kind = rng.choice(4, size=(sims,n), p=[both,gained,lost,1-both-gained-lost])
-        after,before = np.isin(kind, [0,1]),np.isin(kind, [0,2])
-        t = recall_change(after.ravel(), before.ravel(), np.repeat(np.arange(sims), n))
-        held = ((t.low<=gained-lost) & (gained-lost<=t.high)).mean()
-        # four standard deviations of a share of 4000 below; they need not be narrow
-        assert held>.95-4*np.sqrt(.95*.05/sims)-.005 and held<.995
-        close(t.change, (after.astype(int)-before).mean(1))
-
-def test_nothing_changed_is_not_certainty():
-    t = recall_change([1,1,1]+[1]*300, [1,1,1]+[1]*300, [0]*3+[1]*300)
-    assert t.change.tolist()==[0,0] and t.high.iloc[0]>.3 and 0<t.high.iloc[1]<.02
-    assert np.isnan(recall_change([1], [1], [0], ['a','b']).change['b'])
-
-def test_area_is_scikit_learn_s_and_its_interval_holds():
-    rng,true,held,sims = np.random.default_rng(1),stats.norm.cdf(1/np.sqrt(2)),0,800
-    for i in range(sims):
-        y = np.repeat([True,False], [25,75])
-        s = np.round(y+rng.normal(size=100), 1) if i%10==0 else y+rng.normal(size=100) # some with ties
-        a = auroc_interval(s, y)
-        if i<20: close(a.value, sk.roc_auc_score(y, s))
-        held += a.low<=true<=a.high
-    assert abs(held/sims-.95) < 4*np.sqrt(.95*.05/sims)+.01 # an approximation for 25 items
-
-def test_answers_for_the_same_image_do_not_make_it_surer():
-    rng = np.random.default_rng(2)
-    y = np.repeat([True,False], [20,40])
-    s = y+rng.normal(size=60)
-    close(auroc_interval(np.tile(s, 5), np.tile(y, 5), np.tile(np.arange(60), 5)), auroc_interval(s, y))
-    assert np.isnan(auroc_interval(s, np.ones(60, bool)).value)
 
 # ------------------------------------------------------------------ the page
 
@@ -523,88 +471,7 @@ def test_a_file_that_is_no_report_is_kept(card, tmp_path, monkeypatch):
     r = Report(card).save(tmp_path/'r.html')
     r.save(tmp_path/'r.html')
 
-# ------------------------------------------------------------------ figures
-
-def matrix(k, seed=0):
-    rng = np.random.default_rng(seed)
-    n = np.maximum(np.geomspace(1000, 6, k).astype(int), 6)[rng.permutation(k)]
-    return np.stack([rng.multinomial(m, .7*np.eye(k)[i]+.3/k) for i,m in enumerate(n)])
-
-def boxes(texts, ax): return [t.get_window_extent(ax.figure.canvas.get_renderer()) for t in texts if t.get_text()]
-
-def apart(texts, ax): return all(not a.overlaps(b) for a,b in zip(boxes(texts, ax), boxes(texts, ax)[1:]))
-
-@pytest.mark.parametrize('k', [2,23,100])
-@pytest.mark.parametrize('by_row', [True,False])
-def test_confusion_can_be_read(k, by_row):
-    cm,names = matrix(k),[f'a class of some kind {i}' for i in range(k)]
-    ax = plot_confusion(cm, names, by_row)
-    ax.figure.canvas.draw()
-    first = [t.get_text() for t in ax.get_yticklabels()]
-    order = np.argsort(-cm.sum(1), kind='stable')
-    assert first[0]==names[order[0]] and first==[names[i] for i in order][::len(names)//len(first) if k>30 else 1][:len(first)]
-    assert apart(ax.get_yticklabels(), ax) and 2<=len(first)<=60
-    if k>30: assert not ax.texts
-    else:
-        assert len(ax.texts)==(cm>0).sum()
-        cell = ax.get_window_extent().width/k
-        assert all(b.width<=cell for b in boxes(ax.texts, ax))
-        # the first cell is the largest class's recall, or its images
-        want = cm[order[0],order[0]]/(cm[order[0]].sum()/100 if by_row else 1)
-        assert ax.texts[0].get_text()==f'{want:.0f}'
-
-def test_grades_stay_in_their_order():
-    ax = plot_confusion(matrix(5), [*'edcba'], ordered=True)
-    assert [t.get_text() for t in ax.get_xticklabels()]==[*'edcba']
-
-@pytest.mark.parametrize('k', [2,23,100])
-def test_classes_can_be_read(k):
-    t = per_class(matrix(k), [f'class {i}' for i in range(k)])
-    ax = plot_per_class({'one':t, 'two':t})
-    ax.figure.canvas.draw()
-    assert apart(ax.get_xticklabels(), ax)
-    close(ax.lines[0].get_ydata(), 100*t.recall.iloc[np.argsort(-t.support.to_numpy(), kind='stable')])
-    change = recall_change(np.ones(k), np.arange(k)%2, np.arange(k))
-    plot_recall_change(change)
-    plot_shares({'a':np.full(k, 1/k), 'b':np.full(k, 1/k)})
-
-def test_mistakes_are_shown_with_what_was_said_of_them():
-    p = np.array([[.9,.1],[.2,.8],[.6,.4],[.3,.7]])
-    m = worst_mistakes(p, [1,1,1,0], ['w.jpg','x.jpg','y.jpg','$z$.jpg'], ['no','yes'])
-    assert m.path.tolist()==['w.jpg','$z$.jpg','y.jpg']
-    close(m.of_true, [.1,.3,.4])
-    axs = top_mistakes(m, [np.zeros((4,4)),None,np.zeros((4,4,3))], cols=2)
-    assert axs.shape==(2,2) and axs[0,0].get_title()=='no (90 %)\nis yes\nw.jpg' and [len(a.images) for a in axs.flat]==[1,0,1,0]
-    axs[0,0].figure.canvas.draw()
-
-def test_labels(): assert label('a\n\t b\u202e$') == r'a b\$' and label('x'*50)=='x'*23+'…' and label('\x00')==''
-
-def test_no_two_series_look_the_same():
-    looks = [(s['color'],s['marker'],s['ls']) for s in map(series, range(84))]
-    assert len({*looks})==84
-
-# Linear RGB as seen with deuteranopia, protanopia, tritanopia: Machado, Oliveira and Fernandes 2009, severity 1
-SEEN = dict(all=np.eye(3), deutan=[[.367322,.860646,-.227968],[.280085,.672501,.047413],[-.011820,.042940,.968881]], protan=[[.152286,1.052583,-.204868],[.114503,.786281,.099216],[-.003882,-.048116,1.051998]],
-            tritan=[[1.255528,-.076749,-.178779],[-.078411,.930809,.147602],[.004733,.691367,.303900]])
-
-def linear(hexa): return np.array([(c/12.92 if c<=.04045 else ((c+.055)/1.055)**2.4) for c in (int(hexa[i:i+2], 16)/255 for i in (1,3,5))])
-
-def lab(rgb):
-    xyz = np.array([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],[.0193339,.1191920,.9503041]])@np.clip(rgb, 0, 1)/[.95047,1,1.08883]
-    f = np.where(xyz>216/24389, np.cbrt(xyz), (24389/27*xyz+16)/116)
-    return np.array([116*f[1]-16,500*(f[0]-f[1]),200*(f[1]-f[2])])
-
-def test_colours_are_told_apart_with_any_colour_vision_and_stand_out():
-    css = (Path(fastai_balmix.__file__).parent/'report'/'report.css').read_text()
-    for block in re.findall(r':root \{(.*?)\}', css, flags=re.S):
-        v = dict(re.findall(r'--(\w+):(#\w+)', block))
-        cs = [v[f'c{i}'] for i in range(6)]
-        page = linear(v['page'] if len(v['page'])==7 else '#ffffff')
-        for c in cs:
-            a,b = sorted((linear(c)@[.2126,.7152,.0722],page@[.2126,.7152,.0722]))
-            assert (b+.05)/(a+.05)>=3, (c,v['page'])
-        for kind,m in SEEN.items():
-            for a,b in combinations(cs, 2): assert np.linalg.norm(lab(np.array(m)@linear(a))-lab(np.array(m)@linear(b)))>11, (kind,a,b)
+# ------------------------------------------------------------------ batches before training
 
 def test_pairs_are_shown_of_the_items_that_a_sampler_visits():
     ds,subset = Counting(tail_targets(60,30,10), shape=(3,4,4)),range(50,70)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 from fastai_balmix.compare.paper import paper_table,published
-from fastai_balmix.compare.summary import summarise,_p,_sentence,_verdict
+from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
+from fastai_balmix.compare.verdicts import verdict_table
 from fastai_balmix.metrics.differences import corrected_interval,corrected_t,holm
 import toys # its profile for hypothesis
 
@@ -329,7 +330,7 @@ def test_one_run_is_judged_by_its_images_alone():
     d = s.differences[s.differences.metric=='mcc']
     assert set(d.kind)=={'one run'} and set(d.n)=={1} and d[['low','high','p','p_holm']].isna().all(axis=None)
     close(d.p_both, d.p_perm_holm)
-    assert set(d.shown)=={'better'} and 'two networks and not of two methods' in s.sentences[0] and any(o.startswith('One run has no interval') for o in s.notes)
+    assert set(d.shown)=={'better'} and 'compares two networks and not two methods' in s.sentences[0] and any(o.startswith('One run has no interval') for o in s.notes)
     b = s.differences[s.differences.metric=='brier']
     assert b.p_both.isna().all() and set(b.shown)=={''} and 'p unknown' in s.sentences[1]
     assert s.table[['mcc_low','mcc_high']].isna().all(axis=None) and (s.table.mcc_median==s.table.mcc_mean).all() and (s.table.runs=='one run').all()
@@ -500,33 +501,38 @@ def test_where_there_is_a_choice():
 
 # ------------------------------------------------------------------ words
 
-def shown(a, t, b): return dict(zip(POINTS, (a,t,b)))
+def differences(shown, p_both=.01, p_change=np.nan):
+    "Made-up differences of one method; `shown` by operating point, None where the tests are undefined"
+    p = [np.nan if o is None else p_both for o in shown]
+    return pd.DataFrame(dict(arch='net', method='other', metric='mcc', point=POINTS[:len(shown)], diff=.1, p_both=p,
+                             shown=[o or '' for o in shown], kind='folds', n=5, p_change=p_change))
 
-@pytest.mark.parametrize('states,p_change,word,said', [
-    (shown('','',''), np.nan, 'not shown', 'No difference shown.'),
-    ({}, np.nan, 'not shown', 'No difference shown.'),
-    (shown('better','better','better'), np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
-    (shown('worse','worse','worse'), np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
-    (shown('better','better',''), np.nan, 'learned', 'it remains at the training prevalence, though under the balanced prior none is shown.'),
-    (shown('worse','','worse'), np.nan, 'learned', 'it remains under the balanced prior, though at the training prevalence none is shown.'),
-    (shown('','better',''), np.nan, 'learned', 'seen at the training prevalence, though under the balanced prior none is shown; as trained it does not show.'),
-    (shown('better','',''), .01, 'operating point', 'at equal ones it is smaller (p = 0.010), and none is shown.'),
-    (shown('worse','',''), .05, 'operating point', 'at equal ones it is smaller'),
-    (shown('better','',''), .0501, 'not told apart', 'nor that it is smaller there'),
-    (shown('better','',''), np.nan, 'not told apart', 'these runs do not tell'),
-    (shown('better','worse',''), .001, 'depends on the operating point', 'Which of the two is better depends'),
-    (shown('better','worse','better'), .001, 'depends on the operating point', 'Which of the two'),
-    (shown('','worse','better'), np.nan, 'depends on the operating point', 'Which of the two'),
-    ({'as trained':'better'}, np.nan, 'not told apart', 'was not measured')])
-def test_verdicts(states, p_change, word, said):
-    got = _verdict(states, p_change)
-    assert got[0]==word and said in got[1]
+def verdict(*args, **kwargs): return verdict_table(differences(*args, **kwargs), 'instance', 5).iloc[0]
 
-@pytest.mark.parametrize('p_change,word', [((.001,.002), 'operating point'), ((.001,.3), 'not told apart'), ((.3,.001), 'not told apart'), ((.001,np.nan), 'not told apart')])
-def test_a_difference_must_shrink_at_both_equal_operating_points(p_change, word):
-    g = pd.DataFrame(dict(point=POINTS, method='other', metric='mcc', diff=[.1,.01,.01], p_both=[.001,.5,.5], shown=['better','',''], kind='folds', n=5,
-                          p_change=[np.nan,*p_change]))
-    assert _sentence(g, 'instance', 5, '')[0]==word
+@pytest.mark.parametrize('shown,p_change,word,said', [
+    (['','',''], np.nan, 'not shown', 'MCC (5 folds): no difference shown, as trained +10.00'),
+    ([None]*3, np.nan, 'not shown', 'no difference shown'),
+    (['better']*3, np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
+    (['worse']*3, np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
+    (['better','better',''], np.nan, 'learned', 'it remains at the training prevalence, but none is shown under the balanced prior.'),
+    (['worse','','worse'], np.nan, 'learned', 'it remains under the balanced prior, but none is shown at the training prevalence.'),
+    (['','better',''], np.nan, 'learned', 'it is shown at the training prevalence, but not under the balanced prior, and not as trained.'),
+    (['better','',''], .01, 'operating point', 'at equal operating points the difference is smaller (p = 0.010), and none is shown.'),
+    (['worse','',''], .05, 'operating point', 'A threshold effect: at equal operating points the difference is smaller'),
+    (['better','',''], .0501, 'not told apart', 'it is not shown to be smaller either'),
+    (['better','',''], np.nan, 'not told apart', 'these runs cannot tell a threshold effect from better learning.'),
+    (['better','worse',''], .001, 'depends on the operating point', 'Which of the two is better depends'),
+    (['better','worse','better'], .001, 'depends on the operating point', 'Which of the two'),
+    (['','worse','better'], np.nan, 'depends on the operating point', 'Which of the two'),
+    (['better',None,None], np.nan, 'not told apart', 'It was not measured at equal operating points'),
+    # a difference must shrink at both equal operating points
+    (['better','',''], [np.nan,.001,.002], 'operating point', '(p = 0.002)'),
+    (['better','',''], [np.nan,.001,.3], 'not told apart', ''),
+    (['better','',''], [np.nan,.3,.001], 'not told apart', ''),
+    (['better','',''], [np.nan,.001,np.nan], 'not told apart', '')])
+def test_verdicts(shown, p_change, word, said):
+    got = verdict(shown, p_change=p_change)
+    assert got.verdict==word and said in got.sentence
 
 def test_an_undefined_point_is_no_point_where_nothing_shows():
     "A gain as trained that could not be tested later must not be called one of operating point"
@@ -535,9 +541,10 @@ def test_an_undefined_point_is_no_point_where_nothing_shows():
     o = summarise(r, metrics='mcc', n=200).verdicts.iloc[0]
     assert o.verdict=='not told apart' and 'not measured' in o.sentence
 
-@pytest.mark.parametrize('p,words', [(1e-5,'p < 0.001'), (.00099,'p < 0.001'), (.001,'p = 0.001'), (.0049,'p = 0.005'), (.0499,'p = 0.050'), (.2,'p = 0.20'), (1,'p = 1.00'),
-                                     (np.nan,'p unknown')])
-def test_p_in_words(p, words): assert _p(p)==words
+@pytest.mark.parametrize('p,words', [
+    (1e-5,'p < 0.001'), (.00099,'p < 0.001'), (.001,'p = 0.001'), (.0049,'p = 0.005'), (.0499,'p = 0.050'), (.2,'p = 0.20'),
+    (1,'p = 1.00'), (np.nan,'p unknown')])
+def test_p_in_words(p, words): assert verdict([''], p_both=p).sentence.endswith(f'as trained +10.00, {words}.')
 
 def test_sentences_say_what_the_numbers_do(summary):
     d = summary.differences
@@ -598,7 +605,7 @@ def test_methods_that_learned_the_same_are_seldom_told_apart_by_what_they_learne
 
 # ------------------------------------------------------------------ what must be said under every table
 
-NOT_LEARNED = 'operating point of its own: a difference here is not yet one of what was learned'
+NOT_LEARNED = 'operating point of its own: a difference here is not yet a difference in what was learned'
 
 def test_every_table_says_how_folds_and_epochs_were_chosen():
     r = Made(THREE, grouped=False, selection='reported-fold', notes=['Ten images were left out.'], archs=('net','wide'))
@@ -818,8 +825,8 @@ def wrong_labels(run, part):
     (lambda: holm([1.1]), "Got [1.1] instead."),
     (lambda: summarise(GOOD, 'plain'), "The 'baseline' parameter of summarise must be a method that was run: instance, other. Got 'plain' instead."),
     (lambda: summarise(GOOD, metrics=['mcc','kappa']),
-        "The 'metrics' parameter of summarise must be some of mcc, balanced_accuracy, macro_f1, geometric_mean, accuracy, quad_kappa, "
-        "kendall_tau, brier. Got 'kappa' instead."),
+        "The 'metrics' parameter of summarise must be some of mcc, balanced_accuracy, macro_f1, geometric_mean, quad_kappa, kendall_tau, "
+        "accuracy, brier. Got 'kappa' instead."),
     (lambda: summarise(GOOD, metrics='mean_auc'), "Got 'mean_auc' instead."),
     (lambda: summarise(changed(df=GOOD.df.assign(mcc=GOOD.df.mcc.where(GOOD.df.part=='select'))), metrics='mcc'), "Got 'mcc' instead."),
     (lambda: summarise(GOOD, part='messidor2'), "The 'part' parameter of summarise must be one of 'select', 'report'. Got 'messidor2' instead."),

@@ -1,0 +1,55 @@
+"""The notebook shows the tables. Here predictive values are counted by scikit-learn, and intervals meet simulation."""
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+from fastai_balmix.report.answers import against_rest,auroc_interval,recall_change
+
+def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
+
+def test_predictive_values_are_those_of_counting_where_the_group_is_as_frequent_as_stated():
+    cm = np.array([[70,8,2],[5,20,5],[1,3,6]]) # 80 of the rest, 40 of the group {1, 2}
+    y,p = (np.repeat(o.ravel(), cm.ravel()) for o in np.indices((3,3)))
+    for copies in (1,1),(1,10),(3,1): # of each item of the group, and of the rest
+        many = np.where(y>0, *copies)
+        yy,pp = np.repeat(y, many)>0,np.repeat(p, many)>0
+        got = against_rest(cm, [1,2], yy.mean())
+        close([got['ppv'][0],got['npv'][0]], [sk.precision_score(yy, pp),sk.precision_score(~yy, ~pp)])
+        close([got['sensitivity'][0],got['specificity'][0]], [sk.recall_score(y>0, p>0),sk.recall_score(y==0, p==0)])
+        close(got['sensitivity'][1:], stats.binomtest(34, 40).proportion_ci(method='wilson'), 1e-6)
+        assert all(a<=v<=b for v,a,b in (got['ppv'],got['npv']))
+    assert (got['positives'],got['negatives'])==(40,80)
+
+def test_intervals_of_a_change_hold_it_nineteen_times_in_twenty():
+    "Each simulation is a class of its own. Agresti and Min's interval is a little wide for few images, never far too narrow"
+    rng,sims = np.random.default_rng(0),4000
+    for n,(both,gained,lost) in ((8,(.5,.2,.1)),(30,(.6,.1,.1)),(200,(.7,.12,.05))):
+        kind = rng.choice(4, size=(sims,n), p=[both,gained,lost,1-both-gained-lost])
+        after,before = np.isin(kind, [0,1]),np.isin(kind, [0,2])
+        t = recall_change(after.ravel(), before.ravel(), np.repeat(np.arange(sims), n))
+        held = ((t.low<=gained-lost) & (gained-lost<=t.high)).mean()
+        # four standard deviations of a share of 4000 below; they need not be narrow
+        assert held>.95-4*np.sqrt(.95*.05/sims)-.005 and held<.995
+        close(t.change, (after.astype(int)-before).mean(1))
+
+def test_nothing_changed_is_not_certainty():
+    t = recall_change([1,1,1]+[1]*300, [1,1,1]+[1]*300, [0]*3+[1]*300)
+    assert t.change.tolist()==[0,0] and t.high.iloc[0]>.3 and 0<t.high.iloc[1]<.02
+    assert np.isnan(recall_change([1], [1], [0], ['a','b']).change['b'])
+
+def test_area_is_scikit_learn_s_and_its_interval_holds():
+    rng,true,held,sims = np.random.default_rng(1),stats.norm.cdf(1/np.sqrt(2)),0,800
+    for i in range(sims):
+        y = np.repeat([True,False], [25,75])
+        s = np.round(y+rng.normal(size=100), 1) if i%10==0 else y+rng.normal(size=100) # some with ties
+        a = auroc_interval(s, y)
+        if i<20: close(a.value, sk.roc_auc_score(y, s))
+        held += a.low<=true<=a.high
+    assert abs(held/sims-.95) < 4*np.sqrt(.95*.05/sims)+.01 # an approximation for 25 items
+
+def test_answers_for_the_same_image_do_not_make_it_surer():
+    rng = np.random.default_rng(2)
+    y = np.repeat([True,False], [20,40])
+    s = y+rng.normal(size=60)
+    close(auroc_interval(np.tile(s, 5), np.tile(y, 5), np.tile(np.arange(60), 5)), auroc_interval(s, y))
+    assert np.isnan(auroc_interval(s, np.ones(60, bool)).value)
