@@ -9,9 +9,13 @@
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
 - `fastai_balmix.classifier`: The body of a network trained on the data as they come, and its last layer balanced afterwards.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
+- `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
+- `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
-- `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
+- `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
+- `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
+- `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
