@@ -1,8 +1,17 @@
-"""The site, run by `make docs`: `nbdev-proc-nbs` prepares the notebooks, this makes Markdown of them and of the modules, and mkdocs renders it into `site/`.
+"""The site, run by `make docs`: `nbdev-proc-nbs` prepares the notebooks, this makes Markdown of them and of the
+modules, and mkdocs renders it into `site/`.
 
-Nothing is run anew: outputs and figures are those the notebooks were saved with, and the API is read from the source. `nbdev-docs` needs Quarto, which
-pip does not install, and the command `nbdev-proc-nbs` first tries to download it; the function behind it does not."""
-import ast,csv,os,re,shutil,subprocess,sys,tempfile
+Nothing is run anew: outputs and figures are those the notebooks were saved with, and the API is read from the source.
+`nbdev-docs` needs Quarto, which pip does not install, and the command `nbdev-proc-nbs` first tries to download it; the
+function behind it does not."""
+import ast
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,7 +28,8 @@ from messages import messages
 from readme import _output,to_markdown
 from unseen import unseen
 
-proc,pages = root/'_proc',root/'build'/'docs'
+proc = root/'_proc'
+pages = root/'build'/'docs'
 written = {} # the file in the repository that each page is made of, by its path
 
 def write(page, text, made_of):
@@ -30,15 +40,22 @@ def write(page, text, made_of):
     written[page] = made_of
 
 
+# Files in the root that become pages
+texts = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', 'RELEASING.md': 'releasing.md'}
+
+
 # Links
 
 def page_of(path):
     "The page that a file of the repository becomes, or None"
     p = path.relative_to(root)
     if p.suffix=='.ipynb' and p.parts[0]=='nbs': return p.relative_to('nbs').with_suffix('.md').as_posix()
-    if p.suffix=='.py' and p.parts[0]=='fastai_balmix': return f'source/{p.stem}.md'
+    if p.suffix=='.py' and p.parts[0]=='fastai_balmix': return source_page(api.module_of(p))
     if p.suffix=='.md' and p.parts[0]=='docs': return p.name
-    return {'README.md': 'index.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'}.get(p.as_posix())
+    return {'README.md': 'index.md', **texts}.get(p.as_posix())
+
+
+def source_page(module): return f"source/{module.replace('.', '/')}.md"
 
 
 def relative(page, to): return os.path.relpath(to, Path(page).parent).replace(os.sep, '/')
@@ -51,23 +68,27 @@ def outside_code(md, f):
 
 
 def relink(md, page, folder, anchors):
-    "Links that hold in `folder` of the repository as they hold on `page`; other files come along; a link of nbdev's to a name goes to the API"
+    """Links that hold in `folder` of the repository as they hold on `page`; other files come along; a link of nbdev's
+    to a name goes to the API, whose `anchors` are given by page"""
     def at(m):
         text,link,anchor = m[1],m[2],m[3] or ''
         if re.match(r'\w+:', link): return m[0]
-        if sym := re.fullmatch(r'/?(?:\w+/)*(\w+)\.html', link):
-            nm = anchor[1:]
-            return f'[{text}]({relative(page, f"api/{sym[1]}.md")}#{nm})' if nm in anchors.get(sym[1], ()) else text
+        if sym := re.fullmatch(r'/?(?:(\w+)/)?(\w+)\.html', link):
+            api_page,nm = sym[1] or sym[2],anchor[1:]
+            known = nm in anchors.get(api_page, ())
+            return f'[{text}]({relative(page, f"api/{api_page}.md")}#{nm})' if known else text
         src = (folder/link).resolve()
-        if not src.exists() or not src.is_relative_to(root) or (to := page_of(src)) and not src.is_file(): return m[0]
+        if not src.is_file() or not src.is_relative_to(root): return m[0]
+        to = page_of(src)
         if to is None:
             to = f'files/{src.relative_to(root).as_posix()}'
             (pages/to).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(src, pages/to)
         return f'[{text}]({relative(page, to)}{anchor})'
     # nbdev links a name in the words of a link too
-    def single(s): return re.sub(r'\[([^\[\]]*)(?<!!)\[([^\[\]]+)\]\([^()\s]*\)([^\[\]]*)\](?=\()', r'[\1\2\3]', s)
-    return outside_code(md, lambda s: re.sub(r'\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)', at, single(s)))
+    double = r'\[([^\[\]]*)(?<!!)\[([^\[\]]+)\]\([^()\s]*\)([^\[\]]*)\](?=\()'
+    anywhere = r'\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)'
+    return outside_code(md, lambda s: re.sub(anywhere, at, re.sub(double, r'[\1\2\3]', s)))
 
 
 # Notebooks
@@ -78,11 +99,13 @@ def callouts(md):
         kind = re.search(r'callout-(\w+)', m[1])
         body = m[2].strip('\n')
         if not kind: return body
-        title = re.search(r'title="([^"]*)"', m[1]) or (h := re.match(r'#+ (.*)\n', body))
+        title = re.search(r'title="([^"]*)"', m[1]) or re.match(r'#+ (.*)\n', body)
         if title and body.startswith('#'): body = body.partition('\n')[2].strip('\n')
-        kinds = dict(important='danger', caution='warning')
-        return f'!!! {kinds.get(kind[1], kind[1])} "{title[1] if title else kind[1].capitalize()}"\n\n' + '\n'.join(f'    {s}'.rstrip() for s in body.split('\n'))
-    return re.sub(r'^:::+[ \t]*(\{[^}\n]*\}|\w[\w-]*)[ \t]*\n(.*?)^:::+[ \t]*$', box, md, flags=re.MULTILINE|re.DOTALL)
+        admonition = dict(important='danger', caution='warning').get(kind[1], kind[1])
+        words = title[1] if title else kind[1].capitalize()
+        return f'!!! {admonition} "{words}"\n\n' + '\n'.join(f'    {s}'.rstrip() for s in body.split('\n'))
+    fence = r'^:::+[ \t]*(\{[^}\n]*\}|\w[\w-]*)[ \t]*\n(.*?)^:::+[ \t]*$'
+    return re.sub(fence, box, md, flags=re.MULTILINE|re.DOTALL)
 
 
 def tidy(md):
@@ -95,13 +118,17 @@ def tidy(md):
 
 def without_empty_parts(md):
     "`md` less the headings under which there is nothing, since all of it was hidden"
-    lines,fence = [],None # of each line its text and the level of its heading
+    lines = [] # of each line its text and the level of its heading
+    fence = None
     for o in md.split('\n'):
         if m := re.match(r'(`{3,}|~{3,})', o):
             if fence is None: fence = m[1]
             elif o.rstrip()==fence: fence = None
-        lines.append((o, len(m[1]) if fence is None and (m := re.match(r'(#{1,6}) ', o)) else 0))
-    kept,after,empty = [],0,True # from the end; level of the heading that comes next, and whether there is nothing before it
+        heading = re.match(r'(#{1,6}) ', o) if fence is None else None
+        lines.append((o, len(heading[1]) if heading else 0))
+    kept = []
+    after = 0 # level of the heading that comes next
+    empty = True # whether there is nothing before that heading
     for o,level in reversed(lines):
         if level:
             if empty and level>1 and level>=after: continue
@@ -112,17 +139,26 @@ def without_empty_parts(md):
 
 
 def with_unseen(nb, full):
-    "Put into a processed notebook, folded, what the code that it shows needs of what it hides; `full` is the notebook as it was written"
-    module = next((c.source.split()[-1] for c in full.cells if c.cell_type=='code' and 'default_exp' in c.directives), None)
-    code,_ = unseen(full, module)
+    """Put into a processed notebook, folded, what the code that it shows needs of what it hides; `full` is the
+    notebook as it was written"""
+    exporting = [c for c in full.cells if c.cell_type=='code' and 'default_exp' in c.directives]
+    code,_ = unseen(full, exporting[0].source.split()[-1] if exporting else None)
     place = {c.id: i for i,c in enumerate(full.cells)}
+    head = '<details class="unseen" markdown>\n<summary>Code that the page does not show</summary>'
     for j in sorted(code):
-        fold = mk_cell(f'<details class="unseen" markdown>\n<summary>Code that the page does not show</summary>\n\n````python\n{code[j]}\n````\n\n</details>', 'markdown')
+        fold = mk_cell(f'{head}\n\n````python\n{code[j]}\n````\n\n</details>', 'markdown')
         at = next((i for i,c in enumerate(nb.cells) if place.get(c.get('id'), -1)>=j), len(nb.cells))
         nb.cells.insert(at, fold)
 
 
-def line_link(page): return lambda module,line: f'{relative(page, f"source/{module}.md")}#__codelineno-0-{line}'
+def line_link(page): return lambda module,line: f'{relative(page, source_page(module))}#__codelineno-0-{line}'
+
+
+def api_entry(o, page):
+    "What a notebook's page says of a name in place of `show_doc`"
+    title = f'**[`{o.name}`]({relative(page, f"api/{o.page}.md")}#{o.anchor})**'
+    said = api.described(o, 3, line_link(page), brief=True)
+    return f'<div class="entry" markdown>\n\n{title}\n\n{said}\n\n</div>'
 
 
 def notebook_page(path, names, anchors):
@@ -133,9 +169,7 @@ def notebook_page(path, names, anchors):
     with_unseen(nb, read_nb(root/'nbs'/rel))
     for i,c in enumerate(nb.cells):
         if c.cell_type=='code' and (m := re.search(r'^show_doc\(([\w.]+)\)', c.source, flags=re.MULTILINE)):
-            o = names.get(m[1])
-            text = f'**[`{o.name}`]({relative(page, f"api/{o.module}.md")}#{o.anchor})**\n\n' + api.described(o, 3, line_link(page), brief=True) if o else ''
-            nb.cells[i] = mk_cell(f'<div class="entry" markdown>\n\n{text}\n\n</div>' if text else '', 'markdown')
+            nb.cells[i] = mk_cell(api_entry(names[m[1]], page) if m[1] in names else '', 'markdown')
     fm = nb_frontmatter(nb)
     with tempfile.TemporaryDirectory() as d:
         write_nb(nb, Path(d)/path.name)
@@ -147,7 +181,10 @@ def notebook_page(path, names, anchors):
     write(page, front(description=lead) + relink(md, page, src.parent, anchors), src)
 
 
-def front(**kwargs): return '---\n' + yaml.safe_dump({k:v for k,v in kwargs.items() if v}, allow_unicode=True, width=1000) + '---\n\n' if any(kwargs.values()) else ''
+def front(**kwargs):
+    "Front matter of a page"
+    said = {k:v for k,v in kwargs.items() if v}
+    return '---\n' + yaml.safe_dump(said, allow_unicode=True, width=1000) + '---\n\n' if said else ''
 
 
 # The API
@@ -168,47 +205,77 @@ def shown(p, cell, page, n):
     outs = [_output(o, opts, save) for o in cell.outputs] if opts.get('output')!='false' else []
     where = relative(page, page_of(p))
     title = next((l[2:] for c in read_nb(p).cells for l in c.source.splitlines() if l.startswith('# ')), p.stem)
-    return '\n\n'.join([f'**Example**, a cell of [{title}]({where}), where what it needs is set up:', f'```python\n{cell.source.strip()}\n```', *filter(None, outs)])
+    head = f'**Example**, a cell of [{title}]({where}), where what it needs is set up:'
+    return '\n\n'.join([head, f'```python\n{cell.source.strip()}\n```', *filter(None, outs)])
+
+
+def example_of(o, page, examples, doctests):
+    "The example of a name as Markdown, or ''"
+    if o.name in doctests: return '**Example**\n\n```pycon\n' + doctests[o.name] + '\n```'
+    found = examples.find(o)
+    return shown(*found, page, f'{o.module}-{o.anchor}') if found else ''
+
+
+def list_entry(o, everyday):
+    "A name in the list of all names; in bold where `fastai_balmix.all` brings it"
+    link = f'[`{o.name}`]({o.page}.md#{o.anchor})'
+    if o.name in everyday or '.' in o.name: link = f'**{link}**'
+    said = o.doc.partition('\n')[0]
+    return f'- {link}: {said}' if said else f'- {link}'
+
+
+def module_links(page, names, examples):
+    "Modules of a page, each with links to its source and its notebook"
+    modules = [*dict.fromkeys(o.module for o in names)]
+    def links(mod):
+        source = f'[source](../{source_page(mod)})'
+        return f'{source}, [notebook](../{page_of(examples.defines[mod])})' if mod in examples.defines else source
+    return ' · '.join(f'`fastai_balmix.{mod}` ({links(mod)})' for mod in modules)
 
 
 def api_pages(names, examples, doctests):
-    "A page for each module, and one that lists all names"
-    lines = ['# API', 'Every public name. Those in **bold** come with `from fastai_balmix.all import *`, the others from their module.']
-    listed = {}
-    own = {*re.findall(r"'(\w+)'", (root/'fastai_balmix'/'all.py').read_text(encoding='utf-8').partition('__all__')[2])}
-    for mod,os_ in names.items():
+    "A page for each wing and each single room, and one that lists all names"
+    lines = ['# API', 'Every public name, by what it is imported from. Those in **bold** come with '
+             '`from fastai_balmix.all import *`.']
+    everyday = {*re.findall(r"'(\w+)'", (api.package/'all.py').read_text(encoding='utf-8').partition('__all__')[2])}
+    for mod,public in names.items():
         page = f'api/{mod}.md'
-        text = (api.package/f'{mod}.py').read_text(encoding='utf-8')
-        said = ast.get_docstring(ast.parse(text)).partition('\n')[0]
-        nb = examples.defines.get(mod)
-        parts = [f'# `{mod}`', f'{said}\n{{ .lead }}', f'`fastai_balmix.{mod}` · [source](../source/{mod}.md)' + (f' · [the notebook that makes it](../{page_of(nb)})' if nb else '')]
-        for o in os_:
-            if o.name in doctests: example = '**Example**\n\n```pycon\n' + doctests[o.name] + '\n```'
-            else: example = shown(*found, page, f'{mod}-{o.anchor}') if (found := examples.find(o)) else ''
-            parts.append(api.described(o, 2, line_link(page), example))
-        write(page, outside_code('\n\n'.join(parts)+'\n', tidy), api.package/f'{mod}.py')
-        listed[mod] = [f'## [`{mod}`]({mod}.md)', said, '\n'.join(f"- {'**' if (b := o.name in own or '.' in o.name) else ''}[`{o.name}`]({mod}.md#{o.anchor}){'**' if b else ''}{': ' if o.doc else ''}{o.doc.partition(chr(10))[0]}" for o in os_)]
-    for mod in sorted(names, key=lambda m: not {o.name for o in names[m]} & own): lines += listed[mod] # those of `all` first
+        said = ast.get_docstring(ast.parse(api.module_path(mod).read_text(encoding='utf-8'))).partition('\n')[0]
+        parts = [f'# `fastai_balmix.{mod}`', f'{said}\n{{ .lead }}', module_links(mod, public, examples)]
+        for o in public:
+            parts.append(api.described(o, 2, line_link(page), example_of(o, page, examples, doctests)))
+        write(page, outside_code('\n\n'.join(parts)+'\n', tidy), api.module_path(mod))
+        lines += [f'## [`fastai_balmix.{mod}`]({mod}.md)', said, '\n'.join(list_entry(o, everyday) for o in public)]
     write('api/index.md', '\n\n'.join(lines)+'\n', api.package/'all.py')
+
+
+troubleshooting_lead = """What an error says, what is behind it, and what helps.
+{ .lead }
+
+Every bad argument is answered in one form: *The '…' parameter of … must be … . Got … instead.* Search this page, or the
+site, for the words that you see. Where training has begun, fastai puts a line of its own in front: *Exception occured
+in \\`BalancedMixUp\\` when calling event \\`before_train\\`*. The tests compare every message in the table below with
+the code."""
 
 
 def troubleshooting():
     "Each public error with its cause and what helps, from the table that the tests compare with the code"
-    lines = ['# Troubleshooting', 'What an error says, what is behind it, and what helps.\n{ .lead }',
-        'Every bad argument is answered in one form: *The \'…\' parameter of … must be … . Got … instead.* Search this page, or the site, for the words that you see. Where training has begun, fastai puts a line of its own in front: '
-        '*Exception occured in \\`BalancedMixUp\\` when calling event \\`before_train\\`*. The table below is the one by which the tests compare every message with the code.']
+    lines = ['# Troubleshooting', troubleshooting_lead]
     for part,entries in messages.items():
         lines.append(f'## {part}')
         for o in entries:
-            lines.append(f'<div class="fault" markdown>\n\n**{api.literal(o.message)}**\n\n```python\n{o.call}\n```\n\n*Cause.* {o.cause}\n\n*Cure.* {o.cure}\n\n</div>')
+            lines += ['<div class="fault" markdown>', f'**{api.literal(o.message)}**', f'```python\n{o.call}\n```',
+                      f'*Cause.* {o.cause}', f'*Cure.* {o.cure}', '</div>']
     return '\n\n'.join(lines)+'\n'
 
 
 def source_pages():
     "The modules themselves, with an address for each line"
-    for p in sorted(api.package.glob('*.py')):
+    head = front(search=dict(exclude=True), hide=['toc'])
+    for p in sorted(api.package.rglob('*.py')):
         if p.stem=='_modidx': continue
-        write(f'source/{p.stem}.md', front(search=dict(exclude=True), hide=['toc']) + f'# Source of `{p.stem}`\n\n`````{{ .python linenums="1" }}\n{p.read_text(encoding="utf-8")}`````\n', p)
+        mod,text = api.module_of(p),p.read_text(encoding='utf-8')
+        write(source_page(mod), f'{head}# Source of `{mod}`\n\n`````{{ .python linenums="1" }}\n{text}`````\n', p)
 
 
 # The order of pages
@@ -221,7 +288,8 @@ def patterns(nav):
 
 
 def resolved(nav, there):
-    "A navigation whose patterns have become the pages they match that are named nowhere else; the first pattern that matches has the page"
+    """A navigation whose patterns have become the pages they match that are named nowhere else; the first pattern
+    that matches has the page"""
     taken = {o for o in patterns(nav) if '*' not in o}
     def one(entries):
         res = []
@@ -232,7 +300,8 @@ def resolved(nav, there):
                 if v: res.append({k: v})
             elif '*' not in o: res.append(o)
             else:
-                new = sorted(p for p in there if fnmatch(p, o) and p.count('/')==o.count('/') and p not in taken)
+                matching = [p for p in there if fnmatch(p, o) and p.count('/')==o.count('/')]
+                new = sorted(p for p in matching if p not in taken)
                 taken.update(new)
                 res += new
         return res
@@ -251,12 +320,14 @@ def make_pages():
     by_name = {o.name: o for os_ in names.values() for o in os_}
     anchors = {mod: {a for o in os_ for a in api.anchors(o)} for mod,os_ in names.items()}
     for p in sorted(proc.rglob('*.ipynb')): notebook_page(p, by_name, anchors)
-    for p in [*sorted((root/'docs').glob('*.md')), *sorted((root/'docs'/'pages').glob('*.md')), root/'CHANGELOG.md', root/'CONTRIBUTING.md']:
+    docs = root/'docs'
+    for p in [*sorted(docs.glob('*.md')), *sorted((docs/'pages').glob('*.md')), *(root/o for o in texts)]:
         page = page_of(p)
         write(page, relink(included(p.read_text(encoding='utf-8')), page, p.parent, anchors), p)
     api_pages(names, api.Examples(), api.doctests())
     source_pages()
-    write('troubleshooting.md', relink(troubleshooting(), 'troubleshooting.md', root/'docs', anchors), root/'tests'/'messages.py')
+    page = 'troubleshooting.md'
+    write(page, relink(troubleshooting(), page, root/'docs', anchors), root/'tests'/'messages.py')
     for o in 'extra.css','extra.js': shutil.copy(root/'docs'/o, pages)
     cfg = yaml.load((root/'docs'/'mkdocs.yml').read_text(encoding='utf-8'), Loader)
     cfg['nav'] = resolved(cfg['nav'], [p for p in written if not p.startswith('source/')])
@@ -273,14 +344,16 @@ def included(md):
         fn = root/'docs'/'measured'/f'{m[1]}.csv'
         if not fn.exists(): return ''
         rows = [*csv.reader(fn.read_text(encoding='utf-8').splitlines())]
-        return m[2] + '\n' + '\n'.join('| '+' | '.join(r)+' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]]) + '\n'
+        lines = [rows[0], ['---']*len(rows[0]), *rows[1:]]
+        return m[2] + '\n' + '\n'.join('| '+' | '.join(r)+' |' for r in lines) + '\n'
     return re.sub(r'^\{% measured (\w+) %\}\n(.*?)^\{% end %\}$', table, md, flags=re.MULTILINE|re.DOTALL)
 
 
 def build():
     with working_directory(root): proc_nbs(n_workers=0)
     # Not --quiet, under which --strict lets everything pass
-    subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '-f', make_pages()], env=os.environ|dict(NO_MKDOCS_2_WARNING='1'), check=True)
+    cmd = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-f', make_pages()]
+    subprocess.run(cmd, env=os.environ|dict(NO_MKDOCS_2_WARNING='1'), check=True)
     if found := faults(root/'site'): sys.exit('\n'.join(found))
 
 

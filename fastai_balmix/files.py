@@ -1,8 +1,10 @@
 """Write a file whole, or not at all.
 
-Files that are whole. `write_file` replaces a file in one step, so that a process which is killed leaves the old file or the new one. A full disk is a `DiskFull`, whose words say what to do.
+`write_file` replaces a file in one step: a process that is killed leaves either the old file or the new one, never
+half of it. A full disk raises `DiskFull`, whose message says what to do.
 
 ```python
+from fastai_balmix.files import write_file
 folder = Path(tempfile.mkdtemp())
 write_file(folder/'a.txt', b'first')
 write_file(folder/'a.txt', b'second')
@@ -15,9 +17,10 @@ test_eq((folder/'a.txt').read_bytes(), b'second')
 __all__ = ['DiskFull', 'disk_room', 'write_file']
 
 # %% ../nbs/files.ipynb #3ea92ee9
-import errno,os
+import errno
+import os
 from contextlib import contextmanager
-from fastai.basics import *
+from pathlib import Path
 
 # %% ../nbs/files.ipynb #c0a4ce44
 class DiskFull(OSError): "There is no room left where results are kept"
@@ -27,17 +30,20 @@ def disk_room(
     what:str, # What is written, for the error
     path # The folder it is in
 ):
-    "Errors of a full disk as `DiskFull`, whose words say what to do"
+    "Raise errors of a full disk as `DiskFull`, whose message says what to do"
     try: yield
     except OSError as e:
         if isinstance(e, DiskFull) or e.errno not in (errno.ENOSPC,errno.EDQUOT): raise
-        raise DiskFull(e.errno, f'No room left for {what}. Free at least twice as much on the disk of {path} and start again: what is finished is kept') from e
+        message = (f'No room left for {what}. Free at least twice as much on the disk of {path} and start again: '
+                   'what is finished is kept')
+        raise DiskFull(e.errno, message) from e
 
+# %% ../nbs/files.ipynb #87251348
 def write_file(
     path, # The file
     data:bytes # All of it
 )->None:
-    "Write a file so that at any moment it is there as a whole, in its old or in its new form. Raises `DiskFull` where there is no room; the old form stays."
+    "Replace a file in one step. Raises `DiskFull` where there is no room; the old file then stays."
     path = Path(path)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     with disk_room(f'{path.name} ({len(data)/1e6:.1f} MB)', path.parent):
@@ -51,6 +57,6 @@ def write_file(
             part.unlink(missing_ok=True)
             raise
     if os.name=='posix': # the renaming itself reaches the disk with the folder
-        d = os.open(path.parent, os.O_RDONLY)
-        try: os.fsync(d)
-        finally: os.close(d)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try: os.fsync(folder)
+        finally: os.close(folder)

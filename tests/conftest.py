@@ -102,8 +102,10 @@ def warm_call_fixture():
 def built(tmp_path_factory):
     "Folder of the site, made from a copy of the repository, strictly, and without a fault that its crawl finds"
     dst = tmp_path_factory.mktemp('site')
-    for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__'))
-    for o in 'pyproject.toml','settings.ini','README.md','CHANGELOG.md','CONTRIBUTING.md','LICENSE': shutil.copy(root/o, dst)
-    p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)}, capture_output=True, text=True)
+    left_out = shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__')
+    for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=left_out)
+    for o in [*root.glob('*.md'), *(root/o for o in ('pyproject.toml','settings.ini','LICENSE'))]: shutil.copy(o, dst)
+    p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)},
+                       capture_output=True, text=True)
     assert p.returncode==0, p.stdout[-5000:]+p.stderr[-5000:]
     return dst/'site'

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader as TorchDL,SubsetRandomSampler,TensorDat
 from fastai.vision import all as fv
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior,operating_curve,PriorCalibrator
 from fastai_balmix.inference.tta import FlipTTA
+from fastai_balmix.loaders import weighted # the method `dls.weighted`
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.losses import GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss
 from fastai_balmix.metrics.learner import BalancedAcc
@@ -256,7 +257,7 @@ def test_outputs_as_they_are_for_a_loss_without_activation():
 def test_another_activation_is_refused():
     class Odd(fv.CrossEntropyLossFlat):
         def activation(self, x): return x.square()/x.square().sum(1, keepdim=True)
-    with pytest.raises(ValueError, match='FlipTTA must be given a loss whose activation is softmax, sigmoid or none'): tta(make_learner(tensor_dls(), Odd()))
+    with pytest.raises(ValueError, match='FlipTTA needs a loss whose activation is softmax, sigmoid or none'): tta(make_learner(tensor_dls(), Odd()))
 
 class Sure(nn.Module):
     "Answers with `z` for class 1, whatever the image"
@@ -383,17 +384,17 @@ def refused(learn, words):
     assert not [cb for cb in learn.cbs if isinstance(cb, FlipTTA)] and not learn.lock.locked()
 
 def test_inputs_that_are_no_images_are_refused():
-    want = "The 'dls' parameter of FlipTTA must be loaders with one input, images of shape (B,C,H,W). Got "
+    want = 'FlipTTA needs loaders with one input, images of shape (B,C,H,W), but '
     ds = [(x,x,y) for x,y in zip(images, classes)]
     dl = fv.DataLoader(ds, bs=5, num_workers=0)
-    refused(make_learner(fv.DataLoaders(dl, dl), net=Joined()), want+'2 inputs instead.')
-    refused(make_learner(tensor_dls(x=torch.randn(23,4)), net=nn.Linear(4,3)), want+'shape (5, 4) instead.')
-    refused(make_learner(tensor_dls(x=torch.randn(23,2,4,4,4)), net=nn.Sequential(nn.Flatten(), nn.Linear(128,3))), want+'shape (5, 2, 4, 4, 4) instead.')
+    refused(make_learner(fv.DataLoaders(dl, dl), net=Joined()), want+'there are 2 inputs.')
+    refused(make_learner(tensor_dls(x=torch.randn(23,4)), net=nn.Linear(4,3)), want+'the input is of shape (5, 4).')
+    refused(make_learner(tensor_dls(x=torch.randn(23,2,4,4,4)), net=nn.Sequential(nn.Flatten(), nn.Linear(128,3))), want+'the input is of shape (5, 2, 4, 4, 4).')
 
 def test_outputs_that_are_no_row_of_classes_are_refused():
     # A mask of the mirror image is a mirrored mask: the mean of the two is of no use
     masks = torch.randint(3, (23,8,8), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match='FlipTTA'): tta(make_learner(tensor_dls(masks), fv.CrossEntropyLossFlat(axis=1), nn.Conv2d(3,3,1)))
+    with pytest.raises(ValueError, match='FlipTTA needs a network whose output'): tta(make_learner(tensor_dls(masks), fv.CrossEntropyLossFlat(axis=1), nn.Conv2d(3,3,1)))
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -819,7 +820,7 @@ ok = [[.5,.5]]
     (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict([third]), "The 'probs' parameter of PriorCalibrator.predict must be 2 columns, one for each class. Got 3 instead."),
     (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict(ok, [0.,1.]), "The 'prior' parameter of PriorCalibrator.predict must be probabilities: all above 0, sum 1. Got [0.0, 1.0] instead."),
     (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict(ok, 'even'), "Got 'even' instead."),
-    (lambda: PriorCalibrator().predict(ok), "fitted first"),
+    (lambda: PriorCalibrator().predict(ok), "PriorCalibrator needs `fit` first"),
     (lambda: estimate_prior(np.zeros((0,2)), half), "The 'probs' parameter of estimate_prior must be probabilities of at least one item. Got none instead."),
     (lambda: estimate_prior(ok, [1.,0.]), "The 'from_prior' parameter of estimate_prior must be probabilities: all above 0, sum 1. Got [1.0, 0.0] instead."),
     (lambda: estimate_prior(ok, half, n_iter=0), "The 'n_iter' parameter of estimate_prior must be an int in the range [1, inf). Got 0 instead."),

@@ -203,6 +203,14 @@ def test_shots_are_groups_of_classes(many, few):
     assert list(got)==[o for o in ('many_acc','medium_acc','few_acc') if o in recalls]
     for nm,v in recalls.items(): close(got[nm], np.mean(v))
 
+def test_metrics_know_their_place_in_the_registry():
+    mets = [*everything(), *shot_metrics([200,50,3]), ConfusionMetric(mcc, 'r', ordered=True)]
+    assert [m.entry.key for m in mets]==['mcc','balanced_accuracy','macro_f1','quad_kappa','kendall_tau','geometric_mean',
+        'calibration_error','brier','balanced_accuracy','balanced_accuracy','balanced_accuracy','mcc']
+    assert [m.larger_is_better for m in mets]==[True]*6+[False]*2+[True]*4 and [bool(m.ordered) for m in mets[:6]]==[m.entry.ordered for m in mets[:6]]
+    own = ConfusionMetric(lambda cm: cm[0,1], 'misses')
+    assert own.entry is None and own.larger_is_better
+
 def test_averages_over_all_classes_and_own_functions():
     pred,targ = answers(50, 6)
     ok = targ<4
@@ -423,36 +431,37 @@ def test_a_fit_survives_nan_predictions():
 
 def lenient(pred, targ, **kwargs): return pred.float().mean()
 GOOD = answers(20, 4)
+TWO_CLASSES = 'outputs with at least two classes along `axis`, or one output and a loss known to be binary, but the outputs are of shape '
 bad_batches = [
-    ((GOOD[0], GOOD[1]+1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
-    ((GOOD[0], GOOD[1]-1), 'targs', 'class numbers in the range [0, 3], for a network of 4 classes'),
-    ((GOOD[0], GOOD[1].float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20,) instead.'),
-    ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'targs', 'class numbers of shape (20,). Got torch.float32 of shape (20, 4) instead.'),
-    ((GOOD[0], GOOD[1][:,None]), 'targs', 'class numbers of shape (20,). Got torch.int64 of shape (20, 1) instead.'),
-    ((GOOD[0][:,:1], GOOD[1]*0), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20, 1) instead.'),
-    ((GOOD[0][:,0], GOOD[1]), 'pred', 'outputs with at least two classes along `axis`, or one output and a loss known to be binary. Got shape (20,) instead.')]
+    ((GOOD[0], GOOD[1]+1), 'class numbers in the range [0, 3] as targets, for a network of 4 classes, but '),
+    ((GOOD[0], GOOD[1]-1), 'class numbers in the range [0, 3] as targets, for a network of 4 classes, but '),
+    ((GOOD[0], GOOD[1].float()), 'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20,).'),
+    ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20, 4).'),
+    ((GOOD[0], GOOD[1][:,None]), 'class numbers of shape (20,) as targets, but they are torch.int64 of shape (20, 1).'),
+    ((GOOD[0][:,:1], GOOD[1]*0), TWO_CLASSES+'(20, 1).'),
+    ((GOOD[0][:,0], GOOD[1]), TWO_CLASSES+'(20,).')]
 bad_ids = ['too large', 'negative', 'floats', 'soft', 'column', 'one output', 'flat']
 
-@pytest.mark.parametrize('batch,name,words', bad_batches, ids=bad_ids)
-def test_batches_that_no_matrix_can_count(batch, name, words):
+@pytest.mark.parametrize('batch,words', bad_batches, ids=bad_ids)
+def test_batches_that_no_matrix_can_count(batch, words):
     with pytest.raises(ValueError) as e: feed(imbalance_metrics(), [GOOD,batch])
-    assert f"The '{name}' parameter of mcc must be {words}" in str(e.value)
+    assert f'mcc needs {words}' in str(e.value)
 
 @pytest.mark.parametrize('metric', [CalibrationError, BrierError])
-@pytest.mark.parametrize('batch,name,words', bad_batches, ids=bad_ids)
-def test_batches_that_have_no_error_of_probabilities(metric, batch, name, words):
+@pytest.mark.parametrize('batch,words', bad_batches, ids=bad_ids)
+def test_batches_that_have_no_error_of_probabilities(metric, batch, words):
     with pytest.raises(ValueError) as e: feed([metric()], [GOOD,batch], CrossEntropyLossFlat())
-    assert f"The '{name}' parameter of {metric().name} must be" in str(e.value)
+    assert f'{metric().name} needs {words}' in str(e.value)
 
 @pytest.mark.parametrize('metric', [MCC, CalibrationError])
 def test_outputs_for_several_tasks_are_refused(metric):
     with pytest.raises(ValueError) as e: feed([metric()], [((GOOD[0],GOOD[0]),GOOD[1])], CrossEntropyLossFlat())
-    assert f"The 'pred' parameter of {metric().name} must be a tensor, the output of a network for one task. Got tuple instead." in str(e.value)
+    assert str(e.value)==f'{metric().name} needs a network for one task, whose output is a tensor, but it is of type tuple.'
 
 def test_an_error_in_a_fit_keeps_its_words():
     learn = make_learner(imbalance_metrics(), lenient, dls=make_dls(valid=(5,5,5,5,5,5)))
     with pytest.raises(ValueError) as e: quiet_fit(learn)
-    assert "The 'targs' parameter of mcc must be class numbers in the range [0, 3], for a network of 4 classes. Got 10 others instead." in str(e.value)
+    assert 'mcc needs class numbers in the range [0, 3] as targets, for a network of 4 classes, but 10 are not.' in str(e.value)
 
 bad_args = [
     (lambda: ConfusionMetric('mcc'), "The 'score' parameter of ConfusionMetric must be a function of a confusion matrix. Got 'mcc' instead."),

@@ -19,9 +19,10 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 import fastai_balmix
 from fastai_balmix.all import BalancedMixUp
-from fastai_balmix.report.card import learner_card,results_card,thumbnail
+from fastai_balmix.report.card import thumbnail
+from fastai_balmix.report.comparison import results_card
+from fastai_balmix.report.network import learner_card
 from fastai_balmix.report.page import Report,balmix_report,report
-from fastai_balmix.report.sections import sections
 from fastai_balmix.compare.results import Results,results_table
 from fastai_balmix.compare.runs import score_row
 from toys import Counting,Points,make_net,quiet_fit,tail_targets

@@ -373,7 +373,7 @@ class Dice:
 
 def thrown(lams=(.1,.4,.6,.9)):
     dice = Dice(list(lams))
-    return dice,mock.patch('fastai_balmix.callback.mixup._rank_rng', lambda seed, dl: dice)
+    return dice,mock.patch('fastai_balmix.callback.mixup.rank_rng', lambda seed, dl: dice)
 
 # The independent formulas: logits, classes of items and partners, weights of the partners' labels
 
@@ -646,11 +646,11 @@ class Ints(Points):
     (lambda: Remix(tau=-.1), "Got -0.1 instead."),
     (lambda: Remix(per_item=1), "The 'per_item' parameter of Remix must be True or False. Got 1 instead."),
     (lambda: Remix(seed=-3), "The 'seed' parameter of Remix must be an int in the range [0, inf). Got -3 instead."),
-    (lambda: quiet_fit(make_learner(), 1, [Remix(), MixUp()]), "The 'cbs' parameter of a Learner with Remix must be free of other callbacks that mix. Got also [MixUp] instead."),
-    (lambda: quiet_fit(make_learner(), 1, [CutMix(), Remix()]), "free of other callbacks that mix. Got also [CutMix] instead."),
-    (lambda: quiet_fit(make_learner(), 1, [BalancedMixUp(), Remix()]), "free of other callbacks that mix. Got also ["),
-    (lambda: quiet_fit(make_learner(), 1, [Remix(), Remix()]), "free of other callbacks that mix. Got also [Remix] instead."),
-    (lambda: quiet_fit(make_learner(loss_func=NoItems()), 1, Remix()), "must be a loss with a per-item form, that is with a `reduction`. Got NoItems() instead."),
+    (lambda: quiet_fit(make_learner(), 1, [Remix(), MixUp()]), 'Remix cannot be combined with MixUp. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(), 1, [CutMix(), Remix()]), 'Remix cannot be combined with CutMix. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(), 1, [BalancedMixUp(), Remix()]), " cannot be combined with "),
+    (lambda: quiet_fit(make_learner(), 1, [Remix(), Remix()]), 'Remix cannot be combined with Remix. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(loss_func=NoItems()), 1, Remix()), "Remix needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has NoItems()."),
     (lambda: quiet_fit(make_learner(Mute(20)), 1, Remix()), "The labels of a Mute cannot be read by Remix without opening its items."),
     (lambda: quiet_fit(make_learner(), 1, Remix(labels=[1,2])), "The 'labels' parameter of Remix must be 51 ints, one for each item. Got 2 labels instead."),
     (lambda: quiet_fit(make_learner(Ints()), 1, Remix()), "The 'inputs' parameter of Remix must be floating-point tensors after the batch transforms. Got torch.int64 instead."),

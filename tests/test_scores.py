@@ -7,6 +7,7 @@ from collections import Counter
 from decimal import Decimal,localcontext
 from fractions import Fraction
 from itertools import product
+from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as skm
+from fastai_balmix import checks
 from fastai_balmix.metrics.intervals import confidence_interval,paired_test
 from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
-                                  macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,wilson)
+                                  macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,score_registry,score_row,wilson)
 import toys # for its profile of hypothesis
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes:UserWarning', 'ignore:.*single label:UserWarning',
@@ -354,6 +356,17 @@ def test_probabilities_of_nothing():
     assert np.isnan([calibration_error(p, []), brier_error(p, [])]).all()
     assert calibration_bins(p, []).n.sum()==0 and per_class_auc(p, []).isna().all(axis=None)
 
+@pytest.mark.parametrize('prevalence', [None, [.4,.3,.2,.1]])
+@pytest.mark.parametrize('ordered', [False, True])
+def test_a_row_holds_the_scores_of_the_registry_and_checks_its_probabilities_once(ordered, prevalence):
+    p,t = softmax_rows(200, 4),np.random.default_rng(4).integers(4, size=200)
+    with mock.patch.object(checks, 'as_preds', wraps=checks.as_preds) as seen, mock.patch('fastai_balmix.metrics.scores.as_preds', seen):
+        row = score_row(p, torch.tensor(t), ordered, prevalence)
+    assert seen.call_count==1
+    cm = confusion(p, t) if prevalence is None else reweight(confusion(p, t), prevalence)
+    there = [o for o in score_registry.values() if (ordered or not o.ordered) and (prevalence is None or o.func or o.key=='mean_auc')]
+    assert row=={o.key: float(o.func(cm)) if o.func else o.of_probs(p, t) for o in there}
+
 # --- bad arguments ---
 
 OK,P = np.diag([3,2,1]),[[.9,.1],[.2,.8]]
@@ -400,6 +413,7 @@ bad = [
     (lambda: per_class_auc([0,1], [0,1]), "The 'probs' parameter of per_class_auc must be an array of shape (N,K)"),
     (lambda: per_class_auc(P, [0,1], specificity=1.1), "The 'specificity' parameter of per_class_auc must be a float in the range [0, 1]. Got 1.1 instead."),
     (lambda: per_class_auc(P, [0,1], vocab='abc'), "The 'vocab' parameter of per_class_auc must be 2 names, one for each class. Got 3 instead."),
+    (lambda: score_row([[.9,.2]], [0]), "The 'probs' parameter of score_row must be rows of probabilities"),
     *[(lambda f=f: f(P, [0]), f"The 'targs' parameter of {f.__name__} must be 2 ints, one for each item. Got 1 labels instead.")
       for f in (per_class_auc,calibration_bins,calibration_error,brier_error)],
     *[(lambda f=f: f(P, [0,2]), f"The 'targs' parameter of {f.__name__} must be ints in the range [0, 1]. Got 2 at index 1 instead.")

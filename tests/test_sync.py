@@ -1,5 +1,10 @@
 """What is kept twice must agree: notebooks and modules, notebooks and README, metadata and what people read."""
-import importlib.util,json,re,shutil,subprocess,warnings
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import warnings
 from configparser import ConfigParser
 from os import chdir
 from pathlib import Path
@@ -18,11 +23,12 @@ def read(path): return (root/path).read_text(encoding='utf-8')
 def modules(project):
     "Text of `pyproject.toml` and of each module of a project, by path"
     project = Path(project)
-    return {p.relative_to(project).as_posix(): p.read_text(encoding='utf-8') for p in [project/'pyproject.toml', *(project/'fastai_balmix').rglob('*.py')]}
+    paths = [project/'pyproject.toml', *(project/'fastai_balmix').rglob('*.py')]
+    return {p.relative_to(project).as_posix(): p.read_text(encoding='utf-8') for p in paths}
 
 
 def export(src, dst):
-    "Export the notebooks of project `src` in `dst`, starting from what is written by hand; text of each module by name"
+    "Export the notebooks of project `src` in `dst`, beside what is written by hand; text of each module by name"
     src,dst = Path(src),Path(dst)
     shutil.copytree(src/'nbs', dst/'nbs', ignore=shutil.ignore_patterns('_proc', '.ipynb_checkpoints'))
     for f in 'pyproject.toml','settings.ini': shutil.copy(src/f, dst)
@@ -45,7 +51,8 @@ def out_of_sync(src, dst):
 
 def test_modules_are_exported(tmp_path):
     bad = out_of_sync(root, tmp_path)
-    assert not bad, f"{', '.join(bad)} and the notebooks differ: run `nbdev-export` (or `nbdev-update`, if the module is the newer)"
+    advice = 'run `nbdev-export` (or `nbdev-update`, if the module is the newer)'
+    assert not bad, f"{', '.join(bad)} and the notebooks differ: {advice}"
 
 
 # Notebooks
@@ -56,7 +63,8 @@ def clean(folder):
     from nbdev.clean import nbdev_clean
     warnings.simplefilter('error') # nbdev warns and goes on where it cannot read a notebook
     nbdev_clean()
-    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for p in Path(folder, 'nbs').rglob('*.ipynb')}
+    paths = Path(folder, 'nbs').rglob('*.ipynb')
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for p in paths}
 
 
 def test_notebooks_are_clean(tmp_path):
@@ -74,6 +82,30 @@ def test_notebook_is_saved_with_outputs(nb):
     outs = [o for c in cells for o in c['outputs']]
     assert outs or not cells, f'{nb} has no outputs: run `nbdev-test --save`, then `nbdev-clean`'
     assert not [o for o in outs if o['output_type']=='error'], f'{nb} was saved with an error'
+
+
+def width(nb):
+    "Columns that a notebook's code may have: a page of the site shows 95 without scrolling"
+    return 95 if nb=='nbs/index.ipynb' or nb.startswith('nbs/tutorials/') else 120
+
+
+def wide_lines(cells, limit):
+    "Lines of code that are too wide; a directive, such as the description of a figure, must stay on one line"
+    sources = [''.join(o['source']) for o in cells if o['cell_type']=='code']
+    return [o for s in sources for o in s.splitlines() if len(o)>limit and not o.startswith('#|')]
+
+
+@pytest.mark.parametrize('nb', notebooks)
+def test_code_fits_its_page(nb):
+    wide = wide_lines(json.loads(read(nb))['cells'], width(nb))
+    assert not wide, f'{nb} has lines of over {width(nb)} columns: {wide}'
+
+
+def test_wide_lines_are_found():
+    code = dict(cell_type='code', source=['#| fig-alt: long\n', 'x = 12\n', 'y = 1'])
+    cells = [code, dict(cell_type='markdown', source='longer')]
+    assert wide_lines(cells, 5)==['x = 12']
+    assert [*map(width, ('nbs/index.ipynb', 'nbs/tutorials/x.ipynb', 'nbs/loaders/x.ipynb'))]==[95,95,120]
 
 
 # README
@@ -129,18 +161,22 @@ def test_readme_commands_are_the_ones_in_use():
     demo,test = [o for o in sh if 'pip install' in o]
     for o in demo,test: assert '\n' not in o
     assert demo.endswith('.venv/bin/' + cfg['console_scripts'].split('=')[0])
-    for f in '.ci/run','CONTRIBUTING.md': assert test in [o.strip() for o in read(f).splitlines()], f'{f} does not run what README says'
+    for f in '.ci/run','CONTRIBUTING.md','.github/workflows/test.yml':
+        assert test in [o.strip() for o in read(f).splitlines()], f'{f} does not run what README says'
 
 
 # Every file
 
 def tracked():
     if not (root/'.git').exists(): pytest.skip('not a git checkout')
-    return subprocess.run(['git', 'ls-files', '-z'], cwd=root, check=True, capture_output=True, text=True).stdout.strip('\0').split('\0')
+    res = subprocess.run(['git', 'ls-files', '-z'], cwd=root, check=True, capture_output=True, text=True)
+    return res.stdout.strip('\0').split('\0')
 
 
-# The folder this checkout lies in, whatever it is, and what warnings and tracebacks bring in. Written so that this file does not match.
-forbidden = re.compile(re.escape(f'{root}/') + r'|/(?:home|root)/\.?\w+/|/tmp/(?:pytest|ipykernel)|/site-(?:packages)/|\b(?:TO' r'DO|FIX' r'ME)\b')
+# The folder this checkout lies in, whatever it is, and what warnings and tracebacks bring in. Written so that this file
+# does not match.
+forbidden = re.compile(re.escape(f'{root}/') + r'|/(?:home|root)/\.?\w+/|/tmp/(?:pytest|ipykernel)'
+                       r'|/site-(?:packages)/|\b(?:TO' r'DO|FIX' r'ME)\b')
 
 
 def leftovers(text):
@@ -159,5 +195,6 @@ def test_no_leftovers():
 
 
 def test_leftovers_are_found():
-    for o in f'{root}/x', 'a /ho'+'me/ada/x', '/lib/python3.11/site-'+'packages/torch', '# TO'+'DO: later', 'FIX'+'ME': assert leftovers(o), o
+    found = f'{root}/x', 'a /ho'+'me/ada/x', '/lib/python3.11/site-'+'packages/torch', '# TO'+'DO: later', 'FIX'+'ME'
+    for o in found: assert leftovers(o), o
     for o in 'home/x', 'framework', 'TODOS', '"image/png": "/ho'+'me/ada/"': assert not leftovers(o), o

@@ -1,16 +1,16 @@
 """Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
 
-`BalancedMixUp`, after *Balanced-MixUp for Highly Imbalanced Medical Image Classification*
-([Galdran, Carneiro and González Ballester, MICCAI 2021](https://doi.org/10.1007/978-3-030-87240-3_31)). Each image of an ordinary batch is mixed with one from a
-class-balanced draw, and so is its label.
+`BalancedMixUp`, after *Balanced-MixUp for Highly Imbalanced Medical Image Classification* ([Galdran, Carneiro and
+González Ballester, MICCAI 2021](https://doi.org/10.1007/978-3-030-87240-3_31)). Each image of an ordinary batch is
+mixed with one from a class-balanced draw, and so is its label.
 
-λ, `lam` in the code, is the weight of the **class-balanced** image: x̂ = (1-λ)·x_I + λ·x_C and the same for labels, with λ ~ Beta(α, 1). Equation 3 of the paper
-prints λ and 1-λ the other way round, which would give the balanced image the larger part. The authors' released code, the paper's text and its figure 3 agree
-with what is done here.
+λ, `lam` in the code, is the weight of the **class-balanced** image: x̂ = (1-λ)·x_I + λ·x_C and the same for labels,
+with λ ~ Beta(α, 1). Equation 3 of the paper prints λ and 1-λ the other way round, which would give the balanced image
+the larger part. This package follows the authors' released code, the paper's text and its figure 3.
 
 ```python
 dls = digits_lt()
-learn = Learner(dls, small_net(), metrics=BalancedAccuracy())
+learn = Learner(dls, small_net(dls.c), metrics=BalancedAccuracy())
 learn.fit_one_cycle(5, 1e-2, cbs=BalancedMixUp(seed=0))
 ```"""
 
@@ -30,76 +30,114 @@ from ..loaders.weighted import loader_sampler
 from ..loaders.pairing import check_inputs,mix_pairs,pair_loader,Paired,split_pairs
 
 # %% ../../nbs/callback/mixup.ipynb #371714b3
-def _rank_rng(seed, dl):
+def rank_rng(
+    seed:int|None, # Seed of a fit. None: drawn from NumPy's global generator.
+    dl # The training loader
+)->np.random.Generator:
     "A generator for one fit, different on each rank"
-    return np.random.default_rng([np.random.randint(2**31) if seed is None else seed, vars(dl).get('rank', 0)])
+    if seed is None: seed = np.random.randint(2**31)
+    return np.random.default_rng([seed, vars(dl).get('rank', 0)])
+
+def takes_soft(loss_func):
+    "Does `loss_func` take a distribution over the classes for each item?"
+    return getattr(loss_func, 'soft_targets', False)
 
 def _has_reduction(loss_func):
+    "Can `loss_func` be computed for each item?"
     if hasattr(loss_func, 'reduction'): return True
     try: return 'reduction' in inspect.signature(loss_func).parameters
     except ValueError: return False
 
+# %% ../../nbs/callback/mixup.ipynb #c80294e0
 class MixedLoss(Callback):
-    """Base of callbacks that mix each item of a training batch with a partner: the loss for both labels, with the learner's own loss function.
+    """Base of callbacks that mix each item of a batch with a partner: the loss for both labels, by the learner's loss.
 
-    A subclass sets `yb1`, the partners' targets, and `lam_y`, the weight of their labels (a float, or a (B,) tensor), before a batch. A loss with
-    `soft_targets`, one that takes a (B,K) distribution for each item, is handed the mixed labels themselves."""
-    order,run_valid,yb1,lam_y = -2,False,None,0.
+    A subclass sets `yb1`, the partners' targets, and `lam_y`, the weight of their labels (a float,
+    or a (B,) tensor), before a batch. A loss with `soft_targets`, one that takes a (B,K)
+    distribution for each item, gets the mixed labels themselves."""
+    order,run_valid = -2,False
+    yb1,lam_y = None,0.
 
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
         owner = type(self).__name__
-        others = [cb for cb in self.learn.cbs if isinstance(cb, (MixHandler,MixedLoss)) and cb is not self]
-        check(not others, 'cbs', f'a Learner with {owner}', 'free of other callbacks that mix', f'also {others}')
-        check(not per_item or getattr(self.loss_func, 'soft_targets', False) or _has_reduction(self.loss_func), 'loss_func', owner,
-              'a loss with a per-item form, that is with a `reduction`', repr(self.loss_func))
+        mixers = [o for o in self.learn.cbs if isinstance(o, MixHandler | MixedLoss) and o is not self]
+        others = [type(o).__name__ for o in mixers]
+        if others:
+            raise ValueError(f"{owner} cannot be combined with {' and '.join(others)}. Remove one of them.")
+        if per_item and not takes_soft(self.loss_func) and not _has_reduction(self.loss_func):
+            raise ValueError(f'{owner} needs a loss function with a `reduction`, so that the loss of each item is '
+                             f'known, but the learner has {self.loss_func!r}.')
         loader_sampler(self.dl, self.q, self.labels, owner)
         check_inputs(self.dl, owner)
-        self.rng = _rank_rng(self.seed, self.dl)
+        self.rng = rank_rng(self.seed, self.dl)
 
     def after_loss(self):
         "Mix the loss for the items' labels with that for the partners'"
         if self.yb1 is None: return
-        # Callbacks that come later may have changed the type of the items' labels, as fastai's `CastToTensor` does
+        # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
         self.yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
-        if getattr(self.loss_func, 'soft_targets', False): loss = self.loss_func(self.pred, *map(self._soft, self.yb, self.yb1))
-        else:
-            loss,loss1 = self.loss_grad,self.loss_func(self.pred, *self.yb1)
-            if isinstance(self.lam_y, float): loss = torch.lerp(loss, loss1, self.lam_y)
-            else:
-                with NoneReduce(self.loss_func) as lf: items,items1 = lf(self.pred, *self.yb),lf(self.pred, *self.yb1)
-                loss = self._weighted(1-self.lam_y, items, loss) + self._weighted(self.lam_y, items1, loss1)
-        self.learn.loss_grad,self.learn.loss,self.yb1 = loss,loss.clone(),None
+        if takes_soft(self.loss_func):
+            loss = self.loss_func(self.pred, *map(self._mixed_labels, self.yb, self.yb1))
+        elif isinstance(self.lam_y, float):
+            loss = torch.lerp(self.loss_grad, self.loss_func(self.pred, *self.yb1), self.lam_y)
+        else: loss = self._loss_by_pair()
+        self.learn.loss_grad = loss
+        self.learn.loss = loss.clone()
+        self.yb1 = None
 
     def before_backward(self):
-        check(self.loss_grad.numel()==1, 'loss_func', type(self).__name__, 'a loss that gives one number for a batch', f'a tensor of shape {tuple(self.loss_grad.shape)}')
+        if self.loss_grad.numel()!=1: raise self._bad_loss('one number for a batch', self.loss_grad)
 
-    def _soft(self, y, y1):
+    def _mixed_labels(self, y, y1):
         "Mixed labels of a batch, (B,K)"
-        y,y1 = (o.as_subclass(torch.Tensor) for o in (y,y1))
-        if y.ndim==1: y,y1 = (F.one_hot(o.long(), self.pred.shape[-1]) for o in (y,y1))
+        y = y.as_subclass(torch.Tensor)
+        y1 = y1.as_subclass(torch.Tensor)
+        if y.ndim==1:
+            k = self.pred.shape[-1]
+            y = F.one_hot(y.long(), k)
+            y1 = F.one_hot(y1.long(), k)
         return mix_pairs(y.float(), y1.float(), self.lam_y)
 
-    def _weighted(self, w, items, loss):
-        "The losses `items` that were reduced to `loss`, each weighted by `w`; the factor from sum to `loss` is the loss function's own"
-        # Losses of each output by itself, such as binary cross-entropy, give a value for each, which fastai puts in one row
-        ok = items.shape==w.shape or items.ndim and isinstance(self.pred, torch.Tensor) and items.numel()==self.pred.numel()
-        check(ok, 'loss_func', type(self).__name__, f'a loss that gives {len(w)} values with `reduction=\'none\'`, or one for each output', f'a tensor of shape {tuple(items.shape)}')
-        return (w.to(items)[:,None]*items.reshape(len(w), -1)).sum() * (loss/items.sum()).detach().nan_to_num()
+    def _loss_by_pair(self):
+        "The loss where each pair has a weight of its own"
+        loss1 = self.loss_func(self.pred, *self.yb1)
+        with NoneReduce(self.loss_func) as unreduced:
+            items = unreduced(self.pred, *self.yb)
+            items1 = unreduced(self.pred, *self.yb1)
+        own = self._reweighted(1-self.lam_y, items, self.loss_grad)
+        return own + self._reweighted(self.lam_y, items1, loss1)
+
+    def _reweighted(self, weight, items, loss):
+        "`loss` as it would be had each of its `items` the given weight, (B,)"
+        # Binary cross-entropy and its kin give a value for each output, which fastai puts in one row
+        by_output = items.ndim>0 and isinstance(self.pred, torch.Tensor) and items.numel()==self.pred.numel()
+        if items.shape!=weight.shape and not by_output:
+            raise self._bad_loss(f"{len(weight)} values with `reduction='none'`, or one for each output", items)
+        total = (weight.to(items)[:,None]*items.reshape(len(weight), -1)).sum()
+        # What the loss divides by, the number of items, the weights of their classes or nothing, it shows itself
+        reduction = (loss/items.sum()).detach().nan_to_num()
+        return total*reduction
+
+    def _bad_loss(self, wanted, got):
+        return ValueError(f'{type(self).__name__} needs a loss function that gives {wanted}, but it gave '
+                          f'a tensor of shape {tuple(got.shape)}.')
 
 # %% ../../nbs/callback/mixup.ipynb #12668483
 class BalancedMixUp(MixedLoss):
     """Mix each training batch with a class-balanced one: x̂ = (1-λ)·x_I + λ·x_C, labels alike, λ ~ Beta(α, 1).
 
-    From *Balanced-MixUp for Highly Imbalanced Medical Image Classification*, MICCAI 2021, oriented as in the authors' code. After each batch
-    `lam` is the weight of the class-balanced image, a float in [0,1), or with `per_item` a (B,) tensor; 0 stands for weights below 1/255, where
-    no second image is loaded. `alpha=0` is a plain fit. Bad arguments raise a `ValueError` at once, unusable data or losses before the first batch."""
+    From *Balanced-MixUp for Highly Imbalanced Medical Image Classification*, MICCAI 2021, oriented
+    as in the authors' code. After each batch `lam` is the weight of the class-balanced image, a
+    float in [0,1), or with `per_item` a (B,) tensor; 0 stands for weights below 1/255, where no
+    second image is loaded. `alpha=0` is a plain fit. Raises a `ValueError` for bad arguments at
+    once, for unusable data or losses before the first batch."""
     def __init__(self,
         alpha:float=0.2, # Of Beta(`alpha`, 1). The balanced image has the weight α/(1+α) on average.
         q='class', # Exponent of the balanced draw: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
         per_item:bool=False, # One λ for each pair? The default, one for each batch, is what the authors released.
-        labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
-        seed:int|None=None # Seed of λ and partners at the start of every fit. Default: drawn from NumPy's global generator.
+        labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
+        seed:int|None=None # Seed of λ and partners at the start of each fit. Default: from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'BalancedMixUp', low=0)
         q_value(q, 'BalancedMixUp')
@@ -109,17 +147,20 @@ class BalancedMixUp(MixedLoss):
         self.lam,self.rng = 0.,None
 
     @property
-    def corrects_prior(self): return f'BalancedMixUp(alpha={self.alpha:g})' if self.alpha and q_value(self.q)!=1 else None
+    def corrects_prior(self):
+        return f'BalancedMixUp(alpha={self.alpha:g})' if self.alpha and q_value(self.q)!=1 else None
 
     def before_train(self):
         "Check data and loss once a fit, and put a paired loader in place"
         if self.alpha==0: return
         if self.train_iter==0: self._start(self.per_item)
-        self.learn.dl = pair_loader(self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
+        self.learn.dl = pair_loader(
+            self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
 
     def before_batch(self):
         "Split the batch into items and partners, and mix them"
-        dl,self.lam,self.yb1 = self.dl,0.,None
+        dl = self.dl
+        self.lam,self.yb1 = 0.,None
         if not isinstance(dl, Paired): return
         self.lam = dl.lam
         if not dl.mixed:
@@ -128,5 +169,6 @@ class BalancedMixUp(MixedLoss):
         # Once a batch, and without waiting for a GPU
         self.lam_y = self.lam if isinstance(self.lam, float) else self.lam.to(self.yb[0].device, non_blocking=True)
         self.learn.yb,self.yb1 = zip(*(split_pairs(y, self.lam) for y in self.yb))
-        # An input may be a tuple itself
-        self.learn.xb = dl.finish(tuple(apply(lambda x: mix_pairs(*split_pairs(x, self.lam), self.lam_y), x) for x in self.xb))
+        def mix(x): return mix_pairs(*split_pairs(x, self.lam), self.lam_y)
+        # `apply`, as an input may be a tuple itself
+        self.learn.xb = dl.finish(tuple(apply(mix, x) for x in self.xb))

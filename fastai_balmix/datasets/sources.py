@@ -482,7 +482,7 @@ def from_csv(
 
 # %% ../../nbs/datasets/sources.ipynb #101f7787
 readers = {f.__name__: f for f in (eyepacs, messidor2, hyper_kvasir, medmnist, fashion_mnist_lt, digits, from_folder_table, from_csv)}
-_steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail, subset=ImageData.subset) # type: ignore[attr-defined] # patched
+_steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail, subset=ImageData.subset)
 
 def _called(f, kwargs, what, *args):
     "`f(*args, **kwargs)`, with a word where it has no such argument"

@@ -6,7 +6,6 @@
 __all__ = ['item_source', 'note_source', 'item_error']
 
 # %% ../../nbs/loaders/blame.ipynb #6c956e3f
-import pickle
 from bisect import bisect_right
 from functools import partial
 import pandas as pd
@@ -14,12 +13,12 @@ from torch.utils.data import ConcatDataset,Subset,get_worker_info
 from fastai.data.all import *
 
 # %% ../../nbs/loaders/blame.ipynb #11d41331
-def _words(o):
-    "What an item is made from, in words"
-    if isinstance(o, (str,Path)): return str(o)
-    if isinstance(o, pd.Series): return ', '.join(f'{k}={v}' for k,v in o.items())
-    if isinstance(o, partial): o = o.args
-    return _words(o[0]) if isinstance(o, (tuple,list)) and len(o) else ''
+def _source_text(source):
+    "What an item is made from, as text"
+    if isinstance(source, str|Path): return str(source)
+    if isinstance(source, pd.Series): return ', '.join(f'{k}={v}' for k,v in source.items())
+    if isinstance(source, partial): source = source.args
+    return _source_text(source[0]) if isinstance(source, tuple|list) and len(source) else ''
 
 def item_source(
     ds, # A data set
@@ -30,29 +29,39 @@ def item_source(
     if isinstance(ds, ConcatDataset):
         k = bisect_right(ds.cumulative_sizes, i)
         return item_source(ds.datasets[k], i-(ds.cumulative_sizes[k-1] if k else 0))
-    if isinstance(ds, (Datasets,TfmdLists)): return _words(L(ds.items, use_list=None)[i])
+    if isinstance(ds, Datasets|TfmdLists): return _source_text(L(ds.items, use_list=None)[i])
     # as torchvision's folders of images keep them
-    return _words(ds.samples[i]) if isinstance(getattr(ds, 'samples', None), (tuple,list)) else ''
+    samples = getattr(ds, 'samples', None)
+    return _source_text(samples[i]) if isinstance(samples, tuple|list) else ''
 
-# %% ../../nbs/loaders/blame.ipynb #fa35b471
-def _messenger(e, text):
-    "The class nearest to that of `e` that comes out of a worker with its text"
-    for c in type(e).__mro__:
-        try:
-            pickle.dumps(c)
-            # PyTorch calls classes with a `message` in another way, and mends how a KeyError shows its text
-            if not getattr(c, 'message', None) and (c is KeyError or text in str(c(text))): return c
-        except Exception: pass
-
-_opened = 'This was the image '
+# %% ../../nbs/loaders/blame.ipynb #2d94c7e8
+_image_note = 'This was the image '
 
 def note_source(
     e:Exception, # What was raised while an image was opened
     source # What it was opened from
 )->None:
     "Give an error a note that says which image it was, where that can be told"
-    text = _words(source)[:1000]
-    if text and _opened+text not in getattr(e, '__notes__', ()): e.add_note(_opened+text)
+    text = _source_text(source)[:1000]
+    if text and _image_note+text not in getattr(e, '__notes__', ()): e.add_note(_image_note+text)
+
+# %% ../../nbs/loaders/blame.ipynb #fa35b471
+def _carried_class(e):
+    "The class as which an error gets out of a worker: the nearest of Python's own that can be made from a text"
+    for cls in type(e).__mro__:
+        if cls.__module__!='builtins': continue
+        try: cls('')
+        except TypeError: continue
+        return cls
+
+def _item_text(dl, i):
+    "Which item it was, in a sentence; a second one where the data set has shrunk"
+    source = lost = ''
+    try:
+        source,n = item_source(dl.dataset, i)[:1000],len(dl.dataset)
+        if dl.n>n: lost = f' The data set has {n} items, and had {dl.n} when the loader was made.'
+    except Exception: pass # what fails here must not hide what failed before
+    return source,f"This was item {i} of the data set{f': {source}' if source else ''}.{lost}"
 
 def item_error(
     e:Exception, # What was raised while an item was made
@@ -60,16 +69,11 @@ def item_error(
     i:int # Index of the item
 )->Exception: # To be raised
     "An error with a note that says which item it was"
-    source,lost = '',''
-    try:
-        source,n = item_source(dl.dataset, i)[:1000],len(dl.dataset)
-        if dl.n>n: lost = f' The data set has {n} items, and had {dl.n} when the loader was made.'
-    except Exception: pass # what fails here must not hide what failed before
-    text = f"This was item {i} of the data set{f': {source}' if source else ''}.{lost}"
+    source,text = _item_text(dl, i)
     if text in getattr(e, '__notes__', ()): return e
     # the item says more than its image alone
-    if source and hasattr(e, '__notes__'): e.__notes__ = [o for o in e.__notes__ if o!=_opened+source]
-    cls = type(e) if get_worker_info() is None else _messenger(e, text)
+    if source and hasattr(e, '__notes__'): e.__notes__ = [o for o in e.__notes__ if o!=_image_note+source]
+    cls = type(e) if get_worker_info() is None else _carried_class(e)
     if cls is Exception is not type(e) or issubclass(cls, StopIteration): cls = RuntimeError
     if cls is not type(e):
         cause,e = e,cls(f'{type(e).__name__}: {e}')

@@ -12,9 +12,9 @@ __all__ = ['generator_types', 'LoaderExtension', 'extend_loader', 'own_class', '
 import random,traceback
 from copy import copy
 from functools import lru_cache
+from multiprocessing import active_children
 import numpy as np
 import torch
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torch.utils.data import get_worker_info
 from fastai.data.all import *
 from ..checks import check
@@ -26,23 +26,23 @@ generator_types = random.Random,np.random.Generator,np.random.RandomState,torch.
 
 # %% ../../nbs/loaders/extend.ipynb #b75bba4e
 @lru_cache(maxsize=None)
-def _extended(mixin, base): return type(f'{mixin.__name__}_{base.__name__}', (mixin,base), {'_extension':True})
+def _joint_class(mixin, base):
+    "The class with `mixin` in front of `base`, the same one each time"
+    return type(f'{mixin.__name__}_{base.__name__}', (mixin,base), {'_extension':True})
 
-def _lineage(cls): return (cls,) if '_extension' not in vars(cls) else (cls.__bases__[0], *_lineage(cls.__bases__[1]))
+def _lineage(cls):
+    "The mixins that were put in front of a loader's own class, and that class"
+    if '_extension' not in vars(cls): return (cls,)
+    mixin,base = cls.__bases__
+    return mixin,*_lineage(base)
 
-def _rebuild(*lineage):
-    cls = lineage[-1]
-    for mixin in reversed(lineage[:-1]): cls = _extended(mixin, cls)
+def _blank_loader(*lineage):
+    "A loader without attributes, of the joint class that has this lineage"
+    *mixins,cls = lineage
+    for mixin in reversed(mixins): cls = _joint_class(mixin, cls)
     return cls.__new__(cls)
 
-def _end_started(tb):
-    "PyTorch loses sight of the workers it has started where Ctrl-C comes before it has started the last"
-    for f,_ in traceback.walk_tb(tb):
-        # No other frame is asked: it would keep what it was asked for
-        if f.f_code is not _MultiProcessingDataLoaderIter.__init__.__code__: continue
-        for w in {*vars(f.f_locals['self']).get('_workers', ()), f.f_locals.get('w')}:
-            if w is not None and w.is_alive(): w.terminate()
-
+# %% ../../nbs/loaders/extend.ipynb #6c0de1a4
 class LoaderExtension:
     "Base of the classes that `extend_loader` puts in front of a loader's own"
     def do_item(self, i):
@@ -50,20 +50,28 @@ class LoaderExtension:
         except Exception as e: raise item_error(e, self, i)
 
     def __iter__(self):
-        try: yield from super().__iter__()
+        workers = self.fake_l.num_workers>0
+        others = {*active_children()} if workers else set()
+        started = False
+        try:
+            for b in super().__iter__():
+                started = True
+                yield b
         except (Exception,KeyboardInterrupt) as e:
-            # What PyTorch raises for a worker keeps that worker alive until the garbage is collected, and then waits 5 seconds for it. Let go of it now.
-            if self.fake_l.num_workers:
-                _end_started(e.__traceback__)
-                traceback.clear_frames(e.__traceback__)
+            # Where Ctrl-C comes before the last worker is started, PyTorch forgets the others, which would idle on
+            if workers and not started:
+                for process in {*active_children()}-others: process.terminate()
+            # The frames of a worker's error keep the worker alive until the garbage is collected, which then waits 5 seconds
+            if workers: traceback.clear_frames(e.__traceback__)
             raise
 
-    # The joint class is made at run time, so worker processes that are spawned must be told how to make it again
-    def __reduce_ex__(self, protocol): return _rebuild, _lineage(type(self)), super().__reduce_ex__(protocol)[2]
+    def __reduce_ex__(self, protocol):
+        # The joint class exists in this process only, so pickle is told of what to make it again
+        return _blank_loader, _lineage(type(self)), super().__reduce_ex__(protocol)[2]
 
     def new(self, dataset=None, cls=None, **kwargs):
-        # An exported learner keeps loaders without items: plain ones, that can be loaded where this package is not installed
-        if cls is None and hasattr(dataset, '__len__') and not len(dataset): cls = _lineage(type(self))[-1]
+        # An exported learner keeps loaders without items: they are plain, and load where this package is not installed
+        if cls is None and hasattr(dataset, '__len__') and not len(dataset): cls = own_class(self)
         return super().new(dataset, cls, **kwargs)
 
 # %% ../../nbs/loaders/extend.ipynb #9fe0af16
@@ -74,12 +82,13 @@ def extend_loader(
 ):
     "A copy of `dl` whose class is `mixin` in front of the loader's own class"
     res = copy(dl)
-    if not isinstance(dl, mixin): res.__class__ = _extended(mixin, type(dl))
-    # fastai stores methods passed to a loader's constructor on the instance, where they would hide those of `mixin`
-    for nm in vars(mixin): res.__dict__.pop(nm, None)
-    # What fastai hands to PyTorch points at itself as the data set and at the loader as what makes batches
-    fake = res.fake_l = copy(dl.fake_l)
+    if not isinstance(dl, mixin): res.__class__ = _joint_class(mixin, type(dl))
+    # fastai stores methods that are passed to a loader's constructor on the instance, where they would hide those of `mixin`
+    for name in vars(mixin): res.__dict__.pop(name, None)
+    # PyTorch iterates `fake_l`, which asks the loader it points at for batches: from here on the copy
+    fake = copy(dl.fake_l)
     fake.dataset,fake.d,fake.default = fake,res,res
+    res.fake_l = fake
     res.__dict__.update(attrs)
     return res
 
@@ -92,11 +101,15 @@ def own_class(
 # %% ../../nbs/loaders/extend.ipynb #c875c654
 class SamplerDL(DataLoader):
     "Visits the items of a PyTorch loader in the order of its sampler"
-    sampler,worker_init_fn = None,None
+    sampler = None
+    worker_init_fn = None
+
     def get_idxs(self): return super().get_idxs() if self.sampler is None else list(self.sampler)
+
     def __len__(self):
         if self.sampler is None: return super().__len__()
-        return len(self.sampler)//self.bs if self.drop_last else -(-len(self.sampler)//self.bs)
+        n = len(self.sampler)
+        return n//self.bs if self.drop_last else -(-n//self.bs)
 
     def wif(self):
         if self.worker_init_fn is not None: self.worker_init_fn(get_worker_info().id)
@@ -108,18 +121,21 @@ class SamplerDL(DataLoader):
         return res
 
 # %% ../../nbs/loaders/extend.ipynb #27bbe467
+def _from_torch(dl, owner):
+    "A PyTorch loader as a fastai loader"
+    check(isinstance(dl, torch.utils.data.DataLoader), 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
+    n_items(dl, owner)
+    check(dl.batch_size is not None, 'dls', owner, 'loaders with a batch size', 'a PyTorch DataLoader without one')
+    same = {o: getattr(dl, o) for o in ('num_workers','pin_memory','timeout','drop_last')}
+    res = SamplerDL(dl.dataset, bs=dl.batch_size, create_batch=dl.collate_fn, shuffle=True, **same)
+    res.sampler,res.worker_init_fn = dl.sampler,dl.worker_init_fn
+    return res
+
 def fastai_loader(
     dl, # A fastai loader, or a PyTorch one over a map-style data set
     owner:str # Name that errors give
 )->DataLoader:
     "`dl` itself, or a fastai loader that visits the items of a PyTorch loader in the order of its sampler"
-    if not isinstance(dl, DataLoader):
-        check(isinstance(dl, torch.utils.data.DataLoader), 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
-        n_items(dl, owner)
-        check(dl.batch_size is not None, 'dls', owner, 'loaders with a batch size', 'a PyTorch DataLoader without one')
-        res = SamplerDL(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, pin_memory=dl.pin_memory, timeout=dl.timeout,
-                        drop_last=dl.drop_last, create_batch=dl.collate_fn, shuffle=True)
-        res.sampler,res.worker_init_fn = dl.sampler,dl.worker_init_fn
-        dl = res
-    check(item_loader(dl).bs is not None, 'dls', owner, 'loaders with a batch size', 'bs=None')
-    return dl
+    res = dl if isinstance(dl, DataLoader) else _from_torch(dl, owner)
+    check(item_loader(res).bs is not None, 'dls', owner, 'loaders with a batch size', 'bs=None')
+    return res

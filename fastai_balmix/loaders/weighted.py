@@ -14,7 +14,7 @@ from torch.utils.data import SubsetRandomSampler
 from fastai.data.all import *
 from ..checks import check_int,check_real
 from .draws import ClassSampler,q_value
-from .labels import class_names,item_loader,n_items,train_labels,_vocab
+from .labels import class_names,item_loader,n_items,train_labels,vocab_of
 from .extend import extend_loader,fastai_loader,LoaderExtension
 
 # %% ../../nbs/loaders/weighted.ipynb #2831b1f4
@@ -30,21 +30,32 @@ def loader_sampler(
     # By exponent, as a loader may be weighted with one and mixed with another
     kept = vars(dl).setdefault('_samplers', {})
     if q in kept and np.array_equal(kept[q][0], y): return kept[q][1]
-    heard = any(np.array_equal(o, y) for o,_ in kept.values())
-    vocab,order = _vocab(dl.dataset),vars(dl).get('sampler')
-    res = ClassSampler(y, q, len(vocab) if vocab else None, among=order.indices if isinstance(order, SubsetRandomSampler) else None)
+    warned = any(np.array_equal(seen, y) for seen,_ in kept.values())
+    vocab = vocab_of(dl.dataset)
+    order = vars(dl).get('sampler')
+    among = order.indices if isinstance(order, SubsetRandomSampler) else None
+    res = ClassSampler(y, q, len(vocab) if vocab else None, among=among)
     kept[q] = y,res
-    if heard: return res
-    names,empty = class_names(dl, len(res.counts), res.multi),np.flatnonzero(res.counts[:len(res.counts)-res.multi]==0)
-    if len(empty): warnings.warn(f"{owner}: no training image of {', '.join(names[k] for k in empty)}; never drawn.", stacklevel=2)
-    if (res.counts>0).sum()==1: warnings.warn(f"{owner}: all {res.counts.sum()} training images are of one class, {names[res.counts.argmax()]}.", stacklevel=2)
+    if not warned: _warn_of_classes(res, dl, owner)
     return res
+
+def _warn_of_classes(sampler, dl, owner):
+    "Name the classes that have no items, and the class that has all of them"
+    counts = sampler.counts
+    names = class_names(dl, len(counts), sampler.multi)
+    n_classes = len(counts)-sampler.multi # the last is for items without a label
+    empty = ', '.join(names[k] for k in np.flatnonzero(counts[:n_classes]==0))
+    if empty: warnings.warn(f"{owner}: no training image of {empty}; never drawn.", stacklevel=3)
+    if (counts>0).sum()==1:
+        only = names[counts.argmax()]
+        warnings.warn(f"{owner}: all {counts.sum()} training images are of one class, {only}.", stacklevel=3)
 
 # %% ../../nbs/loaders/weighted.ipynb #bd2c67a1
 class Weighted(LoaderExtension):
     "Draws the items of each epoch with p_j ∝ n_j^q instead of visiting each once"
     q:float|str
     labels:Any
+
     def get_idxs(self):
         idxs = super().get_idxs()
         if not self.shuffle or not self.n: return idxs
@@ -53,14 +64,16 @@ class Weighted(LoaderExtension):
         except ValueError:
             if self.labels is not None: raise
             return idxs
-        return sampler.draw(len(idxs), np.random.default_rng(self.rng.getrandbits(64))).tolist()
+        rng = np.random.default_rng(self.rng.getrandbits(64))
+        return sampler.draw(len(idxs), rng).tolist()
 
     def new(self, dataset=None, cls=None, **kwargs):
         # `Learner.tta` asks for a plain order by this name
         if not kwargs.pop('shuffled', True): kwargs['shuffle'] = False
         res = super().new(dataset, cls, **kwargs)
         if isinstance(res, Weighted):
-            res.q,res.labels = self.q,self.labels if dataset is None or dataset is self.dataset else None
+            same = dataset is None or dataset is self.dataset
+            res.q,res.labels = self.q,self.labels if same else None
         return res
 
 # %% ../../nbs/loaders/weighted.ipynb #26beac55
@@ -70,23 +83,29 @@ def weighted(self:DataLoaders,
     seed:int|None=None, # Seed of the draws. Default: as the training loader's own generator stands.
     labels=None # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
 )->DataLoaders:
-    "New loaders whose training loader draws class j, or label j, with p_j ∝ n_j^q (equation 2). Epochs keep their length; validation is untouched."
+    """New loaders whose training loader draws class j, or label j, with p_j ∝ n_j^q (equation 2).
+
+    Epochs keep their length; validation is untouched."""
     if seed is not None: check_int(seed, 'seed', 'weighted')
     train = fastai_loader(self.train, 'weighted')
     loader_sampler(train, q, labels, 'weighted')
+    rng = copy(train.rng) if seed is None else random.Random(int(seed))
     res = copy(self)
-    res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=random.Random(int(seed)) if seed is not None else copy(train.rng)), *self.loaders[1:]]
+    res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=rng), *self.loaders[1:]]
     return res
 
 # %% ../../nbs/loaders/weighted.ipynb #10e9547c
 class Progressive(LoaderExtension):
     "Visits the items of the loader `source` in its order, a share of them replaced by class-balanced draws"
     def randomize(self): self.source.randomize()
+
     def get_idxs(self):
         idxs = np.fromiter(self.source.get_idxs(), np.int64)
-        self.n,self.n_padded = vars(self.source)['n'],vars(self.source).get('n_padded', len(idxs))
-        swap = self.gen.random(len(idxs)) < self.share
-        idxs[swap] = self.balanced.draw(swap.sum(), self.gen)
+        # A distributed loader says how many items it has of the epoch, and how many with padding
+        source = vars(self.source)
+        self.n,self.n_padded = source['n'],source.get('n_padded', len(idxs))
+        replaced = self.gen.random(len(idxs)) < self.share
+        idxs[replaced] = self.balanced.draw(replaced.sum(), self.gen)
         return idxs.tolist()
 
 def progressive_loader(
@@ -99,5 +118,6 @@ def progressive_loader(
     "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
     check_real(share, 'share', owner, low=0, high=1)
     source = fastai_loader(dl, owner)
-    return extend_loader(source, Progressive, source=source, share=share, balanced=loader_sampler(dl, 'class', labels, owner),
-                         gen=ifnone(rng, np.random.default_rng()))
+    balanced = loader_sampler(dl, 'class', labels, owner)
+    gen = ifnone(rng, np.random.default_rng())
+    return extend_loader(source, Progressive, source=source, share=share, balanced=balanced, gen=gen)

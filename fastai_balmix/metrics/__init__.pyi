@@ -1,6 +1,7 @@
 from .scores import (
-    OperatingPoint, Score, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, geometric_mean, group_classes,
-    kendall_tau, macro_f1, mcc, per_class, per_class_auc, quad_kappa, reweight, score_registry, wilson,
+    balanced_acc, brier_error, calibration_bins, calibration_error, confusion, geometric_mean, group_classes,
+    kendall_tau, macro_f1, mcc, OperatingPoint, per_class, per_class_auc, quad_kappa, reweight, Score, score_registry,
+    score_row, wilson,
 )
 from .learner import (
     BalancedAcc, BrierError, CalibrationError, ConfusionMetric, GeometricMean, imbalance_metrics, KendallTau,
@@ -13,7 +14,7 @@ __all__ = [
     'balanced_acc', 'BalancedAcc', 'brier_error', 'BrierError', 'calibration_bins', 'calibration_error',
     'CalibrationError', 'confidence_interval', 'confusion', 'ConfusionMetric', 'corrected_interval',
     'corrected_t', 'geometric_mean', 'GeometricMean', 'group_classes', 'holm', 'imbalance_metrics',
-    'Interval', 'kendall_tau', 'KendallTau', 'macro_f1', 'MacroF1', 'MCC', 'OperatingPoint', 'mcc', 'paired_test', 'PairedTest',
-    'per_class', 'per_class_auc', 'quad_kappa', 'QuadKappa', 'reweight', 'Score', 'score_registry', 'shot_metrics', 'SummedMetric',
-    'TTest', 'wilson',
+    'Interval', 'kendall_tau', 'KendallTau', 'macro_f1', 'MacroF1', 'MCC', 'mcc', 'OperatingPoint', 'paired_test',
+    'PairedTest', 'per_class', 'per_class_auc', 'quad_kappa', 'QuadKappa', 'reweight', 'Score', 'score_registry',
+    'score_row', 'shot_metrics', 'SummedMetric', 'TTest', 'wilson',
 ]

@@ -1,11 +1,12 @@
 """Scores for imbalanced classes while a network trains, all from one confusion matrix.
 
-Metrics for a fastai learner. Each adds to sums that stay on the device while batches pass, and makes a score of them when the epoch is over; memory does not grow with the number of images. All metrics of a confusion
-matrix that a learner has share one.
+Metrics for a fastai learner. Each adds to sums that stay on the device while batches pass, and makes a score of them
+when the epoch is over, so memory does not grow with the number of images. All metrics of a learner that are computed
+from a confusion matrix share one.
 
 ```python
 dls = digits_lt()
-learn = Learner(dls, small_net(), metrics=imbalance_metrics())
+learn = Learner(dls, small_net(10), metrics=imbalance_metrics())
 learn.fit_one_cycle(3, 1e-2)
 ```"""
 
@@ -22,8 +23,7 @@ import torch
 import torch.nn.functional as F
 from fastai.basics import *
 from ..checks import check,check_classes,check_int,check_real
-from .scores import (
-    balanced_acc, geometric_mean, kendall_tau, macro_f1, mcc, quad_kappa, _brier_sums, _calibration_sums, _ece)
+from .scores import binned_error,brier_sums,calibration_sums,mean_distance,score_registry
 
 # %% ../../nbs/metrics/learner.ipynb #93964a74
 def activation_of(
@@ -37,112 +37,151 @@ def activation_of(
     if isinstance(fn, nn.BCEWithLogitsLoss) or fn is F.binary_cross_entropy_with_logits: return torch.sigmoid
     return noop
 
+# %% ../../nbs/metrics/learner.ipynb #acd71688
+def _two_classes(learn, pred, targ):
+    """What a network with one output says of two classes: probabilities (B,2), and the classes, (B,).
+
+    Both are returned as they are where there are more outputs."""
+    if pred.numel()!=len(pred) or targ.numel()!=len(pred): return pred,targ
+    loss = learn.loss_func
+    act = activation_of(loss)
+    fn = getattr(loss, 'func', loss)
+    binary = isinstance(fn, nn.BCELoss) or fn is F.binary_cross_entropy
+    known = binary or hasattr(loss, 'activation') or act is not noop
+    if not known or act(torch.zeros(1, 1)).item()==1: return pred,targ
+    p = act(pred.float().flatten())
+    y = targ.flatten()
+    return torch.stack([1-p, p], 1),torch.where((y==0) | (y==1), y, -1).long()
+
+def _class_numbers(pred, targ, axis, name):
+    "`targ` as int64, once shapes and types fit: these can be looked at without waiting for the device"
+    if pred.ndim<2 or pred.shape[axis]<2:
+        raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
+                         f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
+    shape = pred.shape[:axis] + pred.shape[axis:][1:]
+    if shape!=targ.shape or targ.is_floating_point():
+        raise ValueError(f'{name} needs class numbers of shape {tuple(shape)} as targets, but they are {targ.dtype} of '
+                         f'shape {tuple(targ.shape)}.')
+    return targ.long()
+
+# %% ../../nbs/metrics/learner.ipynb #4d8d7d45
 def _n_own(dl, n):
-    "How many of the `n` items of the batch at hand are this process's own, the rest being repeated to make shares equal"
+    "How many of a batch's `n` items are this process's own, the rest being repeated to make shares equal"
     if not all(hasattr(dl, o) for o in ('i','n','n_padded','rank','world_size')): return n
-    return min(n, max(0, dl.n - (dl.rank*dl.n_padded//dl.world_size + dl.i-n)))
+    start = dl.rank*dl.n_padded//dl.world_size + dl.i-n
+    return min(n, max(0, dl.n-start))
 
 class SummedMetric(Metric):
-    """Base of metrics that are a function of sums over batches: `batch_sums` of a batch, a vector, and `score` of their total over all processes.
+    """Base of metrics that are a function of sums over batches.
 
-    The last two of the sums count predictions that are NaN, and targets that are no class; to look at them earlier would make the device wait."""
+    `batch_sums` makes a vector of a batch, `score` a number of their total over all processes. The last two of the
+    sums count predictions that are NaN, and targets that are no class; looking earlier would make the device wait.
+    `entry` is the metric's place in the registry of scores, None for a function of one's own."""
     one_class = True # what `FitCheck` asks for
-    def __init__(self, name):
+    def __init__(self, name, entry=None):
         self._name = name
+        self.entry = entry
         self.reset()
-    def reset(self): self.sums,self._total = None,None
+
+    def reset(self): self.sums = self._total = None
+
     @property
     def name(self): return self._name
     @name.setter
     def name(self, v): self._name = v
 
+    @property
+    def larger_is_better(self)->bool:
+        "As the registry has it; True of a function that is not registered"
+        return self.entry is None or self.entry.larger_is_better
+
     def accumulate(self, learn):
         self._total = None
-        check(isinstance(learn.pred, torch.Tensor), 'pred', self.name, 'a tensor, the output of a network for one task', type(learn.pred).__name__)
+        if not isinstance(learn.pred, torch.Tensor):
+            raise ValueError(f'{self.name} needs a network for one task, whose output is a tensor, but it is of type '
+                             f'{type(learn.pred).__name__}.')
         n = _n_own(learn.dl, len(learn.yb[0]))
         if not n: return
-        x = self.batch_sums(learn, *(o[:n].detach().as_subclass(torch.Tensor) for o in (learn.pred,learn.yb[0])))
-        self.sums = x if self.sums is None else self.sums+x
+        pred,targ = (o[:n].detach().as_subclass(torch.Tensor) for o in (learn.pred,learn.yb[0]))
+        sums = self.batch_sums(learn, pred, targ)
+        self.sums = sums if self.sums is None else self.sums+sums
 
     def own_sums(self): return self.sums
+
     def total(self):
         "Sums over all batches, as an array; None without any"
         if self._total is None:
-            x = self.own_sums()
-            x = None if x is None else x.cpu()
-            parts = [x]
+            own = self.own_sums()
+            parts = [None if own is None else own.cpu()]
             if torch.distributed.is_available() and torch.distributed.is_initialized():
-                parts = [None]*torch.distributed.get_world_size()
-                torch.distributed.all_gather_object(parts, x)
+                mine,parts = parts[0],[None]*torch.distributed.get_world_size()
+                torch.distributed.all_gather_object(parts, mine)
             parts = [o for o in parts if o is not None]
             self._total = sum(parts).numpy() if parts else None
         return self._total
 
     @property
     def value(self):
-        x = self.total()
-        if x is None:
+        sums = self.total()
+        if sums is None:
             warnings.warn(f'{self.name}: no predictions to score.', stacklevel=2)
             return np.nan
-        n_nan,n_other = x[-2:]
-        k = self.n_outputs(x)
-        check(n_other==0, 'targs', self.name, f'class numbers in the range [0, {k-1}], for a network of {k} classes', f'{n_other:.0f} others')
+        n_nan,n_other = sums[-2:]
+        if n_other:
+            k = self.n_outputs(sums)
+            raise ValueError(f'{self.name} needs class numbers in the range [0, {k-1}] as targets, for a network of '
+                             f'{k} classes, but {n_other:.0f} are not.')
         if n_nan: warnings.warn(f'{self.name}: {n_nan:.0f} predictions are NaN.', stacklevel=2)
-        return np.nan if n_nan else float(self.score(x[:-2]))
-
-def _check_batch(pred, targ, axis, name):
-    "Shapes and types, which can be looked at without waiting for the device"
-    check(pred.ndim>1 and pred.shape[axis]>1, 'pred', name, 'outputs with at least two classes along `axis`, or one output and a loss known to be binary', f'shape {tuple(pred.shape)}')
-    shape = pred.shape[:axis] + pred.shape[axis:][1:]
-    check(shape==targ.shape and not targ.is_floating_point(), 'targs', name, f'class numbers of shape {tuple(shape)}', f'{targ.dtype} of shape {tuple(targ.shape)}')
-    return targ.long()
-
-def _two_classes(learn, pred, targ, name):
-    "What a network with one output says of two classes, probabilities (B,2), and the classes, (B,); both as they are where there are more outputs"
-    if pred.numel()!=len(pred) or targ.numel()!=len(pred): return pred,targ
-    fn = getattr(learn.loss_func, 'func', learn.loss_func)
-    act = activation_of(learn.loss_func)
-    known = hasattr(learn.loss_func, 'activation') or act is not noop or isinstance(fn, nn.BCELoss) or fn is F.binary_cross_entropy
-    # Softmax makes 1 of any single output
-    if not known or act(torch.zeros(1, 1)).item()==1: return pred,targ
-    p,t = act(pred.float().flatten()),targ.flatten()
-    return torch.stack([1-p, p], 1),torch.where((t==0) | (t==1), t, -1).long()
+        return np.nan if n_nan else float(self.score(sums[:-2]))
 
 # %% ../../nbs/metrics/learner.ipynb #fd025bb6
-def _as_order(ordered, owner):
+def _stated_order(ordered, owner):
     "True, False, or the names of the classes in their order as a list"
-    names = None if isinstance(ordered, (bool,str)) or not hasattr(ordered, '__iter__') else list(ordered)
-    check(isinstance(ordered, bool) or names and len(names)>1, 'ordered', owner, 'True, False or the names of the classes in their order', repr(ordered))
+    names = None if isinstance(ordered, bool | str) or not hasattr(ordered, '__iter__') else list(ordered)
+    ok = isinstance(ordered, bool) or (names is not None and len(names)>1)
+    check(ok, 'ordered', owner, 'True, False or the names of the classes in their order', repr(ordered))
     return ordered if names is None else names
+
+def _entry_of(func):
+    "The `Score` whose function this is, also where some of its arguments are set; None for a function of one's own"
+    func = getattr(func, 'func', func)
+    return next((o for o in score_registry.values() if o.func is func), None)
 
 class ConfusionMetric(SummedMetric):
     """A fastai metric from any function of a confusion matrix; all such metrics of a learner share one matrix.
 
-    `matrix` is the (K,K) int64 array counted so far, rows the true classes. Outputs are (B,K), or have the classes along `axis`; targets are ints of that shape without
-    `axis`. One output stands for two classes, the second where its probability is above ½; targets are then 0 and 1, ints or not. NaN, with a warning, after no predictions or after some that are NaN; a `ValueError` for targets that are no class numbers."""
+    `matrix` is the (K,K) int64 array counted so far, rows the true classes. Outputs are (B,K), or have the classes
+    along `axis`; targets are ints of that shape without `axis`. One output stands for two classes, the second where its
+    probability is above ½; targets are then 0 and 1, ints or not. NaN, with a warning, after no predictions or after
+    some that are NaN; a `ValueError` for targets that are no class numbers."""
     def __init__(self,
         score, # Function of a (K,K) array, such as `mcc`
         name:str|None=None, # Name in tables. Default: that of `score`.
         axis:int=-1, # Class axis of the network's output
-        ordered=False # Does the order of the classes matter? True, or the names of the classes in their order, to be held against the learner's.
+        ordered=False # Does the order of the classes matter? True, or their names in the order they must have.
     ):
         check(callable(score), 'score', 'ConfusionMetric', 'a function of a confusion matrix', repr(score))
         check(isinstance(axis, int) and not isinstance(axis, bool), 'axis', 'ConfusionMetric', 'an int', repr(axis))
-        self.matrix_score,self.axis,self.ordered = score,axis,_as_order(ordered, 'ConfusionMetric')
-        super().__init__(ifnone(name, getattr(getattr(score, 'func', score), '__name__', type(score).__name__)))
+        self.matrix_score = score
+        self.axis = axis
+        self.ordered = _stated_order(ordered, 'ConfusionMetric')
+        own_name = getattr(getattr(score, 'func', score), '__name__', type(score).__name__)
+        super().__init__(ifnone(name, own_name), _entry_of(score))
 
     def reset(self):
         super().reset()
         self.lead = self
 
     def accumulate(self, learn):
-        mets = [o for o in learn.metrics if isinstance(o, ConfusionMetric) and o.axis==self.axis]
-        self.lead,self._total = mets[0] if any(o is self for o in mets) else self,None
+        self._total = None
+        alike = [o for o in learn.metrics if isinstance(o, ConfusionMetric) and o.axis==self.axis]
+        self.lead = alike[0] if any(o is self for o in alike) else self
         if self.lead is self: super().accumulate(learn)
 
     def batch_sums(self, learn, pred, targ):
-        pred,targ = _two_classes(learn, pred, targ, self.name)
-        targ,k = _check_batch(pred, targ, self.axis, self.name),pred.shape[self.axis]
+        pred,targ = _two_classes(learn, pred, targ)
+        targ = _class_numbers(pred, targ, self.axis, self.name)
+        k = pred.shape[self.axis]
         top,p = pred.max(self.axis) # a row that holds NaN has it for its maximum
         cell = torch.where(top.isnan(), k*k, targ*k+p)
         cell = torch.where((targ<0) | (targ>=k), k*k+1, cell)
@@ -153,44 +192,53 @@ class ConfusionMetric(SummedMetric):
 
     @property
     def matrix(self)->np.ndarray|None:
-        x = self.total()
-        return None if x is None else self._square(x[:-2])
+        sums = self.total()
+        return None if sums is None else self._square(sums[:-2])
 
-    def n_outputs(self, x): return math.isqrt(len(x)-2)
-    def _square(self, x): return x.reshape(math.isqrt(len(x)), -1)
-    def score(self, x): return self.matrix_score(self._square(x))
+    def n_outputs(self, sums): return math.isqrt(len(sums)-2)
+    def _square(self, counts): return counts.reshape(math.isqrt(len(counts)), -1)
+    def score(self, counts): return self.matrix_score(self._square(counts))
 
 # %% ../../nbs/metrics/learner.ipynb #6134518d
+def _registered(key, ordered=False, **kwargs)->ConfusionMetric:
+    "The metric of a score in the registry; `kwargs` are arguments of its function"
+    func = score_registry[key].func
+    return ConfusionMetric(partial(func, **kwargs) if kwargs else func, ordered=ordered)
+
 def MCC()->ConfusionMetric:
     "Matthews' correlation, `mcc`, as a fastai metric"
-    return ConfusionMetric(mcc)
+    return _registered('mcc')
 
 def BalancedAcc(classes='present')->ConfusionMetric:
     "Mean recall, `balanced_acc`, as a fastai metric"
-    return ConfusionMetric(partial(balanced_acc, classes=check_classes(classes, 'BalancedAcc')))
+    return _registered('balanced_accuracy', classes=check_classes(classes, 'BalancedAcc'))
 
 def MacroF1(classes='present')->ConfusionMetric:
     "Mean F1, `macro_f1`, as a fastai metric"
-    return ConfusionMetric(partial(macro_f1, classes=check_classes(classes, 'MacroF1')))
+    return _registered('macro_f1', classes=check_classes(classes, 'MacroF1'))
 
 def GeometricMean(classes='present')->ConfusionMetric:
     "Geometric mean of the recalls, `geometric_mean`, as a fastai metric"
-    return ConfusionMetric(partial(geometric_mean, classes=check_classes(classes, 'GeometricMean')))
+    return _registered('geometric_mean', classes=check_classes(classes, 'GeometricMean'))
 
 def QuadKappa(ordered=True)->ConfusionMetric:
     "Quadratic weighted κ, `quad_kappa`, as a fastai metric"
-    return ConfusionMetric(quad_kappa, ordered=_as_order(ordered, 'QuadKappa'))
+    return _registered('quad_kappa', _stated_order(ordered, 'QuadKappa'))
 
 def KendallTau(ordered=True)->ConfusionMetric:
     "Kendall's τ-b, `kendall_tau`, as a fastai metric"
-    return ConfusionMetric(kendall_tau, ordered=_as_order(ordered, 'KendallTau'))
+    return _registered('kendall_tau', _stated_order(ordered, 'KendallTau'))
 
 def imbalance_metrics(
     ordered=False # Are the classes ordered, as grades are? True, or their names in order.
 )->list: # Fastai metrics
-    "MCC, balanced accuracy and macro-F1; for ordered classes also quadratic κ and Kendall's τ-b: the five of the paper's tables"
-    ordered = _as_order(ordered, 'imbalance_metrics')
-    return [MCC(), BalancedAcc(), MacroF1()] + ([QuadKappa(ordered), KendallTau(ordered)] if ordered else [])
+    """MCC, balanced accuracy and macro-F1; for ordered classes also quadratic κ and Kendall's τ-b.
+
+    The five are those of the paper's tables."""
+    ordered = _stated_order(ordered, 'imbalance_metrics')
+    metrics = [MCC(), BalancedAcc(), MacroF1()]
+    if ordered: metrics += [QuadKappa(ordered), KendallTau(ordered)]
+    return metrics
 
 # %% ../../nbs/metrics/learner.ipynb #de640027
 def shot_metrics(
@@ -202,21 +250,29 @@ def shot_metrics(
     n = np.asarray(counts)
     check_real(few, 'few', 'shot_metrics', low=0)
     check_real(many, 'many', 'shot_metrics', low=few)
-    check(n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all(), 'counts', 'shot_metrics', 'a row of numbers, none negative', repr(counts))
+    ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()
+    check(ok, 'counts', 'shot_metrics', 'a row of numbers, none negative', repr(counts))
     groups = dict(many_acc=n>many, medium_acc=(few<=n)&(n<=many), few_acc=n<few)
-    return [ConfusionMetric(partial(balanced_acc, classes=np.flatnonzero(v).tolist()), nm) for nm,v in groups.items() if v.any()]
+    mean_recall = score_registry['balanced_accuracy'].func
+    return [ConfusionMetric(partial(mean_recall, classes=np.flatnonzero(v).tolist()), nm)
+            for nm,v in groups.items() if v.any()]
 
 # %% ../../nbs/metrics/learner.ipynb #1d2a2eb6
 class _ProbMetric(SummedMetric):
-    "Base of metrics of the activated outputs"
+    "Base of metrics of the activated outputs; `key` is that of a score of probabilities"
     k = 0
-    def n_outputs(self, x): return self.k
+    def __init__(self, key):
+        entry = score_registry[key]
+        super().__init__(entry.of_probs.__name__, entry)
+
+    def n_outputs(self, sums): return self.k
+
     def batch_sums(self, learn, pred, targ):
-        probs,targ = _two_classes(learn, pred, targ, self.name)
+        probs,targ = _two_classes(learn, pred, targ)
         if probs is pred: probs = activation_of(learn.loss_func)(pred.float())
-        targ,k = _check_batch(probs, targ, -1, self.name),probs.shape[-1]
+        targ = _class_numbers(probs, targ, -1, self.name)
+        self.k = k = probs.shape[-1]
         other = (targ<0) | (targ>=k)
-        self.k = k
         sums = self.prob_sums(probs.reshape(-1, k), targ.clamp(0, k-1).flatten()).flatten()
         return torch.cat([sums, torch.stack([probs.isnan().any(-1).sum(), other.sum()]).to(sums)])
 
@@ -228,11 +284,12 @@ class CalibrationError(_ProbMetric):
         check_int(n_bins, 'n_bins', 'CalibrationError', low=1)
         self.n_bins = n_bins
         super().__init__('calibration_error')
-    def prob_sums(self, probs, targ): return _calibration_sums(probs, targ, self.n_bins)
-    def score(self, x): return _ece(x.reshape(3, -1))
+
+    def prob_sums(self, probs, targ): return calibration_sums(probs, targ, self.n_bins)
+    def score(self, sums): return binned_error(sums.reshape(3, -1))
 
 class BrierError(_ProbMetric):
     "Multiclass Brier score, `brier_error`, as a fastai metric on the activated outputs"
-    def __init__(self): super().__init__('brier_error')
-    def prob_sums(self, probs, targ): return _brier_sums(probs, targ)
-    def score(self, x): return x[1]/x[0]
+    def __init__(self): super().__init__('brier')
+    def prob_sums(self, probs, targ): return brier_sums(probs, targ)
+    def score(self, sums): return mean_distance(sums)

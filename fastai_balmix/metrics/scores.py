@@ -1,7 +1,7 @@
 """What a confusion matrix, or a table of probabilities, says about imbalanced classes.
 
-Scores for imbalanced classes. Each one is a function of the confusion matrix, K×K whole numbers with a row for the true class and a column for the predicted one, so the matrix is
-all that is needed: its size does not depend on the number of images.
+Scores for imbalanced classes. Each one is a function of the confusion matrix, K×K whole numbers with a row for
+the true class and a column for the predicted one. Nothing else is needed, so memory does not grow with the images.
 
 ```python
 cm = confusion(preds=[0,0,1,2,2,1], targs=[0,0,1,1,2,2])
@@ -12,8 +12,9 @@ mcc(cm) # 1 is perfect, 0 is no better than chance
 
 # %% auto #0
 __all__ = ['score_registry', 'confusion', 'mcc', 'balanced_acc', 'macro_f1', 'geometric_mean', 'quad_kappa', 'kendall_tau',
-           'wilson', 'per_class', 'group_classes', 'reweight', 'per_class_auc', 'calibration_bins', 'calibration_error',
-           'brier_error', 'Score', 'OperatingPoint']
+           'wilson', 'per_class', 'group_classes', 'reweight', 'per_class_auc', 'calibration_sums', 'binned_error',
+           'brier_sums', 'mean_distance', 'calibration_bins', 'calibration_error', 'brier_error', 'Score', 'score_row',
+           'OperatingPoint']
 
 # %% ../../nbs/metrics/scores.ipynb #e920fc3d
 from collections.abc import Callable
@@ -29,6 +30,10 @@ from ..checks import (
     as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs)
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
+def _count_pairs(pred, targ, k):
+    "Confusion matrix of checked classes"
+    return np.bincount(targ*k+pred, minlength=k*k).reshape(k, k)
+
 def confusion(
     preds, # Probabilities or network outputs (N,K), or predicted classes (N,)
     targs, # True classes, (N,) ints
@@ -36,17 +41,17 @@ def confusion(
     owner:str='confusion' # Name that errors give
 )->np.ndarray: # (K,K) int64
     "Confusion matrix, a row for each true class and a column for each predicted one"
-    p,t,k = class_pairs(preds, targs, n_classes, owner)
-    return np.bincount(t*k+p, minlength=k*k).reshape(k, k)
+    return _count_pairs(*class_pairs(preds, targs, n_classes, owner))
 
 # %% ../../nbs/metrics/scores.ipynb #80cd5bf8
-def _matrix(cm, owner):
-    "`cm` as float64, its row sums, column sums and total"
+def _with_sums(cm, owner):
+    "`cm` as float64, the items of each true class, those of each predicted one, and their total"
     cm = np.asarray(cm, dtype=np.float64)
-    check(cm.ndim>1 and cm.shape[-1]==cm.shape[-2], 'cm', owner, 'square matrices, an array of shape (..., K, K)', f'shape {cm.shape}')
+    square = cm.ndim>1 and cm.shape[-1]==cm.shape[-2]
+    check(square, 'cm', owner, 'square matrices, an array of shape (..., K, K)', f'shape {cm.shape}')
     check(not (cm<0).any(), 'cm', owner, 'counts, none negative', f'{cm.min(initial=0):g}')
-    t = cm.sum(-1)
-    return cm,t,cm.sum(-2),t.sum(-1)
+    true = cm.sum(-1)
+    return cm,true,cm.sum(-2),true.sum(-1)
 
 def _diag(cm): return np.diagonal(cm, axis1=-2, axis2=-1)
 
@@ -55,72 +60,82 @@ def _ratio(a, b, undefined=np.nan):
     a,b = np.broadcast_arrays(a, b)
     return np.divide(a, b, out=np.full(a.shape, undefined, dtype=np.float64), where=b!=0)[()]
 
-def _macro(x, there, classes, owner, absent=0.):
-    "Mean over classes of `x` (..., K), as far as they are `there`; `absent` in place of `x` elsewhere, where all count"
+def _class_mean(x, present, classes, owner, absent=0.):
+    "Mean of `x` (..., K) over the `present` ones of `classes`; if all count, `absent` replaces `x` elsewhere"
     classes = check_classes(classes, owner, x.shape[-1])
-    if isinstance(classes, str): x,there = np.where(there, x, absent),there | (classes=='all')
-    else: x,there = x[...,classes],there[...,classes]
+    if not isinstance(classes, str): x,present = x[...,classes],present[...,classes]
+    elif classes=='all':
+        x = np.where(present, x, absent)
+        present = np.ones_like(present)
     # -inf stands for the logarithm of 0, and 0 times it would be NaN
-    return _ratio(np.where(there, x, 0).sum(-1), there.sum(-1))
+    return _ratio(np.where(present, x, 0).sum(-1), present.sum(-1))
 
 # %% ../../nbs/metrics/scores.ipynb #755863ec
+def _root_spread(counts, total):
+    "Root of the pairs of items (up to a factor) that lie in different classes, of `counts` (..., K)"
+    return np.sqrt((counts*(total[...,None]-counts)).sum(-1))
+
 def mcc(
     cm # Confusion matrices, (..., K, K)
 )->np.ndarray|np.float64: # (...)
-    "Matthews' correlation coefficient for K classes (Gorodkin's R_K), -1 to 1. 0 where all items or all predictions are of one class."
-    cm,t,p,n = _matrix(cm, 'mcc')
-    n_ = n[...,None]
-    hit = _diag(cm)
-    # for each class, hits times right rejections less misses times false alarms: only whole numbers of items are subtracted before anything is multiplied
-    cov,vt,vp = (hit*(n_-t-p+hit) - (t-hit)*(p-hit)).sum(-1),(t*(n_-t)).sum(-1),(p*(n_-p)).sum(-1)
-    return np.where(n==0, np.nan, _ratio(cov, np.sqrt(vt)*np.sqrt(vp), 0.))[()]
+    """Matthews' correlation coefficient for K classes (Gorodkin's R_K), -1 to 1.
 
+    0 where all items or all predictions are of one class."""
+    cm,true,pred,n = _with_sums(cm, 'mcc')
+    hit = _diag(cm)
+    # For each class, hits times right rejections less misses times false alarms: only whole numbers of items
+    # are subtracted before anything is multiplied, so that large counts lose nothing
+    rejected = n[...,None]-true-pred+hit
+    covariance = (hit*rejected - (true-hit)*(pred-hit)).sum(-1)
+    res = _ratio(covariance, _root_spread(true, n)*_root_spread(pred, n), 0.)
+    return np.where(n==0, np.nan, res)[()]
+
+# %% ../../nbs/metrics/scores.ipynb #c878600b
 def balanced_acc(
     cm, # Confusion matrices, (..., K, K)
-    classes='present' # Average over the classes there are in the truth, over 'all', or over a list of class numbers
+    classes='present' # Average over the classes in the truth, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Mean recall of the classes. NaN without any."
-    cm,t,p,n = _matrix(cm, 'balanced_acc')
-    return _macro(_ratio(_diag(cm), t), t!=0, classes, 'balanced_acc')
+    cm,true,_,_ = _with_sums(cm, 'balanced_acc')
+    return _class_mean(_ratio(_diag(cm), true), true!=0, classes, 'balanced_acc')
 
 def macro_f1(
     cm, # Confusion matrices, (..., K, K)
-    classes='present' # Average over the classes there are in truth or prediction, over 'all', or over a list of class numbers
+    classes='present' # Average over the classes in truth or prediction, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Mean F1 of the classes. NaN without any."
-    cm,t,p,n = _matrix(cm, 'macro_f1')
-    return _macro(_ratio(2*_diag(cm), t+p), t+p!=0, classes, 'macro_f1')
+    cm,true,pred,_ = _with_sums(cm, 'macro_f1')
+    return _class_mean(_ratio(2*_diag(cm), true+pred), true+pred!=0, classes, 'macro_f1')
 
 def geometric_mean(
     cm, # Confusion matrices, (..., K, K)
-    classes='present' # Of the classes there are in the truth, of 'all', or of a list of class numbers
+    classes='present' # Of the classes in the truth, of 'all', or of a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Geometric mean of the classes' recalls: 0 as soon as one class is never found"
-    cm,t,p,n = _matrix(cm, 'geometric_mean')
-    with np.errstate(divide='ignore'): logs = np.log(_ratio(_diag(cm), t))
-    return np.exp(_macro(logs, t!=0, classes, 'geometric_mean', absent=-np.inf))
+    cm,true,_,_ = _with_sums(cm, 'geometric_mean')
+    with np.errstate(divide='ignore'): logs = np.log(_ratio(_diag(cm), true))
+    return np.exp(_class_mean(logs, true!=0, classes, 'geometric_mean', absent=-np.inf))
 
 # %% ../../nbs/metrics/scores.ipynb #1044d8e4
 def quad_kappa(
     cm # Confusion matrices, (..., K, K), classes in their order
 )->np.ndarray|np.float64: # (...)
     "Quadratic weighted κ. NaN where truth and prediction are one and the same single class."
-    cm,t,p,n = _matrix(cm, 'quad_kappa')
-    i = np.arange(cm.shape[-1])
-    w = (i[:,None]-i)**2.
-    return 1-_ratio((cm*w).sum((-2,-1))*n, ((t@w)*p).sum(-1))
+    cm,true,pred,n = _with_sums(cm, 'quad_kappa')
+    grades = np.arange(cm.shape[-1])
+    weights = (grades[:,None]-grades)**2.
+    return 1-_ratio((cm*weights).sum((-2,-1))*n, ((true@weights)*pred).sum(-1))
 
 def kendall_tau(
     cm # Confusion matrices, (..., K, K), classes in their order
 )->np.ndarray|np.float64: # (...)
     "Kendall's τ-b. NaN where all items or all predictions are of one class."
-    cm,t,p,n = _matrix(cm, 'kendall_tau')
+    cm,true,pred,n = _with_sums(cm, 'kendall_tau')
     below = cm.sum(-2, keepdims=True) - cm.cumsum(-2) # items of a higher true class, by predicted class
     left = below.cumsum(-1)
-    # what lies below and to the right is in order with a cell, what lies below and to the left is not
-    diff = (cm*(left[...,-1:] - 2*left + below)).sum((-2,-1))
-    n_ = n[...,None]
-    return _ratio(2*diff, np.sqrt((t*(n_-t)).sum(-1))*np.sqrt((p*(n_-p)).sum(-1)))
+    # What lies below and to the right is in order with a cell, what lies below and to the left is not
+    in_order = (cm*(left[...,-1:] - 2*left + below)).sum((-2,-1))
+    return _ratio(2*in_order, _root_spread(true, n)*_root_spread(pred, n))
 
 # %% ../../nbs/metrics/scores.ipynb #59fdb531
 def wilson(
@@ -129,10 +144,31 @@ def wilson(
     level:float=.95 # Share of such intervals that hold the true value
 )->tuple: # Lower and upper ends; NaN where there is no trial
     "Wilson's score interval for a proportion"
-    k,n = np.asarray(k, dtype=np.float64),np.asarray(n, dtype=np.float64)
-    p,zz = _ratio(k, n),_ratio(ndtri((1+level)/2)**2, n)
-    mid,half = (p+zz/2)/(1+zz),np.sqrt(zz*(p*(1-p)+zz/4))/(1+zz)
+    k = np.asarray(k, dtype=np.float64)
+    n = np.asarray(n, dtype=np.float64)
+    p = _ratio(k, n)
+    z2 = _ratio(ndtri((1+level)/2)**2, n) # squared quantile per trial
+    mid = (p+z2/2)/(1+z2)
+    half = np.sqrt(z2*(p*(1-p)+z2/4))/(1+z2)
     return np.clip(mid-half, 0, 1),np.clip(mid+half, 0, 1)
+
+def _class_index(vocab, k, owner):
+    "Row names of a table with a row for each class"
+    check(vocab is None or len(vocab)==k, 'vocab', owner, f'{k} names, one for each class', f'{len(vocab or [])}')
+    return pd.Index(range(k) if vocab is None else [str(o) for o in vocab], name='class')
+
+def _share_columns(name, k, n, level):
+    "A proportion and the ends of its interval, as columns"
+    low,high = wilson(k, n, level)
+    return {name: _ratio(k, n), f'{name}_low': low, f'{name}_high': high}
+
+# %% ../../nbs/metrics/scores.ipynb #45807392
+def _as_prevalence(prevalence, k):
+    "`prevalence` as an array: one share, or (K,) of them, strictly between 0 and 1"
+    shares = np.asarray(prevalence)
+    ok = shares.dtype.kind in 'if' and shares.shape in ((),(k,)) and (shares>0).all() and (shares<1).all()
+    check(ok, 'prevalence', 'per_class', f'a float in (0, 1), or {k} of them', repr(prevalence))
+    return shares
 
 def per_class(
     cm, # Confusion matrix, (K,K)
@@ -140,44 +176,56 @@ def per_class(
     prevalence=None, # Share of the class where the test is to be used, a float or (K,): adds `ppv` and `npv`
     level:float=.95 # Level of Wilson's intervals, the columns `..._low` and `..._high`
 )->pd.DataFrame: # A row a class
-    """Each class against the rest: support, recall (which is sensitivity), precision, F1 and specificity, with intervals.
+    """Each class against the rest: support, recall (or sensitivity), precision, F1 and specificity, with intervals.
 
-    `ppv` and `npv`, the predictive values, are those at the prevalence that is stated, from sensitivity and specificity by Bayes' rule;
-    `precision` is that of the data at hand."""
-    cm,t,p,n = _matrix(cm, 'per_class')
+    `ppv` and `npv`, the predictive values, are those at the prevalence that is stated, from sensitivity and specificity
+    by Bayes' rule; `precision` is that of the data at hand."""
+    cm,true,pred,n = _with_sums(cm, 'per_class')
     check(cm.ndim==2, 'cm', 'per_class', 'one matrix, an array of shape (K,K)', f'shape {cm.shape}')
     check_real(level, 'level', 'per_class', low=0, high=1, high_open=True)
-    k,hit = len(cm),_diag(cm)
-    check(vocab is None or len(vocab)==k, 'vocab', 'per_class', f'{k} names, one for each class', f'{len(vocab or [])}')
-    res = dict(support=t, recall=(hit,t), precision=(hit,p), f1=_ratio(2*hit, t+p), specificity=(n-t-p+hit,n-t))
-    df = {}
-    for nm,v in res.items():
-        if isinstance(v, tuple): df |= {nm:_ratio(*v), **dict(zip((f'{nm}_low',f'{nm}_high'), wilson(v[0], v[1], level)))}
-        else: df[nm] = v.astype(np.int64) if nm=='support' and (v==v.astype(np.int64)).all() else v
+    k = len(cm)
+    index = _class_index(vocab, k, 'per_class')
+    hit = _diag(cm)
+    whole = (true==true.astype(np.int64)).all() # a matrix that was reweighted holds fractions
+    columns = dict(support=true.astype(np.int64) if whole else true)
+    columns |= _share_columns('recall', hit, true, level)
+    columns |= _share_columns('precision', hit, pred, level)
+    columns['f1'] = _ratio(2*hit, true+pred)
+    columns |= _share_columns('specificity', n-true-pred+hit, n-true, level)
     if prevalence is not None:
-        pi = np.asarray(prevalence)
-        check(pi.dtype.kind in 'if' and pi.shape in ((),(k,)) and (pi>0).all() and (pi<1).all(), 'prevalence', 'per_class', f'a float in (0, 1), or {k} of them', repr(prevalence))
-        se,sp = df['recall'],df['specificity']
-        df |= dict(ppv=_ratio(se*pi, se*pi+(1-sp)*(1-pi)), npv=_ratio(sp*(1-pi), sp*(1-pi)+(1-se)*pi))
-    return pd.DataFrame(df, index=pd.Index(range(k) if vocab is None else [str(o) for o in vocab], name='class'))
+        sick = _as_prevalence(prevalence, k)
+        healthy = 1-sick
+        sensitivity,specificity = columns['recall'],columns['specificity']
+        columns['ppv'] = _ratio(sensitivity*sick, sensitivity*sick + (1-specificity)*healthy)
+        columns['npv'] = _ratio(specificity*healthy, specificity*healthy + (1-sensitivity)*sick)
+    return pd.DataFrame(columns, index=index)
 
 # %% ../../nbs/metrics/scores.ipynb #479ec815
+def _grouped(groups, k):
+    "The classes of each group, as a list of arrays; checked"
+    lists = isinstance(groups, dict) and all(np.ndim(v)==1 for v in groups.values())
+    check(lists, 'groups', 'group_classes', "a dictionary of lists of class numbers, such as {'referable': [2,3,4]}",
+          repr(groups))
+    named = [as_labels(v, 'group_classes', n_classes=k, name='groups') for v in groups.values()]
+    times = sum((np.bincount(o, minlength=k) for o in named), np.zeros(k, dtype=np.int64))
+    twice = np.flatnonzero(times>1)
+    ok = named and all(map(len, named)) and not len(twice)
+    got = f'class {twice[0]} twice' if len(twice) else repr(groups)
+    check(ok, 'groups', 'group_classes', 'non-empty lists of class numbers, none in two groups', got)
+    return named
+
 def group_classes(
     cm, # Confusion matrices, (..., K, K)
     groups:dict # Classes of each group, `{'referable': [2,3,4]}`
 )->np.ndarray: # (..., G, G): the classes that no group names, if any, then the groups in their order
     "Add up the rows and columns of classes that are to be one"
-    cm = _matrix(cm, 'group_classes')[0]
+    cm = _with_sums(cm, 'group_classes')[0]
     k = cm.shape[-1]
-    check(isinstance(groups, dict) and all(np.ndim(v)==1 for v in groups.values()), 'groups', 'group_classes', "a dictionary of lists of class numbers, such as {'referable': [2,3,4]}", repr(groups))
-    named = [as_labels(v, 'group_classes', n_classes=k, name='groups') for v in groups.values()]
-    every = np.concatenate(named) if named else np.array([], dtype=np.int64)
-    twice = np.flatnonzero(np.bincount(every, minlength=k)>1)
-    check(len(named) and all(map(len, named)) and not len(twice), 'groups', 'group_classes', 'non-empty lists of class numbers, none in two groups',
-          f'class {twice[0]} twice' if len(twice) else repr(groups))
-    rest = np.setdiff1d(np.arange(k), every)
-    to = np.stack([np.isin(np.arange(k), o) for o in ([rest] if len(rest) else [])+named]).astype(np.float64) # (G,K)
-    return to@cm@to.T
+    named = _grouped(groups, k)
+    rest = np.setdiff1d(np.arange(k), np.concatenate(named))
+    if len(rest): named = [rest,*named]
+    member = np.stack([np.isin(np.arange(k), o) for o in named]).astype(np.float64) # (G,K)
+    return member@cm@member.T
 
 # %% ../../nbs/metrics/scores.ipynb #56b42f1b
 def reweight(
@@ -185,106 +233,137 @@ def reweight(
     prior # Shares of the classes at the place of use, (K,), or 'balanced'
 )->np.ndarray: # (..., K, K) float64 of the same total
     "The matrix of the same network where classes come with other shares: rows scaled, recalls unchanged"
-    cm,t,p,n = _matrix(cm, 'reweight')
+    cm,true,_,n = _with_sums(cm, 'reweight')
     k = cm.shape[-1]
-    prior = np.full(k, 1/k) if isinstance(prior, str) and prior=='balanced' else as_probs(prior, 'prior', 'reweight', n_classes=k)
-    gone = (prior>0) & (t==0).reshape(-1, k).all(0)
-    check(not gone.any(), 'prior', 'reweight', 'zero for classes without items, whose rows cannot be scaled', f'{prior[gone.argmax()]:g} for class {gone.argmax()}')
-    return cm*(_ratio(prior*n[...,None], t, np.where(prior>0, np.nan, 0.))[...,None])
+    if isinstance(prior, str) and prior=='balanced': prior = np.full(k, 1/k)
+    prior = as_probs(prior, 'prior', 'reweight', n_classes=k)
+    gone = (prior>0) & (true==0).reshape(-1, k).all(0)
+    check(not gone.any(), 'prior', 'reweight', 'zero for classes without items, whose rows cannot be scaled',
+          f'{prior[gone.argmax()]:g} for class {gone.argmax()}')
+    # A class may be absent from some of the matrices: these are undefined unless nothing is wanted of it
+    scale = _ratio(prior*n[...,None], true, np.where(prior>0, np.nan, 0.))
+    return cm*scale[...,None]
 
 # %% ../../nbs/metrics/scores.ipynb #620954ed
-def _probs_targs(probs, targs, owner)->tuple[torch.Tensor,torch.Tensor]:
-    "Both as tensors, checked against each other"
-    p = as_prob_rows(probs, owner)
-    t = as_labels(targs, owner, n=len(p), n_classes=p.shape[1], name='targs')
-    return torch.from_numpy(p),torch.from_numpy(t)
+def _class_aucs(probs, targs, specificity=.95):
+    "Area under the ROC curve, average precision and sensitivity of each class, (K,3); NaN where undefined"
+    res = np.full((probs.shape[1],3), np.nan)
+    for k,p in enumerate(probs.T):
+        y = targs==k
+        if y.all() or not y.any(): continue
+        fpr,tpr,_ = roc_curve(y, p, drop_intermediate=False)
+        rest = (~y).sum()
+        # In whole items, as a share such as 93 of 100 need not be what 1-fpr is rounded to
+        reached = rest-np.rint(fpr*rest) >= specificity*rest-1e-9
+        res[k] = roc_auc_score(y, p),average_precision_score(y, p),tpr[reached].max()
+    return res
 
 def per_class_auc(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
     specificity:float=.95, # The specificity at which sensitivity is read
     vocab=None # Names of the classes. Default: their numbers.
-)->pd.DataFrame: # A row a class: `auroc`, `average_precision`, `sensitivity`; NaN where a class, or the rest, is absent
-    "Each class against the rest, from its probability"
+)->pd.DataFrame: # A row a class: `auroc`, `average_precision`, `sensitivity`
+    "Each class against the rest, from its probability; NaN where the class, or the rest, is absent"
     p = as_preds(probs, 'per_class_auc', name='probs')
     t = as_labels(targs, 'per_class_auc', n=len(p), n_classes=p.shape[1], name='targs')
     check_real(specificity, 'specificity', 'per_class_auc', low=0, high=1)
-    check(vocab is None or len(vocab)==p.shape[1], 'vocab', 'per_class_auc', f'{p.shape[1]} names, one for each class', f'{len(vocab or [])}')
-    df = pd.DataFrame(np.nan, columns=['auroc','average_precision','sensitivity'],
-                      index=pd.Index(range(p.shape[1]) if vocab is None else [str(o) for o in vocab], name='class'))
-    for k in range(p.shape[1]):
-        y = t==k
-        if y.all() or not y.any(): continue
-        fpr,tpr,_ = roc_curve(y, p[:,k], drop_intermediate=False)
-        rest = (~y).sum()
-        # in whole items, as a share such as 93 of 100 need not be what 1-fpr is rounded to
-        reached = rest-np.rint(fpr*rest) >= specificity*rest-1e-9
-        df.iloc[k] = roc_auc_score(y, p[:,k]),average_precision_score(y, p[:,k]),tpr[reached].max()
-    return df
+    index = _class_index(vocab, p.shape[1], 'per_class_auc')
+    columns = ['auroc','average_precision','sensitivity']
+    return pd.DataFrame(_class_aucs(p, t, specificity), columns=columns, index=index)
 
 # %% ../../nbs/metrics/scores.ipynb #fb553725
-def _calibration_sums(probs, targs, n_bins):
-    "Items, confidence and right answers of each bin, (3, n_bins) float64; bin b is ((b-1)/n, b/n], so that certainty is in the last"
+# Apple's devices have no float64
+def _sum_type(x): return torch.float32 if x.device.type=='mps' else torch.float64
+
+def calibration_sums(
+    probs:torch.Tensor, # Checked probabilities, (N,K)
+    targs:torch.Tensor, # Checked classes, (N,)
+    n_bins:int=15 # Number of bins
+)->torch.Tensor: # (3, n_bins) float64
+    "Items, confidence and right answers of each bin; bin b is ((b-1)/n, b/n], so that certainty is in the last"
     conf,pred = probs.max(-1)
-    bins = torch.bucketize(conf, torch.arange(1, n_bins+1, dtype=conf.dtype, device=conf.device)/n_bins).clamp(max=n_bins-1)
+    edges = torch.arange(1, n_bins+1, dtype=conf.dtype, device=conf.device)/n_bins
+    bins = torch.bucketize(conf, edges).clamp(max=n_bins-1)
     x = torch.stack([torch.ones_like(conf), conf, (pred==targs).to(conf)]).to(_sum_type(conf))
     return torch.zeros(3, n_bins, dtype=x.dtype, device=x.device).index_add_(1, bins, x)
 
-def _brier_sums(probs, targs):
-    "Items and summed squared distances, (2,) float64"
-    d = (probs.to(_sum_type(probs)) - F.one_hot(targs, probs.shape[-1])).square().sum()
-    return torch.stack([torch.full_like(d, len(probs)), d])
+def binned_error(
+    sums # As of `calibration_sums`, (3, n_bins)
+)->float: # 0 to 1
+    "Calibration error: mean over items of |share right - confidence| in their bin"
+    n,conf,right = np.asarray(sums)
+    return float(_ratio(np.abs(conf-right).sum(), n.sum()))
 
-# Apple's devices have no float64
-def _sum_type(x): return torch.float32 if x.device.type=='mps' else torch.float64
+def brier_sums(
+    probs:torch.Tensor, # Checked probabilities, (N,K)
+    targs:torch.Tensor # Checked classes, (N,)
+)->torch.Tensor: # (2,) float64
+    "Items and summed squared distances"
+    distance = (probs.to(_sum_type(probs)) - F.one_hot(targs, probs.shape[-1])).square().sum()
+    return torch.stack([torch.full_like(distance, len(probs)), distance])
+
+def mean_distance(
+    sums # As of `brier_sums`, (2,)
+)->float: # 0 to 2
+    "Brier error: mean of the squared distances"
+    n,distance = np.asarray(sums)
+    return float(_ratio(distance, n))
+
+# %% ../../nbs/metrics/scores.ipynb #794a7f15
+def _probs_and_targs(probs, targs, owner)->tuple[torch.Tensor,torch.Tensor]:
+    "Probabilities (N,K) and classes (N,) as tensors, checked against each other"
+    p = as_prob_rows(probs, owner)
+    t = as_labels(targs, owner, n=len(p), n_classes=p.shape[1], name='targs')
+    return torch.from_numpy(p),torch.from_numpy(t)
 
 def calibration_bins(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
     n_bins:int=15 # Number of bins of equal width
-)->pd.DataFrame: # A row a bin: `n` items, their mean `confidence`, and `accuracy`, the share of right answers; NaN in empty bins
+)->pd.DataFrame: # A row a bin: `n` items, mean `confidence`, share of right answers `accuracy`; NaN in empty bins
     "Confidence against the share of right answers, as drawn in a reliability diagram"
     check_int(n_bins, 'n_bins', 'calibration_bins', low=1)
-    n,conf,right = _calibration_sums(*_probs_targs(probs, targs, 'calibration_bins'), n_bins).numpy()
+    n,conf,right = calibration_sums(*_probs_and_targs(probs, targs, 'calibration_bins'), n_bins).numpy()
     return pd.DataFrame(dict(n=n.astype(np.int64), confidence=_ratio(conf, n), accuracy=_ratio(right, n)),
                         index=pd.Index(np.arange(1, n_bins+1)/n_bins, name='up to'))
-
-def _ece(sums):
-    n,conf,right = np.asarray(sums)
-    return float(_ratio(np.abs(conf-right).sum(), n.sum()))
 
 def calibration_error(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
     n_bins:int=15 # Number of bins of equal width
 )->float: # 0 to 1
-    "Expected calibration error of the predicted class (Guo et al., ICML 2017): mean over items of |share right - confidence| in their bin"
+    """Expected calibration error of the predicted class (Guo et al., ICML 2017).
+
+    The mean over items of |share right - confidence| in their bin."""
     check_int(n_bins, 'n_bins', 'calibration_error', low=1)
-    return _ece(_calibration_sums(*_probs_targs(probs, targs, 'calibration_error'), n_bins))
+    return binned_error(calibration_sums(*_probs_and_targs(probs, targs, 'calibration_error'), n_bins))
 
 def brier_error(
     probs, # Probabilities, (N,K)
     targs # True classes, (N,) ints
 )->float: # 0 to 2
     "Multiclass Brier score (Brier 1950): mean over items of Σ_k (p_k - [y=k])²"
-    n,d = _brier_sums(*_probs_targs(probs, targs, 'brier_error'))
-    return float(_ratio(d, n))
+    return mean_distance(brier_sums(*_probs_and_targs(probs, targs, 'brier_error')))
 
 # %% ../../nbs/metrics/scores.ipynb #bfd86ca0
 @dataclass(frozen=True)
 class Score:
-    "A score as tables, figures and reports know it"
+    "A score as tables, figures, metrics and reports know it"
     key:str # Column of a table of results
     label:str # Printed name
-    func:Callable|None # Function of confusion matrices (..., K, K); None where probabilities are needed
+    func:Callable|None=None # Function of confusion matrices (..., K, K); None where probabilities are needed
     low:float=0. # Smallest value it can have
     high:float=1. # Largest value
     larger_is_better:bool=True # Which direction is better?
     ordered:bool=False # Does it need ordered classes?
+    of_probs:Callable|None=None # Function of probabilities (N,K) and true classes; None where a matrix is enough
 
 def _accuracy(cm):
-    cm,_,_,n = _matrix(cm, 'accuracy')
+    cm,_,_,n = _with_sums(cm, 'accuracy')
     return _ratio(_diag(cm).sum(-1), n)
+
+def _mean_auc(probs, targs): return float(per_class_auc(probs, targs).auroc.mean())
 
 score_registry = {o.key:o for o in (
     Score('mcc', 'MCC', mcc, low=-1),
@@ -294,10 +373,31 @@ score_registry = {o.key:o for o in (
     Score('quad_kappa', 'quadratic κ', quad_kappa, low=-1, ordered=True),
     Score('kendall_tau', 'Kendall’s τ-b', kendall_tau, low=-1, ordered=True),
     Score('accuracy', 'accuracy', _accuracy),
-    Score('mean_auc', 'mean AUC', None),
-    Score('brier', 'Brier error', None, high=2, larger_is_better=False),
-    Score('calibration_error', 'calibration error', None, larger_is_better=False),
+    Score('mean_auc', 'mean AUC', of_probs=_mean_auc),
+    Score('brier', 'Brier error', of_probs=brier_error, high=2, larger_is_better=False),
+    Score('calibration_error', 'calibration error', of_probs=calibration_error, larger_is_better=False),
 )}
+
+# %% ../../nbs/metrics/scores.ipynb #c5d69b97
+def score_row(
+    probs, # Probabilities, (N,K)
+    targs, # True classes, (N,) ints
+    ordered:bool=False, # Quadratic κ and Kendall's τ-b too?
+    prevalence=None # Class shares at which confusion matrices are read, (K,). Default: as they come.
+)->dict:
+    """Every score of a table, as fractions.
+
+    Calibration error and Brier error are left out where `prevalence` is given: they are of the images as they come."""
+    p,t = _probs_and_targs(probs, targs, 'score_row')
+    array,classes = p.numpy(),t.numpy()
+    cm = _count_pairs(array.argmax(1), classes, array.shape[1])
+    if prevalence is not None: cm = reweight(cm, prevalence)
+    row = {k: float(o.func(cm)) for k,o in score_registry.items() if o.func and (ordered or not o.ordered)}
+    row['mean_auc'] = float(pd.Series(_class_aucs(array, classes)[:,0]).mean()) # of the classes that have one
+    if prevalence is None:
+        row['brier'] = mean_distance(brier_sums(p, t))
+        row['calibration_error'] = binned_error(calibration_sums(p, t))
+    return row
 
 # %% ../../nbs/metrics/scores.ipynb #53041d15
 class OperatingPoint(StrEnum):

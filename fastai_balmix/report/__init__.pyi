@@ -3,7 +3,8 @@ from .figures import (
     plot_reliability, plot_roc, plot_shares, top_mistakes,
 )
 from .answers import against_rest, auroc_interval, recall_change, worst_mistakes
-from .card import learner_card, results_card
+from .comparison import results_card
+from .network import learner_card
 from .page import Report, report
 
 __all__ = [
