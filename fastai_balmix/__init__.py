@@ -38,7 +38,7 @@
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
 - `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
-- `fastai_balmix.report.answers`: What can be said of a network's answers: who gained and who paid, one class against the rest, the worst mistakes.
+- `fastai_balmix.report.answers`: What a network's answers show: who gained and who paid, one class against the rest, the worst mistakes.
 - `fastai_balmix.report.card`: All that a report says, as a plain dictionary of numbers, words of the data and small pictures.
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
 - `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
