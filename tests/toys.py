@@ -120,7 +120,8 @@ class Probe(Callback):
     def _note(self): self.seen.append(self.func(self.learn))
 
 def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
-    "Compare tensors, arrays, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    "Compare tensors, arrays, columns, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    got,want = (o.to_numpy() if hasattr(o, 'to_numpy') else o for o in (got,want)) # columns of a table
     got,want = (torch.as_tensor(o, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor) for o in (got,want))
     if want.ndim==0: want = want.expand_as(got)
     torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=equal_nan)
