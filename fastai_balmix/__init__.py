@@ -38,10 +38,10 @@
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
 - `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
-- `fastai_balmix.report.answers`: What can be said of a network's answers: who gained and who paid, one class against the rest, the worst mistakes.
+- `fastai_balmix.report.answers`: What a network's answers show: who gained and who paid, one class against the rest, the worst mistakes.
 - `fastai_balmix.report.card`: All that a report says, as a plain dictionary of numbers, words of the data and small pictures.
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
-- `fastai_balmix.report.figures`: What a trained network gets right and wrong, and for whom: figures of tables that were computed before.
+- `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.
 - `fastai_balmix.report.page`: One page that says how a comparison, or a network, came out, and for whom: to read, to print, to share, and to keep beside the model.
 - `fastai_balmix.report.sections`: What the templates of the page need of Python: figures as SVG, numbers as text, and choices."""

@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import metrics as skm
 from torch import nn
 from torch.nn import functional as F
-from fastai.vision.all import (Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,EarlyStoppingCallback,FocalLossFlat,
+from fastai.vision.all import (Adam,Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,EarlyStoppingCallback,FocalLossFlat,
     IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,load_learner)
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
@@ -26,28 +26,30 @@ from fastai_balmix.loaders.draws import sampling_probs
 from fastai_balmix.metrics.scores import balanced_acc,brier_error,calibration_error,mcc
 from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from conftest import warm_call
+import toys
 from toys import Numbered,on_ranks,quiet_fit,seeded_dl,tail_targets
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label', 'ignore:.*only one label', 'ignore::DeprecationWarning')
 COUNTS = 40,20,9,4
 
-class Points(torch.utils.data.Dataset):
+close = partial(toys.close, atol=1e-12, equal_nan=True)
+
+class Points(toys.Points):
     "Random points with a long tail of labels, which they hint at"
     def __init__(self, counts=COUNTS, seed=0):
-        self.targets = tail_targets(*counts, seed=seed)
-        self.x = torch.randn(len(self.targets), 6, generator=torch.Generator().manual_seed(seed))
+        super().__init__(counts, seed)
         self.x[torch.arange(len(self)),torch.tensor(self.targets, dtype=torch.long)] += 1
-    def __len__(self): return len(self.targets)
-    def __getitem__(self, i): return self.x[i],self.targets[i]
 
 def make_dls(train=COUNTS, valid=(17,11,6,3), bs=8):
     return DataLoaders(seeded_dl(Points(train), bs), seeded_dl(Points(valid, seed=1), bs, shuffle=False))
 
 def make_learner(metrics=(), loss_func=None, dls=None, model=None, **kwargs):
     torch.manual_seed(3)
-    return Learner(dls or make_dls(), model or nn.Linear(6, 4), loss_func=loss_func or CrossEntropyLossFlat(), metrics=list(metrics), lr=.1, **kwargs)
+    return toys.make_learner(dls or make_dls(), loss_func or CrossEntropyLossFlat(), net=model or nn.Linear(6, 4), metrics=list(metrics),
+                             **{'opt_func':Adam, **kwargs})
 
 def five(): return [*imbalance_metrics(ordered=True), GeometricMean()]
+def everything(): return [*five(), CalibrationError(), BrierError()]
 
 def quietly(f, *args, **kwargs):
     with mock.patch('builtins.print'): return f(*args, **kwargs)
@@ -61,8 +63,6 @@ def expected(pred, targ):
     return [skm.matthews_corrcoef(t, p), skm.balanced_accuracy_score(t, p), skm.f1_score(t, p, average='macro', zero_division=0),
             skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(np.shape(pred)[1])), stats.kendalltau(t, p).statistic,
             stats.gmean(skm.recall_score(t, p, labels=np.unique(t), average=None))]
-
-def close(got, want, tol=1e-12): np.testing.assert_allclose(got, want, rtol=0, atol=tol)
 
 def feed(metrics, batches, loss_func=None, dl=None, others=()):
     "Hand `metrics` batches `(pred, targ)` as a learner's recorder does; their values"
@@ -89,10 +89,10 @@ def test_values_are_those_of_all_predictions(bs):
     probs,targs = learn.get_preds()
     got = validate(learn)[1:]
     close(got[:6], expected(probs, targs))
-    close(got[6:8], [calibration_error(probs, targs), brier_error(probs, targs)], 1e-6)
+    close(got[6:8], [calibration_error(probs, targs), brier_error(probs, targs)], atol=1e-6)
     assert (learn.metrics[0].matrix==skm.confusion_matrix(targs, probs.argmax(1), labels=range(4))).all() and learn.metrics[0].matrix.dtype==np.int64
     assert [m.name for m in learn.metrics[:8]]==['mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau','geometric_mean','calibration_error','brier_error']
-    close(got[8], np.trace(learn.metrics[0].matrix)/37, 1e-6)
+    close(got[8], np.trace(learn.metrics[0].matrix)/37, atol=1e-6)
     # What a fit shows is the same
     assert learn.recorder.metric_names==['epoch','train_loss','valid_loss',*[m.name for m in learn.metrics],'time']
 
@@ -117,7 +117,7 @@ def test_a_metric_ignores_how_batches_were_cut(data, n, k):
     got = feed(mets, batches, CrossEntropyLossFlat())
     probs,p = torch.softmax(pred, -1),pred.argmax(1)
     close(got[:2], [skm.matthews_corrcoef(targ, p), skm.balanced_accuracy_score(targ, p)])
-    close(got[2:], [calibration_error(probs, targ), brier_error(probs, targ)], 1e-6)
+    close(got[2:], [calibration_error(probs, targ), brier_error(probs, targ)], atol=1e-6)
     assert (mets[0].matrix==skm.confusion_matrix(targ, pred.argmax(1), labels=range(k))).all()
 
 class Keep(Callback):
@@ -151,10 +151,10 @@ def test_on_mixed_batches_the_first_labels_count(mix):
 def test_outputs_of_other_precision(dtype):
     pred,targ = answers(300, 5)
     pred = pred.to(dtype)
-    got = feed([*five(), CalibrationError(), BrierError()], zip(pred.split(64), targ.split(64)), nn.CrossEntropyLoss())
+    got = feed(everything(), zip(pred.split(64), targ.split(64)), nn.CrossEntropyLoss())
     exact = torch.softmax(pred.float(), -1)
     close(got[:6], expected(pred.float(), targ))
-    close(got[6:], [calibration_error(exact, targ), brier_error(exact, targ)], 1e-6)
+    close(got[6:], [calibration_error(exact, targ), brier_error(exact, targ)], atol=1e-6)
 
 @pytest.mark.parametrize('k', [2, 23])
 @pytest.mark.parametrize('dtype', [torch.int32, torch.int16, torch.uint8, torch.int64])
@@ -227,17 +227,17 @@ def test_averages_over_all_classes_and_own_functions():
 def test_errors_are_of_activated_outputs(loss_func):
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(10), BrierError()], [(pred,targ)], loss_func), [calibration_error(probs, targ, 10), brier_error(probs, targ)], 1e-6)
+    close(feed([CalibrationError(10), BrierError()], [(pred,targ)], loss_func), [calibration_error(probs, targ, 10), brier_error(probs, targ)], atol=1e-6)
 
 def test_errors_take_probabilities_as_they_are():
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(), BrierError()], [(probs,targ)], lambda p,t: -p.gather(1, t[:,None]).log().mean()), [calibration_error(probs, targ), brier_error(probs, targ)], 1e-6)
+    close(feed([CalibrationError(), BrierError()], [(probs,targ)], lambda p,t: -p.gather(1, t[:,None]).log().mean()), [calibration_error(probs, targ), brier_error(probs, targ)], atol=1e-6)
 
 def test_one_bin_is_accuracy_beside_confidence():
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(1)], [(pred,targ)], CrossEntropyLossFlat()), [abs(skm.accuracy_score(targ, probs.argmax(1)) - probs.max(1).values.mean())], 1e-6)
+    close(feed([CalibrationError(1)], [(pred,targ)], CrossEntropyLossFlat()), [abs(skm.accuracy_score(targ, probs.argmax(1)) - probs.max(1).values.mean())], atol=1e-6)
 
 # --- one matrix ---
 
@@ -257,7 +257,7 @@ def test_another_axis_is_another_matrix():
     assert count.call_count==8
 
 def test_memory_does_not_grow_with_the_items():
-    mets = [*five(), CalibrationError(), BrierError()]
+    mets = everything()
     def held(): return sum(len(pickle.dumps(m)) for m in mets)
     pred,targ = answers(64, 4)
     feed(mets, [(pred,targ)], nn.CrossEntropyLoss())
@@ -321,11 +321,11 @@ def test_looking_between_batches_changes_nothing():
         learn.pred,learn.yb = pred[i:i+10],(targ[i:i+10],)
         for m in mets: m.accumulate(learn)
         t,p = targ[:i+10],pred[:i+10]
-        close([m.value for m in mets], [skm.matthews_corrcoef(t, p.argmax(1)), skm.balanced_accuracy_score(t, p.argmax(1)), brier_error(p.softmax(-1), t)], 1e-6)
+        close([m.value for m in mets], [skm.matthews_corrcoef(t, p.argmax(1)), skm.balanced_accuracy_score(t, p.argmax(1)), brier_error(p.softmax(-1), t)], atol=1e-6)
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy', 'pickle'])
 def test_copies(copied):
-    learn = make_learner([*five(), CalibrationError(), BrierError()])
+    learn = make_learner(everything())
     before = validate(learn)
     met = copied(learn.metrics)
     assert [m.value for m in met]==before[1:]
@@ -336,7 +336,7 @@ def test_copies(copied):
     assert validate(other)==before
 
 def test_exported_learners_still_measure(tmp_path):
-    learn = quietly(quiet_fit, digits_learner([*five(), CalibrationError(), BrierError()], path=tmp_path))
+    learn = quietly(quiet_fit, digits_learner(everything(), path=tmp_path))
     learn.export()
     loaded = load_learner(tmp_path/'export.pkl')
     assert validate(loaded, dl=learn.dls.valid)==validate(learn)
@@ -391,7 +391,7 @@ def test_a_fit_stops_when_nothing_gets_better(monitor, better, tmp_path):
 # --- nothing, and nonsense ---
 
 def test_an_empty_validation_set_has_no_score_and_the_fit_goes_on():
-    learn = make_learner([*five(), CalibrationError(), BrierError()], dls=make_dls(valid=()))
+    learn = make_learner(everything(), dls=make_dls(valid=()))
     with pytest.warns(UserWarning) as w: quietly(quiet_fit, learn, 2)
     assert len(learn.recorder.values)==2 and all(np.isnan(np.array(o[2:], dtype=float)).all() for o in learn.recorder.values)
     words = [str(o.message) for o in w]
@@ -404,7 +404,7 @@ def test_an_empty_validation_set_has_no_score_and_the_fit_goes_on():
 
 @pytest.mark.filterwarnings('ignore:.*NaN')
 def test_never_asked_never_told():
-    for m in [*five(), CalibrationError(), BrierError()]:
+    for m in everything():
         with pytest.warns(UserWarning, match=f'{m.name}: no predictions'): assert np.isnan(m.value)
 
 class Ill(nn.Module):
@@ -507,8 +507,6 @@ def test_items_repeated_to_make_shares_equal_count_once(n, bs, world_size):
         if met.matrix is not None: total = total+met.matrix
     assert (total==skm.confusion_matrix(targ, pred.argmax(1), labels=range(3))).all()
 
-def everything(): return [*five(), CalibrationError(), BrierError()]
-
 def train_rank(rank):
     "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"
     from fastai.distributed import DistributedTrainer
@@ -545,17 +543,17 @@ def check_trained(ranks):
         for o in (r[nm] for r in ranks):
             torch.testing.assert_close(o['pred'], ranks[0][nm]['pred'])
             assert (o['matrix']==skm.confusion_matrix(o['targ'], o['pred'].argmax(1), labels=range(4))).all()
-            if nm!='padding only': close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), 1e-6)
+            if nm!='padding only': close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), atol=1e-6)
         # In training, the shares of an epoch, without what is repeated at the end of the last one
         preds,targs = (torch.cat([r[nm]['train'][i] for r in ranks]) for i in range(2))
         assert n<=len(targs)<n+len(ranks)
-        for r in ranks: close([r[nm]['values'][f'train_{m}'] for m in names], expected_all(preds[:n], targs[:n]), 1e-6)
+        for r in ranks: close([r[nm]['values'][f'train_{m}'] for m in names], expected_all(preds[:n], targs[:n]), atol=1e-6)
 
 def check_by_hand(sizes):
     want = expected_all(*answers(sum(sizes), 4))
     for values,first,second in on_ranks(len(sizes), hand_rank, sizes):
         assert first.sum()==second.sum()==sum(sizes)
-        close(values, want, 1e-6)
+        close(values, want, atol=1e-6)
 
 def test_two_processes_say_what_one_would(): check_trained(on_ranks(2, train_rank))
 def test_two_processes_with_shares_of_their_own(): check_by_hand([37,9])

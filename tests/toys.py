@@ -4,6 +4,7 @@ has open, and hypothesis strategies under one small profile."""
 import inspect,os,random,socket,time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import chain,combinations
 from pathlib import Path
 from unittest import mock
 import numpy as np
@@ -119,10 +120,16 @@ class Probe(Callback):
     def _note(self): self.seen.append(self.func(self.learn))
 
 def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
-    "Compare tensors, arrays, lists or numbers in float64; their shapes must agree, unless `want` is one number"
-    got,want = (torch.as_tensor(o).detach().cpu().double().as_subclass(torch.Tensor) for o in (got,want))
+    "Compare tensors, arrays, columns, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    got,want = (o.to_numpy() if hasattr(o, 'to_numpy') else o for o in (got,want)) # columns of a table
+    got,want = (torch.as_tensor(o, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor) for o in (got,want))
     if want.ndim==0: want = want.expand_as(got)
     torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=equal_nan)
+
+def closed_testing(p):
+    "Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by Bonferroni"
+    sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))
+    return [max(min(1, len(s)*min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
 
 def item_numbers(x):
     "Numbers of the items in a batch of inputs from `Numbered`"

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from ..checks import check
 from ..metrics.scores import OperatingPoint
-from .tables import Cell,PrintedTable
+from .tables import PrintedTable
 from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
 from .verdicts import caveats,operating_point_caveat
 
@@ -82,7 +82,7 @@ def _beside(o):
     "A cell with what was measured, what was published, and the difference"
     measured,published = ('–' if np.isnan(x) else f'{x:.2f}' for x in (o.measured,o.published))
     difference = '' if np.isnan(o.difference) else f' ({o.difference:+.2f})'
-    return Cell(o.measured, f'{measured} / {published}{difference}')
+    return f'{measured} / {published}{difference}'
 
 def _paper_cells(number, figures):
     "Figures of a table as the paper arranges them"

@@ -28,7 +28,7 @@ from ..metrics.scores import OperatingPoint,score_registry
 from ..metrics.intervals import paired_test
 from ..metrics.differences import corrected_interval,corrected_t,holm
 from .tables import (
-    Cell, PrintedTable, html_list, latex_list, markdown_list, printed_p, printed_percent)
+    PrintedTable, html_list, latex_list, markdown_list, printed_p, printed_percent)
 from .reading import (
     matrices_at, paper_methods, read_runs, repeat_kind, repeat_values, repeat_words, run_keys, stated_prevalence)
 from .verdicts import caveats,operating_point_caveat,remarks,verdict_table
@@ -251,8 +251,7 @@ class Summary:
             row = [o.method,o.runs]
             for m in self.metrics:
                 median,mean,low,high = o[[f'{m}_median',f'{m}_mean',f'{m}_low',f'{m}_high']]
-                row.append(Cell(100*median, printed_percent(median)))
-                row.append(Cell(100*mean, printed_percent(mean, low, high)))
+                row += [printed_percent(median),printed_percent(mean, low, high)]
             cells.append(row)
         own = [operating_point_caveat] if point==OperatingPoint.TRAINED else []
         caption = f'{about}: {OperatingPoint(point).words}'
@@ -265,7 +264,7 @@ class Summary:
             row = {'method':method, 'compared on':repeat_words(o.kind, o.n, self.meta['n_folds'])}
             for o in of_method.itertuples():
                 text = f"{printed_percent(o.diff, o.low, o.high, '+')}, {printed_p(o.p_both)}"
-                row[OperatingPoint(o.point).words] = Cell(100*o.diff, f'{text}, {o.shown}' if o.shown else text)
+                row[OperatingPoint(o.point).words] = f'{text}, {o.shown}' if o.shown else text
             cells.append(row)
         label = score_registry[metric].label
         caption = f'{about}: {label} less that of {self.baseline}, in points (95 % interval)'
