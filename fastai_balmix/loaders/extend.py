@@ -61,7 +61,7 @@ class LoaderExtension:
             # Where Ctrl-C comes before the last worker is started, PyTorch forgets the others, which would idle on
             if workers and not started:
                 for process in {*active_children()}-others: process.terminate()
-            # The frames of a worker's error keep the worker alive until the garbage is collected, which then waits 5 seconds
+            # The frames of an error hold its worker until the garbage is collected, which then waits 5 seconds for it
             if workers: traceback.clear_frames(e.__traceback__)
             raise
 
@@ -83,7 +83,7 @@ def extend_loader(
     "A copy of `dl` whose class is `mixin` in front of the loader's own class"
     res = copy(dl)
     if not isinstance(dl, mixin): res.__class__ = _joint_class(mixin, type(dl))
-    # fastai stores methods that are passed to a loader's constructor on the instance, where they would hide those of `mixin`
+    # fastai stores methods that a loader's constructor is given on the instance, where they would hide those of `mixin`
     for name in vars(mixin): res.__dict__.pop(name, None)
     # PyTorch iterates `fake_l`, which asks the loader it points at for batches: from here on the copy
     fake = copy(dl.fake_l)
@@ -123,7 +123,8 @@ class SamplerDL(DataLoader):
 # %% ../../nbs/loaders/extend.ipynb #27bbe467
 def _from_torch(dl, owner):
     "A PyTorch loader as a fastai loader"
-    check(isinstance(dl, torch.utils.data.DataLoader), 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
+    is_torch = isinstance(dl, torch.utils.data.DataLoader)
+    check(is_torch, 'dls', owner, 'made of fastai or PyTorch loaders', type(dl).__name__)
     n_items(dl, owner)
     check(dl.batch_size is not None, 'dls', owner, 'loaders with a batch size', 'a PyTorch DataLoader without one')
     same = {o: getattr(dl, o) for o in ('num_workers','pin_memory','timeout','drop_last')}

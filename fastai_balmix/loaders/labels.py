@@ -187,8 +187,8 @@ def _raw_labels(ds, owner):
     "Labels of `ds` as an array; an error that names the task where they are no classes"
     y = label_array(_read_labels(ds, owner))
     if y.dtype.kind=='O' and len(y) and is_listy(y[0]):
-        wanted = 'labels of which an item may have several are a row of 0 and 1 for each item, in its targets or as `labels=`'
-        raise task_error('lists of different lengths', wanted, owner)
+        advice = 'labels of which an item may have several are a row of 0 and 1 for each item'
+        raise task_error('lists of different lengths', f'{advice}, in its targets or as `labels=`', owner)
     if y.ndim>2: raise task_error(f'targets of shape {y.shape[1:]}', 'segmentation', owner)
     if y.dtype.kind=='f' and target_form(y) is None and not np.isnan(y).any():
         what = f', {y.shape[1]} for each item, neither all 0 or 1 nor of sum 1' if y.ndim==2 else ''
