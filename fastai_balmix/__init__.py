@@ -18,6 +18,7 @@
 - `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
 - `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.inference.prior`: The mean of an image and its mirror image, and moving a trained network to another operating point.
+- `fastai_balmix.loaders.blame`: Name the item and the file that could not be loaded.
 - `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
 - `fastai_balmix.loaders.draws`: How many images has each class, how often should each be drawn, and drawing so.
 - `fastai_balmix.loaders.extend`: What a loader's items are, without opening one, and loaders that draw them by class.
