@@ -161,7 +161,7 @@ messages = {
             'A size is a number of bytes, or a number with a unit.',
             "`'2GB'`, `'500MB'`, `'1.5GiB'`."),
         Message("dls.cached('1GB', folder='nowhere')",
-            "The 'folder' parameter of cached must be a folder that is there. Got 'nowhere' instead.",
+            "The 'folder' parameter of cached must be a folder that exists. Got 'nowhere' instead.",
             'The folder for the memory file is not there.',
             'One that is, on a disk or in memory with enough room; or leave it out.'),
         Message('dls.cache_info()',
