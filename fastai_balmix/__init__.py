@@ -25,7 +25,7 @@
 - `fastai_balmix.loaders.labels`: Read the labels of a loader without opening an image.
 - `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
-- `fastai_balmix.losses`: What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.
+- `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
 - `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.

@@ -1,10 +1,11 @@
 """The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
 
-Importing it also installs `FitCheck` in every learner made afterwards, and adds the methods `dls.weighted`, `dls.cached`,
+Importing it also puts `FitCheck` into every learner made afterwards, and adds the methods `dls.weighted`, `dls.cached`,
 `learn.tta_flip` and `BalancedMixUp.show`. Readers, comparisons and reports stay in `fastai_balmix.datasets`, `.compare` and
 `.report`, as their names are too general for a star import."""
+from fastai.basics import defaults
 from fastai_balmix.callback.checkpoint import Checkpoint
-from fastai_balmix.callback.fitcheck import nominal_prior
+from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.callback.show import class_distribution,plot_class_distribution
@@ -36,3 +37,7 @@ __all__ = [
     'mixed_probs', 'nominal_prior', 'operating_curve', 'paired_test', 'per_class', 'per_class_auc',
     'plot_class_distribution', 'quad_kappa', 'reweight', 'sampling_probs', 'shot_metrics', 'small_net', 'tail_counts',
     'tail_idxs', 'tau_normalise', 'train_labels']
+
+# By name, so that a module which is loaded anew does not bring a second one
+if FitCheck.__name__ not in [getattr(o, '__name__', '') for o in defaults.callbacks]:
+    defaults.callbacks.append(FitCheck)

@@ -1,7 +1,10 @@
 """The body of a network trained on the data as they come, and its last layer balanced afterwards.
 
-Two ways of balancing only the last layer of a trained network, after *Decoupling representation and classifier for long-tailed recognition* ([Kang et al., ICLR 2020](https://openreview.net/forum?id=r1gRTCVFvB)). Good features are learned best from the data as
-they come; it is the classifier on top of them that leans towards frequent classes. `crt` trains that layer again, class-balanced, on a body that is held; `tau_normalise` rescales it without any training.
+Two ways of balancing only the last layer of a trained network, after *Decoupling representation and classifier for
+long-tailed recognition* ([Kang et al., ICLR 2020](https://openreview.net/forum?id=r1gRTCVFvB)). Good features are
+learned best from the data as they come; it is the classifier on top of them that leans towards frequent classes.
+`crt` trains that layer again, class-balanced, on a body that is held; `tau_normalise` rescales it without any
+training.
 
 ```python
 dls = digits_lt()
@@ -59,7 +62,9 @@ def crt(
 )->None:
     """Classifier re-training (cRT, Kang et al. 2020, section 4.2): a new last layer, trained class-balanced on a body that is held.
 
-    Works on the learner's own network, whose last layer is replaced; the optimiser is made anew at the next fit. Raises a `ValueError` before anything is changed where the layer or the labels cannot be found."""
+    Works on the learner's own network, whose last layer is replaced; the optimiser is made anew at
+    the next fit. Raises a `ValueError` before anything is changed where the layer or the labels
+    cannot be found."""
     check_int(n_epoch, 'n_epoch', 'crt', low=1)
     named,head,c = head is not None,find_head(learn.model, head, 'crt'),getattr(learn.dls, 'c', None)
     check(named or c is None or len(head.weight)==c, 'model', 'crt', f'a network whose last layer has {c} outputs, or `head` must name that layer', repr(head))

@@ -1,5 +1,5 @@
 """What only the whole package can show: that it is a good guest in a fastai session, and that what README says to type works."""
-import ast,os,re,sys
+import ast,importlib,os,re,sys
 from configparser import ConfigParser
 from inspect import getattr_static
 
@@ -39,6 +39,31 @@ def test_nothing_is_shadowed():
 def test_shadowing_is_seen():
     changed,new = warm_call(imported, 'x = y = 1\nclass C: f = 1', 'x = 2; y = y; z = 3; C.f = 2; C.g = 3')
     assert (changed,new)==(['x','C.f'],['z','C.g'])
+
+
+# Callbacks of every learner
+
+def callbacks_after(imports):
+    "Names in fastai's `defaults.callbacks` before and after each of several imports, or, with a `!` before it, after loading a module anew"
+    from fastai.basics import defaults
+    sys.path.insert(0, str(root))
+    res = [[o.__name__ for o in defaults.callbacks]]
+    for mod in imports:
+        if mod.startswith('!'): importlib.reload(sys.modules[mod[1:]])
+        else: importlib.import_module(mod)
+        res.append([o.__name__ for o in defaults.callbacks])
+    return res
+
+
+def test_only_all_changes_the_callbacks_of_every_learner():
+    alone = [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix', *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
+    before,*after = warm_call(callbacks_after, alone)
+    assert [*map(set, after)]==[{*before}]*len(alone), 'importing a room changes defaults.callbacks'
+
+
+def test_all_adds_one_callback_also_when_loaded_anew():
+    before,*after = warm_call(callbacks_after, ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all'])
+    assert after==[[*before, 'FitCheck']]*4
 
 
 # Imports

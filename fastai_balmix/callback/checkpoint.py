@@ -1,7 +1,10 @@
 """A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
 
-Fits that survive. `Checkpoint(path)` writes after every epoch all that the next one depends on: weights, optimiser, every generator of random numbers, the best weights so far. Given the same path again, in a new process, the same call goes on from there and ends in
-the same network, digit for digit (same machine, on the CPU, without worker processes). It also does what fastai's `SaveModelCallback` does: the weights of the best epoch are those the network has in the end.
+Fits that survive. `Checkpoint(path)` writes after every epoch all that the next one depends on: weights, optimiser,
+every generator of random numbers, the best weights so far. Given the same path again, in a new process, the same call
+goes on from there and ends in the same network, digit for digit (same machine, on the CPU, without worker processes).
+It also does what fastai's `SaveModelCallback` does: the weights of the best epoch are those the network has in the
+end.
 
 ```python
 def fit(path, *cbs):
@@ -103,8 +106,10 @@ def _loadable(x):
 class Checkpoint(Callback):
     """Write after each epoch, to one file, all that the rest of a fit depends on; go on from that file where it is there; end with the weights of the best epoch.
 
-    After a fit `history` has a dict for each epoch and `best` the number of the best one, from 0. A callback with a `state_dict` and a `load_state_dict` of its own is kept too. Files are
-    read with `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric of the learner, or the file is of a fit with another number of epochs."""
+    After a fit `history` has a dict for each epoch and `best` the number of the best one, from 0. A
+    callback with a `state_dict` and a `load_state_dict` of its own is kept too. Files are read with
+    `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric of
+    the learner, or the file is of a fit with another number of epochs."""
     order = 65 # after the recorder, and whatever draws random numbers before training starts
     def __init__(self,
         path, # The file

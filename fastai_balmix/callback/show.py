@@ -1,7 +1,7 @@
 """What a network is shown: the imbalance, and what mixing does to it and to the images.
 
-Pictures before any training. `plot_class_distribution` shows what the data hold and what a network sees of each class under the ways of sampling;
-`BalancedMixUp(...).show(dls)` shows real pairs from the loaders and their mixtures.
+Pictures before any training. `plot_class_distribution` shows what the data hold and what a network sees of each class
+under the ways of sampling; `BalancedMixUp(...).show(dls)` shows real pairs from the loaders and their mixtures.
 
 ```python
 dls = digits_lt()
@@ -36,7 +36,8 @@ def class_distribution(
 )->pd.DataFrame: # A row a class, largest first: `images`, and in images per epoch `instance`, `class`, `balmix`
     """How many images a class has, and with how many a network sees it in an epoch of as many images as there are.
 
-    Where an image may have several labels, it counts for each; images without any have a row of their own."""
+    Where an image may have several labels, it counts for each; images without any have a row of
+    their own."""
     check_real(alpha, 'alpha', 'class_distribution', low=0)
     def sampler(q): return loader_sampler(dls.train, q, labels, 'class_distribution')
     first,lam = sampler(q),alpha/(1+alpha)
