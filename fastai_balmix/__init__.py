@@ -1,13 +1,13 @@
 """Modules:
 
-- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
-- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
+- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows no fastai name.
+- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
-- `fastai_balmix.callback.show`: What a network is shown: the imbalance, and what mixing does to it and to the images.
+- `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
-- `fastai_balmix.classifier`: The body of a network trained on the data as they come, and its last layer balanced afterwards.
+- `fastai_balmix.classifier`: Balance only the last layer of a trained network.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.

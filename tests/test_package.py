@@ -3,10 +3,13 @@ import ast,importlib,os,re,sys
 from configparser import ConfigParser
 from inspect import getattr_static
 
+import pytest
 from conftest import root,warm_call
 from test_sync import blocks,read
 
 package = root/'fastai_balmix'
+
+def module(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
 
 
 # Names
@@ -66,6 +69,27 @@ def test_all_adds_one_callback_also_when_loaded_anew():
     assert after==[[*before, 'FitCheck']]*4
 
 
+# Examples
+
+def examples():
+    "The example in the docstring of each module that has one"
+    doc = {module(p): ast.get_docstring(ast.parse(p.read_text(encoding='utf-8'))) or '' for p in package.rglob('[!_]*.py')}
+    return {mod: re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) for mod,text in doc.items() if '```python' in text}
+
+
+def run_example(folder, mod, blocks):
+    "Run an example after README's two imports"
+    os.chdir(folder)
+    sys.path.insert(0, str(root))
+    ns = dict(__name__='__main__')
+    exec('from fastai.vision.all import *\nfrom fastai_balmix.all import *', ns)
+    for o in blocks: exec(compile(o, f'<example of {mod}>', 'exec'), ns)
+
+
+@pytest.mark.parametrize('mod', examples())
+def test_example_of_a_module_runs(mod, tmp_path): warm_call(run_example, str(tmp_path), mod, examples()[mod])
+
+
 # Imports
 
 def imports(path):
@@ -84,7 +108,6 @@ def rooms():
     return re.findall(r'^\| `([a-z_.]+)` \|', shown, flags=re.MULTILINE)
 
 
-def module(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
 def wing(mod): return mod.partition('.')[0]
 
 
