@@ -1,13 +1,13 @@
 """Modules:
 
-- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
-- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
+- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows no fastai name.
+- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
-- `fastai_balmix.callback.show`: What a network is shown: the imbalance, and what mixing does to it and to the images.
+- `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
-- `fastai_balmix.classifier`: The body of a network trained on the data as they come, and its last layer balanced afterwards.
+- `fastai_balmix.classifier`: Balance only the last layer of a trained network.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
@@ -35,7 +35,7 @@
 - `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
-- `fastai_balmix.losses`: What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.
+- `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
 - `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.
 - `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than images alone explain.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
