@@ -12,6 +12,7 @@
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.images`: Open any image file as RGB.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.sources`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.

@@ -540,6 +540,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastai_balmix/datasets/images.py')},
             'fastai_balmix.datasets.longtail': { 'fastai_balmix.datasets.longtail._digit_items': ( 'datasets/longtail.html#_digit_items',
                                                                                                    'fastai_balmix/datasets/longtail.py'),
+                                                 'fastai_balmix.datasets.longtail._digit_parts': ( 'datasets/longtail.html#_digit_parts',
+                                                                                                   'fastai_balmix/datasets/longtail.py'),
                                                  'fastai_balmix.datasets.longtail.digits_lt': ( 'datasets/longtail.html#digits_lt',
                                                                                                 'fastai_balmix/datasets/longtail.py'),
                                                  'fastai_balmix.datasets.longtail.small_net': ( 'datasets/longtail.html#small_net',

@@ -1,7 +1,8 @@
 """Who is held out: patients never on two sides, and every class left for training.
 
-Splits of images into parts that share no patient. Two images of one patient are more alike than those of two patients, so a network that trained on one of them has partly seen the other. `split_off` holds out a share, and
-`fold_numbers` deals everything to folds. Both keep the class shares, and both leave some of every class for training.
+Splits of images into parts that share no patient. Two images of one patient are more alike than those of two patients,
+so a network that trained on one of them has partly seen the other. `split_off` holds out a share, and `fold_numbers`
+deals everything to folds. Both keep the class shares, and both leave some of every class for training.
 
 ```python
 from fastai_balmix.datasets import *
@@ -75,7 +76,8 @@ def _deal_groups(y, g, n_folds, seed):
     "Fold of each group, (G,), 0 to `n_folds`-1"
     classes,y = np.unique(y, return_inverse=True)
     n_groups,n_classes = g.max()+1,len(classes)
-    counts = np.bincount(g*n_classes+y, minlength=n_groups*n_classes).reshape(n_groups, n_classes).astype(float)
+    counts = np.zeros((n_groups,n_classes))
+    np.add.at(counts, (g,y), 1)
     order = np.arange(n_groups)
     np.random.RandomState(seed).shuffle(order)
     order = order[np.argsort(-counts[order].std(1), kind='stable')]
@@ -101,7 +103,8 @@ def _deal_items(y, n_folds, seed):
     fold = np.zeros(len(y), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # `fold_numbers` itself warns of small classes
-        for k,(_,idx) in enumerate(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(y, y)): fold[idx] = k
+        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+        for k,(_,idx) in enumerate(splitter.split(y, y)): fold[idx] = k
     return fold
 
 # %% ../../nbs/datasets/splits.ipynb #5a4ed796
@@ -133,7 +136,7 @@ def _hold_groups(y, g, share, seed):
 
 def split_off(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
+    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
     share:float=.1, # Share of the items that is held out, about
     seed:int=0, # Which items
     n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
@@ -178,7 +181,7 @@ def _faults(fold, holds, n_folds):
     return n_folds-len(np.unique(fold)) + (there.sum(0)==1).sum()
 
 def _better_move(fold, holds, size, n_folds, faults):
-    "Folds with one group moved, and their number of faults if that is below `faults`: the smallest group that will do, to the fold with fewest images"
+    "Folds with one group moved, the smallest that helps, and their number of faults; None where no move helps"
     images = np.bincount(fold, weights=size, minlength=n_folds)
     stuck = _stuck(fold, holds)
     movable = holds[:,stuck].any(1) if stuck else np.ones(len(fold), dtype=bool)
@@ -192,7 +195,7 @@ def _better_move(fold, holds, size, n_folds, faults):
     return None
 
 def _mended(fold, holds, size, n_folds):
-    "Folds of groups, (G,), with groups moved while that mends something, and the number of faults that are left"
+    "Folds of groups, (G,), with groups moved while that helps, and the number of faults that are left"
     faults = _faults(fold, holds, n_folds)
     while faults and (better := _better_move(fold, holds, size, n_folds, faults)): fold,faults = better
     return fold,faults
@@ -213,21 +216,22 @@ def _check_dealable(y, counts, n_folds, names, unit):
               _counted(single, names, counts, unit))
     most = class_counts(y).max()
     check(most>=n_folds, 'n_folds', 'fold_numbers', f'at most {most}, the images of the largest class', str(n_folds))
-    few = np.flatnonzero((0<counts) & (counts<n_folds))
+    few = np.flatnonzero((counts>0) & (counts<n_folds))
     if len(few):
-        warnings.warn(f'fold_numbers: some of the {n_folds} folds will be reported without a class that has fewer {unit}s: '
-                      f'{_counted(few, names, counts, unit)}.', stacklevel=3)
+        warnings.warn(f'fold_numbers: some of the {n_folds} folds will be reported without a class that has fewer '
+                      f'{unit}s: {_counted(few, names, counts, unit)}.', stacklevel=3)
 
 def fold_numbers(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
+    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
     n_folds:int=5, # Number of folds
     seed:int=0, # Which items go to which fold
     names=None # Names of the classes, for errors and warnings. Default: their numbers.
 )->np.ndarray: # (N,) int64, from 1 to `n_folds`
     """Deal items to folds, stratified by class, no group in two of them, and no class in one alone.
 
-    Raises a `ValueError` where there are fewer groups than folds, or a class would be missing from the training images of a fold; warns of classes that some folds will lack."""
+    Raises a `ValueError` where there are fewer groups than folds, or a class would be missing from the training images
+    of a fold; warns of classes that some folds will lack."""
     check_int(n_folds, 'n_folds', 'fold_numbers', low=2)
     check_int(seed, 'seed', 'fold_numbers')
     y = as_labels(y, 'fold_numbers', n_classes=None if names is None else len(names), name='y')
@@ -244,15 +248,16 @@ def fold_numbers(
         if not faults: return fold[g]+1
     stuck = _stuck(fold, holds)
     got = f'{_counted(stuck, names, holds.sum(0), "group")}, all in one fold' if stuck else 'an empty fold'
-    raise ValueError("The 'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies in "
-                     f'two folds or more. Got {got} instead.')
+    raise ValueError("The 'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies "
+                     f'in two folds or more. Got {got} instead.')
 
 # %% ../../nbs/datasets/splits.ipynb #26ec3dde
 def authors_folds(
     y, # Class of each item, in the order of the authors' table, classes numbered in alphabetical order, (N,) ints
     n:int|None=None # The number of items of which each fold is a fifth. Default: N.
 )->np.ndarray: # (N,) int64, from 1 to 5
-    "Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is left, with `random_state=0`"
+    """Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is
+    left, with `random_state=0`"""
     y = as_labels(y, 'authors_folds', name='y')
     if n is None: n = len(y)
     check_int(n, 'n', 'authors_folds', low=5)
