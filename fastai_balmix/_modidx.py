@@ -1475,6 +1475,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastai_balmix/report/sections.py'),
                                                'fastai_balmix.report.sections.grouped': ( 'report/sections.html#grouped',
                                                                                           'fastai_balmix/report/sections.py'),
+                                               'fastai_balmix.report.sections.line': ( 'report/sections.html#line',
+                                                                                       'fastai_balmix/report/sections.py'),
                                                'fastai_balmix.report.sections.listed': ( 'report/sections.html#listed',
                                                                                          'fastai_balmix/report/sections.py'),
                                                'fastai_balmix.report.sections.metric_label': ( 'report/sections.html#metric_label',
