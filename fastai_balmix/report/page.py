@@ -19,7 +19,7 @@ report(learn, 'network.html', positive='9', prevalence=.01)
 # %% auto #0
 __all__ = ['Report', 'report', 'balmix_report']
 
-# %% ../../nbs/report/page.ipynb #b3743860
+# %% ../../nbs/report/page.ipynb #6953b4f4
 import base64
 import hashlib
 import html
@@ -36,7 +36,7 @@ from .comparison import results_card
 from .network import learner_card
 from .sections import filters,functions
 
-# %% ../../nbs/report/page.ipynb #3f10fd14
+# %% ../../nbs/report/page.ipynb #c69fe318
 def _packaged(name): return (files('fastai_balmix.report')/name).read_text(encoding='utf-8')
 
 def _render(template, card, **kwargs):
@@ -58,7 +58,7 @@ def _checked_out(out):
         raise ValueError(f"'{out}' exists and is not a report. It is kept; choose another name.")
     return out
 
-# %% ../../nbs/report/page.ipynb #7b754e4c
+# %% ../../nbs/report/page.ipynb #389bd272
 class Report:
     "A report: `card`, the dictionary it is made from, and `path`, the page. Shows its main numbers in a notebook."
     def __init__(self,
@@ -108,7 +108,7 @@ def report(
     res = Report((learner_card if is_learner else results_card)(results_or_learn, **kwargs))
     return res if out is None else res.save(out)
 
-# %% ../../nbs/report/page.ipynb #8cfea046
+# %% ../../nbs/report/page.ipynb #95e0377b
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it
@@ -122,8 +122,8 @@ def balmix_report(
 ):
     "Make a one-page HTML report of a comparison, to read on a screen, to share or to print"
     try:
-        if positive is not None: positive = [o.strip() for o in positive.split(',') if o.strip()]
-        res = report(Path(folder), out, baseline=baseline, positive=positive, prevalence=prevalence, part=part,
+        classes = None if positive is None else [o.strip() for o in positive.split(',') if o.strip()]
+        res = report(Path(folder), out, baseline=baseline, positive=classes, prevalence=prevalence, part=part,
                      n_mistakes=n_mistakes)
         print(f'{res.headline()}\n\nWritten to {out}, {Path(out).stat().st_size/1e6:.1f} MB.')
     except (ValueError,OSError,RuntimeError) as e:
