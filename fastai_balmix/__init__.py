@@ -47,7 +47,7 @@
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
 - `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.
-- `fastai_balmix.report.page`: One page that says how a comparison, or a network, came out, and for whom: to read, to print, to share, and to keep beside the model.
+- `fastai_balmix.report.page`: One page about a comparison or a network: how it came out, and for whom. To read, print and share.
 - `fastai_balmix.report.sections`: What the templates of the page need of Python: figures as SVG, numbers as text, and choices."""
 
 __version__ = "0.0.1"
