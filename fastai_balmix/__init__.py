@@ -7,15 +7,22 @@
 - `fastai_balmix.callback.show`: What a network is shown: the imbalance, and what mixing does to it and to the images.
 - `fastai_balmix.checks`: One sentence for every bad argument: whose it is, which it is, what is allowed, what came.
 - `fastai_balmix.classifier`: The body of a network trained on the data as they come, and its last layer balanced afterwards.
+- `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command.
+- `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
-- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
-- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
+- `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
+- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
+- `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
+- `fastai_balmix.compare.presets`: Comparisons with a name, for `balmix-compare --preset NAME`.
+- `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
+- `fastai_balmix.compare.results`: Read what a comparison has written to disk.
+- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.sources`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
-- `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
+- `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.inference.prior`: The mean of an image and its mirror image, and moving a trained network to another operating point.
 - `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
