@@ -25,7 +25,7 @@ from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.results import read_failures
 from fastai_balmix.compare.runs import attempt,Run
 from conftest import root,warm_call
-from toys import Points,children,equal,make_net,open_files,params,quiet_fit,restart,seeded_dl,until
+from toys import Points,children,equal,make_learner,make_net,open_files,params,quiet_fit,restart,seeded_dl,until
 
 class Faulty(Points):
     "Points with a function that is called before an item is made"
@@ -39,10 +39,7 @@ routes = {'balmix': (lambda d: d, lambda: BalancedMixUp(1., seed=0)), 'balmix pe
           'progressive': (lambda d: d, lambda: ProgressiveSampling(seed=0)), 'weighted': (lambda d: d.weighted(seed=0), lambda: None), 'cached': (lambda d: d.cached('1MB'), lambda: None),
           'all': (lambda d: d.cached('1MB').weighted('sqrt', seed=0), lambda: BalancedMixUp(1., seed=0))}
 
-def make_learner(route, ds=None, num_workers=0, loss_func=None, net=None, metrics=None, cbs=None, **kwargs):
-    ds = Faulty() if ds is None else ds
-    dls = fv.DataLoaders(seeded_dl(ds, num_workers=num_workers, **kwargs), seeded_dl(Points(), shuffle=False), device='cpu')
-    return fv.Learner(routes[route][0](dls), net or make_net(), loss_func=loss_func or nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.1, metrics=metrics, cbs=cbs)
+def faulty_learner(route, ds=None, **kwargs): return make_learner(Faulty() if ds is None else ds, valid=Points(), wrap=routes[route][0], device='cpu', **kwargs)
 
 def fit(learn, route, n=1, cbs=()): return quiet_fit(learn, n, [*fv.L(routes[route][1]()), *cbs])
 
@@ -54,7 +51,7 @@ def refit(learn, route, n=1):
 _fresh = {}
 def fresh(route, num_workers=0):
     "The same of a fresh learner; the first with workers also starts what PyTorch keeps for a process"
-    if (route,num_workers) not in _fresh: _fresh[route,num_workers] = refit(make_learner(route, num_workers=num_workers), route)
+    if (route,num_workers) not in _fresh: _fresh[route,num_workers] = refit(faulty_learner(route, num_workers=num_workers), route)
     return _fresh[route,num_workers]
 
 @pytest.fixture(scope='module', autouse=True)
@@ -137,7 +134,7 @@ def throw(make): raise make()
 def test_an_item_that_cannot_be_made_is_named(name, num_workers):
     (make,own,carried),route = errors[name],'all' if name in ('plain','local') else 'balmix'
     fresh(route, num_workers)
-    learn = make_learner(route, num_workers=num_workers)
+    learn = faulty_learner(route, num_workers=num_workers)
     learn.dls.train.dataset.fault = at_item(17, lambda: throw(make))
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, route))
     assert 'This was item 17 of the data set.' in said and ('cut short' in said or name in ('empty','deaf'))
@@ -149,7 +146,7 @@ def test_an_item_that_cannot_be_made_is_named(name, num_workers):
 def test_workers_end_although_their_error_is_held():
     "As a notebook holds the last error; PyTorch's own loader keeps its workers until garbage is collected, and then waits 5 seconds for each"
     fresh('balmix', 1)
-    learn,before = make_learner('balmix', num_workers=1),children(os.getpid())
+    learn,before = faulty_learner('balmix', num_workers=1),children(os.getpid())
     learn.dls.train.dataset.fault = at_item(17, lambda: throw(lambda: ValueError('cut short')))
     gc.disable()
     try:
@@ -160,7 +157,7 @@ def test_workers_end_although_their_error_is_held():
 @pytest.mark.parametrize('route', ['balmix per item','progressive','weighted','cached'])
 def test_every_loader_of_ours_names_the_item(route):
     fresh(route)
-    learn = make_learner(route)
+    learn = faulty_learner(route)
     # of the rarest class, which each of them draws
     k = learn.dls.train.dataset.targets.index(3)
     learn.dls.train.dataset.fault = at_item(k, lambda: throw(lambda: ValueError('cut short')))
@@ -231,7 +228,7 @@ class Broken(fv.Transform):
 
 def test_an_item_transform_that_fails_is_named_with_the_item():
     for route in 'balmix','cached','weighted':
-        learn = make_learner(route, dl_type=fv.TfmdDL)
+        learn = faulty_learner(route, dl_type=fv.TfmdDL)
         learn.dls.train.after_item.add(Broken())
         said,cls = raised(lambda: fit(learn, route))
         assert cls is ValueError and re.search(r'This was item \d+ of the data set', said) and 'cut short' in said
@@ -264,7 +261,7 @@ class FailingLoss(nn.CrossEntropyLoss):
 @pytest.mark.parametrize('num_workers', [0,1])
 def test_what_fails_in_a_step_is_told_as_it_is(route, where, num_workers):
     fresh(route, num_workers)
-    learn = make_learner(route, num_workers=num_workers, loss_func=FailingLoss(), metrics=FailingMetric() if where=='metric' else None, dl_type=fv.TfmdDL)
+    learn = faulty_learner(route, num_workers=num_workers, loss_func=FailingLoss(), metrics=FailingMetric() if where=='metric' else None, dl_type=fv.TfmdDL)
     once = Once(3)
     if where=='batch transform': learn.dls.train.after_batch.add(Broken())
     if where=='model': hook = learn.model.register_forward_pre_hook(lambda *_: once())
@@ -275,7 +272,7 @@ def test_what_fails_in_a_step_is_told_as_it_is(route, where, num_workers):
 
 @pytest.mark.parametrize('route', ['balmix','balmix per item'])
 def test_a_loss_of_wrong_shape(route):
-    learn = make_learner(route, loss_func=nn.CrossEntropyLoss(reduction='none'))
+    learn = faulty_learner(route, loss_func=nn.CrossEntropyLoss(reduction='none'))
     start = params(learn)
     said,cls = raised(lambda: fit(learn, route))
     # with a λ for each pair it is the mixed loss that is made of it
@@ -293,7 +290,7 @@ def test_a_loss_that_is_no_number_is_not_hidden(route, value):
             return (x*value if i==17 and self.spoilt else x),y
     ds = Spoilt()
     ds.spoilt = False
-    learn = make_learner(route, ds, metrics=imbalance_metrics())
+    learn = faulty_learner(route, ds, metrics=imbalance_metrics())
     ds.spoilt = True
     # stopped where somebody asked for it
     losses = []
@@ -305,7 +302,7 @@ def test_a_loss_that_is_no_number_is_not_hidden(route, value):
     rows = np.array(learn.recorder.values, dtype=float)
     assert np.isnan(rows[-1]).all()
     ds.spoilt,learn.metrics = False,fv.L()
-    if route in ('cached','all'): learn.dls = make_learner(route).dls # what it has kept is spoilt
+    if route in ('cached','all'): learn.dls = faulty_learner(route).dls # what it has kept is spoilt
     check_after(learn, route)
 
 # Worker processes
@@ -316,7 +313,7 @@ def in_worker(k, f): return at_item(k, lambda: get_worker_info() is not None and
 @pytest.mark.parametrize('route', ['balmix','all'])
 def test_a_worker_that_dies(how, route):
     fresh(route, 2)
-    learn = make_learner(route, num_workers=2)
+    learn = faulty_learner(route, num_workers=2)
     learn.dls.train.dataset.fault = in_worker(17, (lambda: os.kill(os.getpid(), signal.SIGKILL)) if how=='killed' else (lambda: os._exit(3)))
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, route))
     assert cls is RuntimeError and re.search(r'DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal: Killed|exited unexpectedly)', said)
@@ -331,7 +328,7 @@ def no_memory(kind):
 @pytest.mark.parametrize('kind,words', [('numpy','Unable to allocate'),('torch',"can't allocate memory"),('python','MemoryError')])
 def test_a_worker_out_of_memory(kind, words):
     fresh('balmix', 1)
-    learn = make_learner('balmix', num_workers=1)
+    learn = faulty_learner('balmix', num_workers=1)
     learn.dls.train.dataset.fault = in_worker(17, lambda: no_memory(kind))
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, 'balmix'))
     assert cls is (RuntimeError if kind=='torch' else MemoryError) and words in said and 'This was item 17 of the data set.' in said
@@ -347,7 +344,7 @@ def interrupted(n, seed):
     gc.freeze()
     for k in range(n):
         route,num_workers = ('balmix','all','weighted')[k%3],(2,0)[k//3%2]
-        expected,learn = fresh(route, num_workers),make_learner(route, num_workers=num_workers)
+        expected,learn = fresh(route, num_workers),faulty_learner(route, num_workers=num_workers)
         done = threading.Event()
         def press():
             wait = rng.uniform(0, .7)
@@ -381,7 +378,7 @@ def test_ctrl_c_at_more_random_moments(): check_interrupted(20, 2)
 @pytest.mark.parametrize('route', ['balmix','balmix per item','progressive','weighted','all'])
 def test_a_data_set_that_shrinks_between_epochs_is_refused(route):
     ds = Faulty()
-    learn = make_learner(route, ds)
+    learn = faulty_learner(route, ds)
     def shrink(self):
         if self.learn.epoch==0: ds.targets = ds.targets[:40]
     said,cls = raised(lambda: fit(learn, route, 3, [fv.Callback(after_epoch=shrink)]))
@@ -396,7 +393,7 @@ def test_kept_items_of_a_data_set_that_shrinks_are_not_used():
             if i>=len(self): raise IndexError(f'no item {i}')
             return super().__getitem__(i)
     ds = Strict()
-    learn = fit(make_learner('cached', ds), 'cached')
+    learn = fit(faulty_learner('cached', ds), 'cached')
     ds.targets = ds.targets[:40]
     said,cls = raised(lambda: fit(learn, 'cached'))
     assert cls is IndexError and re.search(r'This was item (4\d|50) of the data set. The data set has 40 items, and had 51 when the loader was made.', said)
@@ -411,7 +408,7 @@ def test_labels_of_a_data_set_that_grows_are_read_again(route):
         def __len__(self): return len(self.targets)
         def __getitem__(self, i): return torch.randn(6),self.targets[i]
     ds,drawn = Growing(),[]
-    learn = make_learner(route, ds)
+    learn = faulty_learner(route, ds)
     class Watch(fv.Callback):
         order,run_valid = -4 if route=='balmix' else 40,False
         def before_batch(self): drawn[-1] += self.y[len(self.y)//2:].tolist() if route=='balmix' and self.dl.lam else self.y.tolist() if route!='balmix' else []
@@ -440,7 +437,7 @@ def checkpoint_on_a_full_disk(folder):
     except PermissionError as e: return e.strerror
     res,path = {},folder/'fit.pth'
     def go(fill):
-        learn = make_learner('balmix')
+        learn = faulty_learner('balmix')
         restart(learn, make_net())
         def after_epoch(self):
             if fill and self.learn.epoch==1:

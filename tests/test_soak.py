@@ -5,21 +5,18 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 import pytest
-from torch import nn
 from fastai.vision import all as fv
 from fastai_balmix.all import BalancedMixUp,imbalance_metrics
 from conftest import warm_call
-from toys import Points,children,make_net,open_files,quiet_fit,seeded_dl,until
+from toys import children,make_learner,open_files,quiet_fit,until
 
 class Stop(fv.Callback):
     def after_pred(self):
         if self.training and self.iter==3: raise KeyboardInterrupt
 
-def make_learner(kind, num_workers):
-    dls = fv.DataLoaders(seeded_dl(Points(), num_workers=num_workers), seeded_dl(Points(), shuffle=False), device='cpu')
-    if kind=='cached': dls = dls.cached('1MB')
-    if kind=='weighted': dls = dls.weighted('sqrt', seed=0)
-    return fv.Learner(dls, make_net(), loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.1, metrics=imbalance_metrics())
+wraps = {'cached': lambda dls: dls.cached('1MB'), 'weighted': lambda dls: dls.weighted('sqrt', seed=0)}
+
+def new_learner(kind, num_workers): return make_learner(wrap=wraps.get(kind), num_workers=num_workers, device='cpu', metrics=imbalance_metrics())
 
 kinds = 'plain','balanced','cached','weighted','interrupted'
 
@@ -41,9 +38,9 @@ def soak(n, every_workers, kept):
     for i in range(n):
         kind,num_workers = kinds[i%len(kinds)],int(i%every_workers==0)
         if kept and num_workers==0:
-            if kind not in learners: learners[kind] = make_learner(kind, 0)
+            if kind not in learners: learners[kind] = new_learner(kind, 0)
             learn = learners[kind]
-        else: learn = make_learner(kind, num_workers)
+        else: learn = new_learner(kind, num_workers)
         one_fit(kind, learn, rng)
         del learn
         def same():
@@ -61,12 +58,12 @@ def objects():
 def counted():
     "Objects and what else is held after 3, 4 and 8 rounds of fits of every kind by the same learners, and by learners of their own"
     tempfile.tempdir = tempfile.mkdtemp()
-    learners,rng,res = {k: make_learner(k, 0) for k in kinds},random.Random(0),[]
+    learners,rng,res = {k: new_learner(k, 0) for k in kinds},random.Random(0),[]
     for rounds in 3,1,4:
         for _ in range(rounds):
             for k in kinds:
                 one_fit(k, learners[k], rng)
-                one_fit(k, make_learner(k, 0), rng)
+                one_fit(k, new_learner(k, 0), rng)
         res.append((objects(),held()))
     return res
 

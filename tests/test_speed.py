@@ -9,22 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,IntToFloatTensor,Learner,Normalize,SGD,TensorImage,TfmdDL,Transform,imagenet_stats
+from fastai.vision.all import Callback,DataLoaders,IntToFloatTensor,Normalize,TensorImage,TfmdDL,Transform,imagenet_stats
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
-from toys import Numbered,Points,make_net,quiet_fit,seeded_dl,tail_targets
-
-def fixed_lams(*lams):
-    "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+from toys import Numbered,Points,Probe,close,fixed_lams,make_learner,make_net,quiet_fit,seeded_dl,tail_targets
 
 # Batches of 8 with λ and without; for pairs also one that has both
 MIXED_AND_SKIPPED = {False:(.3,0,.6,0,0), True:(*[.3]*8, *[0]*8, *[.6,0]*4)}
-
-def make_learner(ds=None, cbs=None, bs=8, net=None, **kwargs):
-    ds = Points() if ds is None else ds
-    return Learner(DataLoaders(*(seeded_dl(ds, bs, shuffle=o, **kwargs) for o in (True,False))), make_net() if net is None else net,
-                   loss_func=CrossEntropyLossFlat(), opt_func=SGD, lr=.1, cbs=cbs)
 
 # Items
 
@@ -51,13 +42,11 @@ def test_an_epoch_opens_each_item_and_the_partners_that_count(per_item, num_work
         assert ds.opened.value==90+n_partners and 0<n_partners<90
 
 def test_a_fit_opens_no_more_than_its_epochs_and_one_item_to_check():
-    ds,seen = Tally(tail_targets(60, 25, 5), shape=(6,)),[]
-    class Lams(Callback):
-        run_valid = False
-        def after_train(self): seen.append((ds.opened.value, sum(min(8, 90-8*k) for k,lam in enumerate(self.dl.lams) if lam>0)))
-    quiet_fit(make_learner(ds), 3, [BalancedMixUp(seed=0), Lams()])
-    expected = 1 + np.cumsum([90+n for _,n in seen]) + 90*np.arange(3) # validations between them
-    assert [n for n,_ in seen]==expected.tolist()
+    ds = Tally(tail_targets(60, 25, 5), shape=(6,))
+    probe = Probe(lambda o: (ds.opened.value, sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)), 'after_train')
+    quiet_fit(make_learner(ds), 3, [BalancedMixUp(seed=0), probe])
+    expected = 1 + np.cumsum([90+n for _,n in probe.seen]) + 90*np.arange(3) # validations between them
+    assert [n for n,_ in probe.seen]==expected.tolist()
 
 # Steps
 
@@ -96,11 +85,9 @@ def test_no_step_reads_a_value_back(per_item):
     assert plain.n==mixed.n==21 and mixed.counts==plain.counts
 
 def test_a_value_read_back_is_seen():
-    class Reads(Callback):
-        run_valid = False
-        def after_loss(self): bool(self.loss>0), self.loss.item(), self.pred.tolist(), float(self.loss.detach())
     steps = Steps(*reads)
-    quiet_fit(make_learner(), 1, [steps,Reads()])
+    probe = Probe(lambda o: (bool(o.loss>0), o.loss.item(), o.pred.tolist(), float(o.loss.detach())), 'after_loss')
+    quiet_fit(make_learner(), 1, [steps,probe])
     assert all(steps.counts[o]>=7 for o in ('__bool__','item','tolist','__float__'))
 
 class Twice(Numbered):
@@ -136,7 +123,8 @@ class Doubled(Transform):
 def test_batch_transforms_run_once_over_items_and_partners():
     plain,mixed = Doubled(),Doubled()
     for tfm,cbs in (plain,[]),(mixed,[BalancedMixUp(seed=0)]):
-        learn = make_learner(dl_type=TfmdDL, after_batch=tfm)
+        train,valid = (seeded_dl(Points(), shuffle=o, dl_type=TfmdDL, after_batch=tfm) for o in (True,False))
+        learn = make_learner(DataLoaders(train, valid))
         assert learn.dls.n_inp==1 # for which such a loader tries one item
         tfm.seen.clear()
         with fixed_lams(.3, 0): quiet_fit(learn, 1, cbs)
@@ -177,15 +165,12 @@ def test_channels_last_is_kept(lam):
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_channels_last_arrives_in_the_network(per_item):
-    seen = []
-    class Looks(Callback):
-        order,run_valid = 80,False
-        def before_batch(self): seen.append((is_last(self.x), len(self.x)))
+    probe = Probe(lambda o: (is_last(o.x), len(o.x)), 'before_batch')
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     learn = make_learner(Numbered(tail_targets(28, 14, 6, 3), shape=(3,5,5)), net=net,
                          after_batch=lambda b: (b[0].to(memory_format=torch.channels_last),b[1]))
-    with fixed_lams(.3, 0, .6): quiet_fit(learn, 1, [BalancedMixUp(per_item=per_item, seed=0), Looks()])
-    assert seen==[(True,8)]*6+[(True,3)]
+    with fixed_lams(.3, 0, .6): quiet_fit(learn, 1, [BalancedMixUp(per_item=per_item, seed=0), probe])
+    assert probe.seen==[(True,8)]*6+[(True,3)]
 
 # Normalize
 
@@ -195,21 +180,19 @@ class Normal(Normalize): "The same, but left where it stands, as a subclass migh
 def test_normalize_works_on_b_images_and_changes_nothing(per_item):
     ds,seen = [(TensorImage(torch.full((3,8,8), i, dtype=torch.uint8)),y) for i,y in enumerate(tail_targets(40, 12, 4))],{}
     for cls in Normalize,Normal:
-        sizes,inputs = [],seen.setdefault(cls, [])
-        class Counted(Callback):
-            run_valid = False
-            def before_batch(self): inputs.append(self.x.clone())
+        sizes,probe = [],Probe(lambda o: o.x.clone(), 'before_batch', order=0)
+        seen[cls] = probe.seen
         norm = cls.from_stats(*imagenet_stats, cuda=False)
         dl = seeded_dl(ds, dl_type=TfmdDL, after_batch=[IntToFloatTensor, norm])
-        learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Flatten(), make_net(192, 3)), loss_func=CrossEntropyLossFlat(), opt_func=SGD)
+        learn = make_learner(DataLoaders(dl, dl), net=nn.Sequential(nn.Flatten(), make_net(192, 3)), lr=1e-3)
         call = Normalize.__call__
         def counting(self, x, **kwargs):
             sizes.append(len(x[0]))
             return call(self, x, **kwargs)
-        with mock.patch.object(Normalize, '__call__', counting), fixed_lams(*MIXED_AND_SKIPPED[per_item]), learn.no_bar(), learn.no_logging():
-            learn.fit(1, cbs=[BalancedMixUp(per_item=per_item, seed=0), Counted()])
+        with mock.patch.object(Normalize, '__call__', counting), fixed_lams(*MIXED_AND_SKIPPED[per_item]):
+            quiet_fit(learn, 1, [BalancedMixUp(per_item=per_item, seed=0), probe])
         train = [n for n in sizes if n>1][:7] # items are checked one by one before, and validation follows
         assert (max(train)<=8)==(cls is Normalize)
     for a,b in zip(*seen.values(), strict=True):
         assert type(a) is type(b) is TensorImage
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+        close(a, b, atol=2e-6)

@@ -7,10 +7,9 @@ import torch
 from hypothesis import HealthCheck,settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine,initialize,invariant,rule,run_state_machine_as_test
-from torch import nn
 from fastai.vision import all as fv
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling,Remix,imbalance_metrics
-from toys import Points,equal,make_net,params,quiet_fit,seeded_dl
+from toys import Points,equal,make_learner,make_net,params,quiet_fit
 
 mixers = {'per batch': lambda: BalancedMixUp(1.), 'per item': lambda: BalancedMixUp(.5, per_item=True), 'seeded': lambda: BalancedMixUp(1., seed=3), 'remix': lambda: Remix(1.), 'progressive': lambda: ProgressiveSampling()}
 loaders = {'plain': lambda d: d, 'weighted': lambda d: d.weighted('sqrt', seed=1), 'cached': lambda d: d.cached('1MB'), 'both': lambda d: d.cached('1MB').weighted('class', seed=1)}
@@ -29,16 +28,15 @@ class Stop(fv.Callback):
         self.left -= 1
         if not self.left: raise KeyboardInterrupt
 
-def make_learner(kind, path):
-    dls = loaders[kind](fv.DataLoaders(seeded_dl(Exported()), seeded_dl(Exported(seed=1), shuffle=False), device='cpu'))
-    return fv.Learner(dls, make_net(drop=.2), loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.1, metrics=imbalance_metrics(), path=path)
+def new_learner(kind, path):
+    return make_learner(Exported(), net=make_net(drop=.2), valid=Exported(seed=1), wrap=loaders[kind], device='cpu', metrics=imbalance_metrics(), path=path)
 
 class Driven(RuleBasedStateMachine):
     path = None
 
     @initialize(kind=st.sampled_from([*loaders]))
     def start(self, kind):
-        self.kind,self.learn,self.mixer,self.seed = kind,make_learner(kind, self.path),None,0
+        self.kind,self.learn,self.mixer,self.seed = kind,new_learner(kind, self.path),None,0
         self.loss_func,self.train = self.learn.loss_func,self.learn.dls.train
         self.own = {type(cb) for cb in self.learn.cbs}
 
@@ -57,7 +55,7 @@ class Driven(RuleBasedStateMachine):
         "The fit of a learner that has lived, and of one that is new"
         self.seed += 1
         passed = None if self.mixer else passed # two would be refused
-        new = make_learner(self.kind, self.path)
+        new = new_learner(self.kind, self.path)
         new.model.load_state_dict(self.learn.model.state_dict())
         if self.mixer: new.add_cb(mixers[self.mixer]())
         cbs = lambda: [mixers[passed]()] if passed else []

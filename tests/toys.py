@@ -1,17 +1,20 @@
 """What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, what a process
 has open, and hypothesis strategies under one small profile."""
 
-import os,random,socket,time
+import inspect,os,random,socket,time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
-from fastai.data.all import DataLoader
+from fastai.data.all import DataLoader,DataLoaders
+from fastai.learner import Callback,Learner
+from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from conftest import warm_call
 
@@ -73,6 +76,53 @@ def seeded_dl(ds, bs=8, seed=0, dl_type=DataLoader, shuffle=True, **kwargs):
     dl = dl_type(ds, bs=bs, shuffle=shuffle, **{'num_workers':0, **kwargs})
     dl.rng = random.Random(seed)
     return dl
+
+def make_learner(
+    data=None, # A data set, from which two seeded loaders are made, or `DataLoaders`. Default: `Points()`.
+    loss_func=None, # Default: `nn.CrossEntropyLoss()`
+    cbs=None,
+    net=None, # Default: `make_net()`
+    bs=8,
+    valid=None, # Data set to validate on, 32 at a time, or a loader. Default: the data set of training.
+    wrap=None, # What to do with the loaders, such as `lambda dls: dls.weighted('sqrt')`
+    device=None,
+    **kwargs # Those of `Learner` go to the learner, all others to the training loader
+):
+    "A learner with plain SGD at a rate of 0.1, where `kwargs` do not say otherwise"
+    of_learner = {k: kwargs.pop(k) for k in [*kwargs] if k in inspect.signature(Learner).parameters}
+    if not isinstance(data, DataLoaders):
+        if data is None: data = Points()
+        if valid is None: valid = data
+        if not isinstance(valid, DataLoader): valid = seeded_dl(valid, 32, shuffle=False)
+        data = DataLoaders(seeded_dl(data, bs, **kwargs), valid, device=device)
+    elif kwargs: raise TypeError(f'loaders that are made already take no {", ".join(kwargs)}')
+    if wrap is not None: data = wrap(data)
+    net = make_net() if net is None else net
+    loss_func = nn.CrossEntropyLoss() if loss_func is None else loss_func
+    return Learner(data, net, loss_func=loss_func, cbs=cbs, **{'opt_func':SGD, 'lr':.1, **of_learner})
+
+def fixed_lams(*lams):
+    "Patch the draw of λ: the values of `lams` over and over"
+    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+
+class Probe(Callback):
+    "Calls `func(learn)` at an event, and keeps what it returns in `seen`"
+    def __init__(self,
+        func,
+        event='after_batch',
+        order=90, # After every other callback's part in the event
+        run_valid=False # Also during validation?
+    ):
+        self.func,self.order,self.run_valid,self.seen = func,order,run_valid,[]
+        setattr(self, event, self._note)
+
+    def _note(self): self.seen.append(self.func(self.learn))
+
+def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
+    "Compare tensors, arrays, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    got,want = (torch.as_tensor(o).detach().cpu().double().as_subclass(torch.Tensor) for o in (got,want))
+    if want.ndim==0: want = want.expand_as(got)
+    torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
 def item_numbers(x):
     "Numbers of the items in a batch of inputs from `Numbered`"
