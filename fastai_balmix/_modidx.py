@@ -798,6 +798,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fastai_balmix.demo._has_demo_settings': ('demo.html#_has_demo_settings', 'fastai_balmix/demo.py'),
                                     'fastai_balmix.demo._is_demo': ('demo.html#_is_demo', 'fastai_balmix/demo.py'),
                                     'fastai_balmix.demo._make_room': ('demo.html#_make_room', 'fastai_balmix/demo.py'),
+                                    'fastai_balmix.demo._one_thread': ('demo.html#_one_thread', 'fastai_balmix/demo.py'),
                                     'fastai_balmix.demo._print_summary': ('demo.html#_print_summary', 'fastai_balmix/demo.py'),
                                     'fastai_balmix.demo._table': ('demo.html#_table', 'fastai_balmix/demo.py'),
                                     'fastai_balmix.demo._verdict': ('demo.html#_verdict', 'fastai_balmix/demo.py'),

@@ -18,6 +18,7 @@ __all__ = ['demo_settings', 'version_lines', 'demo']
 
 # %% ../nbs/demo.ipynb #0a128581
 import os,platform,shutil,sys,textwrap,warnings
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from fastcore.script import call_parse
@@ -64,7 +65,7 @@ def _draw(data, out):
     BalancedMixUp(0.2, seed=1).show(dls)[0,0].figure.savefig(out/'mixed_pairs.png', dpi=100)
     plt.close('all')
 
-# %% ../nbs/demo.ipynb #188baac2
+# %% ../nbs/demo.ipynb #9e60582b
 _written = {'meta.json','settings.yaml','results.csv','report.html','class_distribution.png','mixed_pairs.png','runs'}
 _written_by_run = {'lock','predictions.npz','run.json','error.json','checkpoint1.pth'}
 
@@ -97,7 +98,7 @@ def _make_room(out, force):
                          "Choose another --out.")
     shutil.rmtree(out)
 
-# %% ../nbs/demo.ipynb #e7cf65dc
+# %% ../nbs/demo.ipynb #9bf37be7
 def version_lines()->str:
     "Versions of this package and of those it stands on, the platform, the number of cores, and the GPU"
     lines = [f'fastai_balmix {fastai_balmix.__version__}']
@@ -108,6 +109,15 @@ def version_lines()->str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none is seen'
     lines += [f'Python {platform.python_version()}', platform.platform(), f'cores: {os.cpu_count()}', f'GPU: {gpu}']
     return '\n'.join(lines)
+
+# %% ../nbs/demo.ipynb #22702632
+@contextmanager
+def _one_thread():
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
 
 # %% ../nbs/demo.ipynb #5aab82b3
 @call_parse
@@ -132,9 +142,10 @@ def demo(
     n_runs = len(settings['seeds'])*len(data.folds)*len(settings['methods'])
     print(f"{n_runs} runs of {settings['epochs']} epochs on {len(data)} digits, {data.counts.max()} of the most frequent "
           f'class and {data.counts.min()} of the rarest:')
-    # processes of their own take seconds to start
+    # Processes of their own take seconds to start
     jobs = 1 if quick else min(2, os.cpu_count() or 1)
-    try: res = compare(data, **settings, out=out, jobs=jobs)
+    try:
+        with _one_thread(): res = compare(data, **settings, out=out, jobs=jobs)
     except KeyboardInterrupt: sys.exit(f"\nStopped. Start again with --force, which replaces '{out}'.")
     _draw(data, out)
     _print_summary(summarise(res, baseline='instance'), out)

@@ -13,7 +13,7 @@ import sys,warnings
 from pathlib import Path
 from fastcore.script import call_parse
 
-# %% ../../nbs/compare/cli.ipynb #48d5dfb7
+# %% ../../nbs/compare/cli.ipynb #27a1c8bd
 def _print_methods():
     from fastai_balmix.compare.methods import method_table
     for name,line,graded,source in method_table().itertuples():

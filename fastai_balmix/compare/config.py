@@ -158,7 +158,7 @@ def check_arch(
     tags = timm.list_models(f'{base}.*', pretrained=True)
     if '.' in arch and arch not in tags: raise ValueError(f'There are no weights {arch!r}. {nearest(arch, tags)}')
 
-# %% ../../nbs/compare/config.ipynb #5f31ad39
+# %% ../../nbs/compare/config.ipynb #bacedabd
 def make_model(
     arch, # A name of timm's, 'small', or a function of the number of classes
     n_classes:int, # Number of outputs

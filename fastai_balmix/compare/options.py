@@ -13,7 +13,7 @@ data_recipe('eyepacs:/data/eyepacs')
 # %% auto #0
 __all__ = ['data_recipe', 'split_list', 'external_recipes', 'merge_settings', 'of_options']
 
-# %% ../../nbs/compare/options.ipynb #26abb165
+# %% ../../nbs/compare/options.ipynb #8264570f
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..datasets.sources import readers
 from .plan import check_names,given_in_python,read_settings
 from .presets import presets
 
-# %% ../../nbs/compare/options.ipynb #a67d4a07
+# %% ../../nbs/compare/options.ipynb #a2d80c66
 def data_recipe(
     text:str, # A folder, a CSV file, a reader's name, or `reader:place`
     **kwargs # Further arguments of the reader
@@ -38,7 +38,7 @@ def data_recipe(
     if path.is_file(): return dict(reader='from_csv', csv=str(path.absolute()), **kwargs)
     raise ValueError(f'There is no folder, CSV file or reader {text!r}. {nearest(reader, readers)}')
 
-# %% ../../nbs/compare/options.ipynb #a6ebf6ed
+# %% ../../nbs/compare/options.ipynb #7937583e
 def split_list(
     text:str|None, # Values, separated by commas
     kind:type=str # What each is
@@ -59,7 +59,7 @@ def external_recipes(
         res[name] = data_recipe(data)
     return res or None
 
-# %% ../../nbs/compare/options.ipynb #53c932f0
+# %% ../../nbs/compare/options.ipynb #2fcc8e95
 def merge_settings(
     preset:str|None, # Name of a preset
     path, # A settings.yaml, or None
@@ -90,7 +90,7 @@ def _check_data(settings):
         raise ValueError('Say which data to compare on: --data FOLDER, --data FILE.csv, --data eyepacs:FOLDER, '
                          'or --preset digits.')
 
-# %% ../../nbs/compare/options.ipynb #f28cdc4f
+# %% ../../nbs/compare/options.ipynb #bc0dec49
 def of_options(
     text:str, # Words of an error
     options # Names of parameters that are options

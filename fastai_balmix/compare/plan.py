@@ -63,7 +63,7 @@ def read_settings(
             raise ValueError(f"The '{k}' setting in '{path}' must be names and values. Got {value!r} instead.")
     return settings
 
-# %% ../../nbs/compare/plan.ipynb #9d2c05ad
+# %% ../../nbs/compare/plan.ipynb #bf6a7916
 given_in_python = 'given in Python'
 
 def _data_names(settings): return settings['data'],*settings['external'].values()
@@ -93,7 +93,7 @@ def _check_folds(folds, data):
     if data.folds: allowed = f'folds of the data, {[int(o) for o in data.folds]}'
     for fold in folds: check(fold in (data.folds or [0]), 'folds', 'compare', allowed, repr(fold))
 
-# %% ../../nbs/compare/plan.ipynb #6b0e31ab
+# %% ../../nbs/compare/plan.ipynb #80fffb30
 def _check_order(methods, config, data):
     if data.ordered: return
     allowed = 'methods for classes without an order, or data whose classes are in one'
@@ -119,7 +119,7 @@ def _check_batch_size(bs, runs):
         of_fold = f' of fold {run.fold}' if run.fold else ''
         check(bs<=n, 'bs', 'compare', f'at most {n}, the training images{of_fold}', repr(bs))
 
-# %% ../../nbs/compare/plan.ipynb #b33c0ff6
+# %% ../../nbs/compare/plan.ipynb #64784299
 def plan_runs(
     data:ImageData, # Images, in folds or with a split
     methods, # Names, or `Method`s
@@ -197,7 +197,7 @@ def _open_folder(out, meta):
     except DiskFull: raise
     except OSError as e: raise ValueError(f"'{out}' cannot be written to: {e.strerror}.") from e
 
-# %% ../../nbs/compare/plan.ipynb #a7f154cf
+# %% ../../nbs/compare/plan.ipynb #2ed97b57
 def _finished(out, settings):
     "Records of runs with these settings, the oldest first"
     paths = sorted((out/'runs').glob('*/run.json'), key=lambda o: o.stat().st_mtime_ns)
@@ -222,7 +222,7 @@ def _collect(out, runs, meta):
     else: (out/'results.csv').unlink(missing_ok=True)
     return len(kept)
 
-# %% ../../nbs/compare/plan.ipynb #e711027d
+# %% ../../nbs/compare/plan.ipynb #b3881c6b
 def _read_if_recipe(data, param):
     if isinstance(data, dict): return read_data(data)
     allowed = "`ImageData`, as readers give it, or a dictionary with a reader's name"
@@ -242,7 +242,7 @@ def _all_settings(data, external, methods, archs, folds, seeds, config):
         folds=None if folds is None else _python_ints(folds), seeds=_seed_list(seeds),
         n_folds=len(data.folds) or None, training=training)
 
-# %% ../../nbs/compare/plan.ipynb #1caa996b
+# %% ../../nbs/compare/plan.ipynb #e6262b22
 def _train_all(runs, meta, out, executor, jobs, show):
     "Train what is missing. Returns the runs that failed."
     board,failed = Board(runs, jobs, show),[]

@@ -15,7 +15,7 @@ presets['demo']
 # %% auto #0
 __all__ = ['presets']
 
-# %% ../../nbs/compare/presets.ipynb #8acae837
+# %% ../../nbs/compare/presets.ipynb #12c178e7
 def _small(reader, methods, seeds=1, **training):
     "Settings for the small network on images of a few pixels"
     shared = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise='half', pretrained=False, select=.2,
@@ -24,7 +24,7 @@ def _small(reader, methods, seeds=1, **training):
 
 def _digits(n_folds): return dict(reader='digits', n_folds=n_folds)
 
-# %% ../../nbs/compare/presets.ipynb #1f65ba61
+# %% ../../nbs/compare/presets.ipynb #18e0d6f1
 def _paper(monitor, **reader):
     "Settings of the paper's tables"
     methods = ['class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3']
@@ -33,7 +33,7 @@ def _paper(monitor, **reader):
     return dict(data=reader, methods=methods, archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
                 training=training)
 
-# %% ../../nbs/compare/presets.ipynb #c6fa24d4
+# %% ../../nbs/compare/presets.ipynb #8b850dd5
 _three = ['instance','class','balmix_0.2']
 _digit_methods = ['instance','class','sqrt','logit_adjusted','mixup','balmix_0.1','balmix_0.2','balmix_0.3',
                   'balmix_pair']

@@ -61,7 +61,7 @@ def read_predictions(
     points = {k.removeprefix('probs/'): x for k,x in mine.items() if k.startswith('probs/')}
     return dict(probs=points, groups=mine.get('groups'), **{k: mine[k] for k in ('paths','targs','plain')})
 
-# %% ../../nbs/compare/results.ipynb #0304972c
+# %% ../../nbs/compare/results.ipynb #77c52a8b
 _failure = {'run','method','arch','fold','seed','settings','error','traceback'} # what a record of one holds
 
 def read_failures(

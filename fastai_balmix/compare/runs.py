@@ -73,7 +73,7 @@ def _held(x):
 
 def _held_by_name(values): return {k: _held(v) for k,v in values.items()}
 
-# %% ../../nbs/compare/runs.ipynb #2a760d2a
+# %% ../../nbs/compare/runs.ipynb #7d151c20
 @lru_cache(maxsize=None)
 def _content_hash(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -86,7 +86,7 @@ def _short_hash(o):
     text = json.dumps(o, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../../nbs/compare/runs.ipynb #951f51ed
+# %% ../../nbs/compare/runs.ipynb #66cb4244
 @dataclass
 class Run:
     "One training: everything that determines it, and where its results go"
@@ -149,7 +149,7 @@ def score_row(
     if prevalence is not None: return res
     return dict(res, brier=brier_error(probs, targs), calibration_error=calibration_error(probs, targs))
 
-# %% ../../nbs/compare/runs.ipynb #d6f79f0a
+# %% ../../nbs/compare/runs.ipynb #a02e3c25
 def _learner(run, parts):
     "Learner and `Training` of a run"
     config,n_classes = run.config,len(run.data.vocab)
@@ -201,7 +201,7 @@ def _predict_all(run, learn, parts):
     external = {k: (o,np.arange(len(o))) for k,o in run.external.items()}
     return {k: _predict(learn, data, idxs, run.config.tta) for k,(data,idxs) in {**parts, **external}.items()}
 
-# %% ../../nbs/compare/runs.ipynb #68a816e8
+# %% ../../nbs/compare/runs.ipynb #e1b995b6
 def _calibrator(training, preds):
     return PriorCalibrator(training.prior()).fit(preds['select']['probs'], preds['select']['targs'])
 
@@ -236,7 +236,7 @@ def _write_weights(path, model):
     torch.save(model.state_dict(), f)
     write_file(path, f.getvalue())
 
-# %% ../../nbs/compare/runs.ipynb #8fba38bf
+# %% ../../nbs/compare/runs.ipynb #2831c3af
 def _revision():
     "Git's name of the checkout this package is in, or else of the one at hand; '' without any"
     for d in Path(fastai_balmix.__file__).parent,Path.cwd():
