@@ -32,7 +32,7 @@ def demo_settings(
     "What the demonstration trains"
     settings = dict(presets['demo'])
     training = settings.pop('training')
-    if quick: settings['seeds'],training = [0],dict(training, epochs=8)
+    if quick: settings['seeds'],training = [0],dict(training, epochs=10)
     return dict(settings, **training)
 
 # %% ../nbs/demo.ipynb #605c4acd

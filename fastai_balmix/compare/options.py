@@ -91,12 +91,16 @@ def _check_data(settings):
                          'or --preset digits.')
 
 # %% ../../nbs/compare/options.ipynb #bc0dec49
+# Functions that take what was given as an option
+_owners = 'compare','TrainConfig','from_folder_table','from_csv','ImageData','fold_numbers'
+
 def of_options(
     text:str, # Words of an error
     options # Names of parameters that are options
 )->str:
     "What an error says of a parameter of `compare`, said of an option"
     def renamed(match):
-        name = match[1]
-        return f"The --{name.replace('_', '-')} option must" if name in options else f"The '{name}' setting must"
-    return re.sub(r"^The '(\w+)' parameter of (?:compare|TrainConfig) must", renamed, text)
+        name,owner = match.groups()
+        if name in options: return f"The --{name.replace('_', '-')} option must"
+        return f"The '{name}' setting must" if owner in ('compare','TrainConfig') else match[0]
+    return re.sub(rf"^The '(\w+)' parameter of ({'|'.join(_owners)}) must", renamed, text)
