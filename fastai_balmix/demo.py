@@ -74,10 +74,12 @@ def _has_demo_settings(path):
     from fastai_balmix.compare.plan import read_settings
     try: settings = read_settings(path)
     except ValueError: return False
-    def same(want, got, free=()): return isinstance(got, dict) and all(got.get(k)==v for k,v in want.items() if k not in free)
     want = presets['demo']
-    return (same(want, settings, ('data','training','seeds')) and same(want['data'], settings.get('data'))
-            and same(want['training'], settings.get('training'), ('epochs',)))
+    return (_agree(want, settings, free=('data','training','seeds')) and _agree(want['data'], settings.get('data'))
+            and _agree(want['training'], settings.get('training'), free=('epochs',)))
+
+def _agree(want, got, free=()):
+    return isinstance(got, dict) and all(got.get(k)==v for k,v in want.items() if k not in free)
 
 def _is_demo(out):
     "Has an earlier demonstration made this folder, and nobody else put anything there?"
@@ -140,8 +142,8 @@ def demo(
     settings = demo_settings(quick)
     data = read_data(settings.pop('data'))
     n_runs = len(settings['seeds'])*len(data.folds)*len(settings['methods'])
-    print(f"{n_runs} runs of {settings['epochs']} epochs on {len(data)} digits, {data.counts.max()} of the most frequent "
-          f'class and {data.counts.min()} of the rarest:')
+    print(f"{n_runs} runs of {settings['epochs']} epochs on {len(data)} digits, {data.counts.max()} of the most "
+          f'frequent class and {data.counts.min()} of the rarest:')
     # Processes of their own take seconds to start
     jobs = 1 if quick else min(2, os.cpu_count() or 1)
     try:

@@ -69,7 +69,7 @@ class TrainConfig:
     def _check_numbers(self):
         for k in 'epochs','bs': check_int(getattr(self, k), k, 'TrainConfig', low=1)
         whole = isinstance(self.size, int) and not isinstance(self.size, bool)
-        ok = self.size is None or whole and self.size>0
+        ok = self.size is None or (whole and self.size>0)
         check(ok, 'size', 'TrainConfig', 'an int in the range [1, inf), or None', repr(self.size))
         for k in 'lr','wd': check_real(getattr(self, k), k, 'TrainConfig', low=0)
         check_real(self.mom, 'mom', 'TrainConfig', low=0, high=1, high_open=True)
@@ -80,7 +80,7 @@ class TrainConfig:
         _one_of(self.selection, 'selection', ('inner','reported-fold'))
         _one_of(self.normalise, 'normalise', ('auto','none',*_stats))
         weights = self.pretrained
-        ok = isinstance(weights, bool) or isinstance(weights, str | Path) and Path(weights).is_file()
+        ok = isinstance(weights, bool) or (isinstance(weights, str | Path) and Path(weights).is_file())
         check(ok, 'pretrained', 'TrainConfig', 'True, False or a file of weights', repr(weights))
         check(isinstance(self.tta, bool), 'tta', 'TrainConfig', 'True or False', repr(self.tta))
         _one_of(self.decode, 'decode', ('full','fast'))
@@ -122,7 +122,7 @@ def augmentation(
     "Flips, one of {scale, shift, rotate}, then colour jitter; images that enter as squares stay so"
     _one_of(flip, 'flip', ('none','horizontal','vertical','both'), 'augmentation')
     pair = isinstance(scale, list | tuple) and len(scale)==2 and all(isinstance(o, int | float) for o in scale)
-    ok = scale is None or pair and 0<scale[0]<=scale[1]
+    ok = scale is None or (pair and 0<scale[0]<=scale[1])
     check(ok, 'scale', 'augmentation', 'two numbers above 0, the smaller first', repr(scale))
     for name,x,high in ('shift',shift,1),('rotate',rotate,180),('jitter',jitter,1),('hue',hue,.5):
         check_real(x, name, 'augmentation', low=0, high=high)

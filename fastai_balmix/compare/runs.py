@@ -21,7 +21,7 @@ __all__ = ['Run', 'score_row', 'train', 'Outcome', 'attempt']
 
 # %% ../../nbs/compare/runs.ipynb #7b549ffd
 import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings
-from functools import lru_cache
+from functools import cache
 from dataclasses import dataclass,field
 from importlib.metadata import version
 from typing import Any
@@ -52,18 +52,17 @@ def _identity(func):
     try: source = inspect.getsource(func)
     except (OSError,TypeError): source = name
     cells = getattr(func, '__closure__', None) or ()
-    inside = [o.cell_contents for o in cells if _is_filled(o)]
+    inside = [x for o in cells for x in _contents(o)]
     defaults = getattr(func, '__defaults__', None) or ()
     named = getattr(func, '__kwdefaults__', None) or {}
     is_object = not inspect.isroutine(func) and not isinstance(func, type) and hasattr(func, '__dict__')
     own = vars(func) if is_object else {}
     return [source, _held((*inside,*defaults)), _held_by_name({**named, **own})]
 
-def _is_filled(cell):
-    # of a name that is assigned later the cell is empty
-    try: cell.cell_contents
-    except ValueError: return False
-    return True
+def _contents(cell):
+    "What a cell of a closure holds, in a list: nothing if the name is assigned later"
+    try: return [cell.cell_contents]
+    except ValueError: return []
 
 def _held(x):
     if isinstance(x, tuple): return [_held(o) for o in x]
@@ -74,7 +73,7 @@ def _held(x):
 def _held_by_name(values): return {k: _held(v) for k,v in values.items()}
 
 # %% ../../nbs/compare/runs.ipynb #7d151c20
-@lru_cache(maxsize=None)
+@cache
 def _content_hash(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 def _weights_id(pretrained):
