@@ -8,11 +8,18 @@
 - `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
+- `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command.
+- `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
+- `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
-- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
+- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
+- `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
+- `fastai_balmix.compare.presets`: Comparisons with a name, for `balmix-compare --preset NAME`.
+- `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
-- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
+- `fastai_balmix.compare.results`: Read what a comparison has written to disk.
+- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
@@ -24,7 +31,7 @@
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
-- `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
+- `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.inference.prior`: Move a trained network to the class shares of the place where it will be used.
 - `fastai_balmix.inference.tta`: Average the predictions of an image and its mirror image.
