@@ -13,10 +13,10 @@
 - `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
 - `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
-- `fastai_balmix.compare.presets`: Comparisons with a name, for `balmix-compare --preset NAME`.
 - `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
+- `fastai_balmix.compare.settings`: Comparisons with a name, for `balmix-compare --preset NAME`.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the interval and the test that folds and seeds allow, and a sentence that claims no more.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.sources`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.
