@@ -142,8 +142,7 @@ def score_row(
     Calibration error and Brier score are of the images as they come, and left out where `prevalence` is given."""
     cm = confusion(probs, targs, np.shape(probs)[1])
     if prevalence is not None: cm = reweight(cm, prevalence)
-    of_matrix = [o for o in score_registry.values() if o.func and (ordered or not o.ordered)]
-    res = {o.key: float(o.func(cm)) for o in of_matrix}
+    res = {o.key: float(o.func(cm)) for o in score_registry.values() if o.func and (ordered or not o.ordered)}
     res['mean_auc'] = float(per_class_auc(probs, targs).auroc.mean())
     if prevalence is not None: return res
     return dict(res, brier=brier_error(probs, targs), calibration_error=calibration_error(probs, targs))
