@@ -25,7 +25,7 @@ from ..datasets.longtail import small_net
 from ..metrics.scores import score_registry
 
 # %% ../../nbs/compare/config.ipynb #e17eec0b
-augments = dict(
+augments:dict[str,dict] = dict(
     none={},
     paper=dict(flip='both', scale=[.95,1.2], shift=.05, rotate=45, jitter=.25, hue=.01),
     flip=dict(flip='horizontal'),
