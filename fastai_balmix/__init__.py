@@ -15,11 +15,11 @@
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
 - `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
-- `fastai_balmix.compare.presets`: Comparisons with a name, for `balmix-compare --preset NAME`.
 - `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
+- `fastai_balmix.compare.settings`: Comparisons with a name, for `balmix-compare --preset NAME`.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from fastcore.script import call_parse
 import fastai_balmix
-from .compare.presets import presets
+from .compare.settings import presets
 
 # %% ../nbs/demo.ipynb #e34dafa8
 def demo_settings(

@@ -32,7 +32,7 @@ def test_versions_and_help_need_no_fastai(tmp_path):
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "A folder with the settings and the files of a demonstration, and none of its contents"
-    from fastai_balmix.compare.presets import presets
+    from fastai_balmix.compare.settings import presets
     out = tmp_path_factory.mktemp('made')/'out'
     (out/'runs'/'a').mkdir(parents=True)
     for o in 'meta.json','results.csv','report.html','runs/a/run.json': (out/o).write_text('{}')

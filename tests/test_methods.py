@@ -21,7 +21,7 @@ from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
 from fastai_balmix.metrics.learner import MCC,imbalance_metrics
 from conftest import warm_call
-from toys import Counting,Mute,Numbered,Points,class_sizes,make_net,quiet_fit,seeded_dl,streams,tail_targets
+from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,quiet_fit,seeded_dl,streams,tail_targets
 
 names = ['instance','class','sqrt','progressive','focal','class_balanced_loss','logit_adjusted','smoothing_uniform','smoothing_gaussian','cost_sensitive','qwk_loss','mixup',
          'balmix_0.1','balmix_0.2','balmix_0.3','balmix_pair','balmix_sqrt','remix','crt','tau_norm']
@@ -40,7 +40,9 @@ def applied(name, dls=None, **kwargs):
     find_method(name)(t)
     return t
 
-def make_learner(t, net=make_net, metrics=None): return fv.Learner(t.dls, net(), t.loss_func, opt_func=fv.SGD, lr=.05, metrics=fv.ifnone(metrics, imbalance_metrics()))
+def learner_of(t, net=None, metrics=None):
+    "A learner of a `Training`"
+    return make_learner(t.dls, t.loss_func, net=net, lr=.05, metrics=imbalance_metrics() if metrics is None else metrics)
 
 # --- what is drawn ---
 
@@ -57,7 +59,7 @@ def drawn(name, k=100, **kwargs):
     t,probe = applied(name, **kwargs),Drawn(k)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # nothing is trained, for which fastai has words
-        quiet_fit(make_learner(t), t.n_epoch, cbs=[*t.cbs,probe])
+        quiet_fit(learner_of(t), t.n_epoch, cbs=[*t.cbs,probe])
     return probe.epochs,np.asarray(t.dls.train.dataset.targets)
 
 def assert_shares(idxs, y, p):
@@ -110,7 +112,7 @@ class Lams(fv.Callback):
 @pytest.mark.parametrize('name,alpha,pair', [('balmix_0.1',.1,False), ('balmix_0.2',.2,False), ('balmix_0.3',.3,False), ('balmix_pair',.2,True), ('balmix_sqrt',.2,False)])
 def test_lambda_has_the_distribution_in_the_name(name, alpha, pair):
     t,probe = applied(name, make_dls(bs=2)),Lams()
-    quiet_fit(make_learner(t), 1, cbs=[*t.cbs,probe])
+    quiet_fit(learner_of(t), 1, cbs=[*t.cbs,probe])
     lam = np.concatenate(probe.seen)
     assert all(len(o)==1+pair for o in probe.seen) and len(np.unique(lam[lam>0]))==(lam>0).sum()
     assert len(lam)==(840 if pair else 420)
@@ -199,7 +201,7 @@ def states(m): return {k: v.clone() for k,v in m.state_dict().items()}
 def test_crt_trains_the_last_layer_again_on_a_body_that_is_held(n_epoch, second):
     ds = Counting(tail_targets(*counts), (6,))
     t = applied('crt', make_dls(ds), n_epoch=n_epoch)
-    learn = quiet_fit(make_learner(t, bn_net))
+    learn = quiet_fit(learner_of(t, bn_net()))
     before,probe,dls = states(learn.model),Drawn(100),learn.dls
     with learn.no_bar(), learn.no_logging(): t.finish(learn, [])
     after = states(learn.model)
@@ -216,7 +218,7 @@ def test_crt_draws_by_its_seed():
     seen = []
     for seed in 4,4,5:
         t,probe = applied('crt', seed=seed),Drawn(1)
-        learn = make_learner(t)
+        learn = learner_of(t)
         with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             t.finish(learn, [probe])
@@ -229,7 +231,7 @@ score_of = dict(matthews_corrcoef=lambda: MCC(), balanced_accuracy_score=lambda:
 @pytest.mark.parametrize('score', [matthews_corrcoef,balanced_accuracy_score])
 def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
     t = applied('tau_norm')
-    learn = make_learner(t, metrics=[score_of[score.__name__](),fv.accuracy])
+    learn = learner_of(t, metrics=[score_of[score.__name__](),fv.accuracy])
     rng = np.random.default_rng(seed)
     w,b = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1)),rng.normal(size=4)
     head = learn.model[3]
@@ -252,7 +254,7 @@ def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
 def test_tau_is_the_smallest_of_equals_and_never_one_without_a_score(values, tau):
     t = applied('tau_norm')
     seen = iter(values)
-    learn = make_learner(t, metrics=[fv.ValueMetric(lambda: next(seen), 'score'),fv.accuracy])
+    learn = learner_of(t, metrics=[fv.ValueMetric(lambda: next(seen), 'score'),fv.accuracy])
     w = learn.model[3].weight.detach().clone()
     with learn.no_bar(): t.finish(learn, [])
     torch.testing.assert_close(learn.model[3].weight.detach(), w/w.norm(dim=1, keepdim=True)**tau)
@@ -261,7 +263,7 @@ def test_taus_start_with_the_plain_rows(): assert list(taus)==[0,.25,.5,.75,1]
 
 def test_tau_needs_a_metric():
     t = applied('tau_norm')
-    learn = make_learner(t, metrics=[])
+    learn = learner_of(t, metrics=[])
     with pytest.raises(ValueError, match="tau_norm must be .*metric"), learn.no_bar(): t.finish(learn, [])
 
 def test_only_two_methods_do_something_afterwards(): assert {o for o in names if applied(o).finish is not None}=={'crt','tau_norm'}
@@ -333,7 +335,7 @@ def test_a_training_starts_with_what_fastai_does():
 @pytest.mark.parametrize('name', names)
 def test_every_method_trains_in_silence(name):
     t = applied(name, make_dls(Points(tuple(counts//4)), drop_last=True), n_epoch=2)
-    learn = make_learner(t)
+    learn = learner_of(t)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('error')
         quiet_fit(learn, 2, cbs=t.cbs)

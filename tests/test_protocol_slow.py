@@ -100,3 +100,9 @@ def test_a_network_of_timm(tmp_path):
     args = ['--preset','quick','--archs','test_byobnet,small','--size',32,'--epochs',1,'--methods','balmix_0.2','--folds',2,'--out',tmp_path/'out']
     p = by_command(*args)
     assert p.returncode==0 and [*Results(tmp_path/'out').df.arch.unique()]==['test_byobnet','small'], p.stderr
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    (tmp_path/'script.py').write_text("from fastai_balmix.compare.plan import compare\n"
+        "compare(dict(reader='digits', n_folds=2), 'instance', 'small', out='out', jobs=2, epochs=1, bs=32, pretrained=False)")
+    p = subprocess.run([sys.executable,'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=280, env=env)
+    assert p.returncode==1 and "must be guarded by `if __name__ == '__main__':`" in p.stderr.strip().split('\n')[-1]

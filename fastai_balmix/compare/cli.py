@@ -87,8 +87,9 @@ def balmix_compare(
         given = dict(data=None if data is None else data_recipe(data, **reading), external=external_recipes(external),
                      methods=split_list(methods), archs=split_list(archs), folds=split_list(folds, int), seeds=seeds,
                      n_folds=n_folds)
+        weights = pretrained=='yes' if pretrained in ('yes','no') else pretrained
         training = dict(epochs=epochs, size=size, bs=bs, lr=lr, augment=augment, selection=selection, monitor=monitor,
-                        pretrained={'yes':True, 'no':False}.get(pretrained, pretrained), decode=decode)
+                        pretrained=weights, decode=decode)
         merged = merge_settings(preset, settings, given, training)
         if data is None: merged['data'] |= reading
         res = _compare_and_print(out, merged, jobs=jobs, num_workers=num_workers, keep_weights=keep_weights)

@@ -25,7 +25,7 @@ from ..datasets.longtail import small_net
 from ..metrics.scores import score_registry
 
 # %% ../../nbs/compare/config.ipynb #e17eec0b
-augments = dict(
+augments:dict[str,dict] = dict(
     none={},
     paper=dict(flip='both', scale=[.95,1.2], shift=.05, rotate=45, jitter=.25, hue=.01),
     flip=dict(flip='horizontal'),
@@ -48,7 +48,7 @@ class TrainConfig:
     lr:float=.01 # Highest learning rate
     mom:float=0. # Momentum of SGD
     wd:float=0. # Weight decay
-    augment:object='paper' # One of `augments`, or a dict of `augmentation`'s parameters
+    augment:str|dict='paper' # One of `augments`, or a dict of `augmentation`'s parameters
     normalise:str='auto' # 'half' (0.5/0.5), 'imagenet', 'none'; 'auto' is what timm says of the network, else 'half'
     pretrained:object=True # timm's weights: True, False, or a file
     select:float=.1 # Share of the training images kept for selection, where the data have no split for it
@@ -126,7 +126,8 @@ def augmentation(
     check(ok, 'scale', 'augmentation', 'two numbers above 0, the smaller first', repr(scale))
     for name,x,high in ('shift',shift,1),('rotate',rotate,180),('jitter',jitter,1),('hue',hue,.5):
         check_real(x, name, 'augmentation', low=0, high=high)
-    ops,moves = [],[]
+    ops:list = []
+    moves:list = []
     if flip in ('horizontal','both'): ops.append(T.RandomHorizontalFlip())
     if flip in ('vertical','both'): ops.append(T.RandomVerticalFlip())
     if scale is not None: moves.append(_affine(scale=scale))
@@ -167,9 +168,11 @@ def make_model(
     "A network of `n_classes` outputs"
     if callable(arch): return arch(n_classes)
     if arch=='small': return small_net(n_classes)
-    if isinstance(pretrained, bool): source = {}
-    elif Path(pretrained).suffix=='.npz': source = dict(file=str(pretrained))
-    else: source = dict(state_dict=load_state_dict(str(pretrained), weights_only=True))
+    source:dict = {}
+    if not isinstance(pretrained, bool):
+        path = str(pretrained)
+        if path.endswith('.npz'): source['file'] = path
+        else: source['state_dict'] = load_state_dict(path, weights_only=True)
     model = timm.create_model(arch, pretrained=bool(pretrained), num_classes=n_classes, pretrained_cfg_overlay=source)
     # else the weights would be kept twice
     vars(model).get('pretrained_cfg', {}).pop('state_dict', None)

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..checks import nearest
 from ..datasets.sources import readers
 from .plan import check_names,given_in_python,read_settings
-from .presets import presets
+from .settings import presets
 
 # %% ../../nbs/compare/options.ipynb #a2d80c66
 def data_recipe(
