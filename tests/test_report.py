@@ -590,7 +590,7 @@ def test_pairs_are_shown_of_the_items_that_a_sampler_visits():
 
 @pytest.mark.slow
 def test_a_report_of_many_methods_classes_and_images_is_small(tmp_path):
-    "23 classes, 10,000 images, eight methods, five folds; every mistake has a picture of noise, which JPEG cannot shrink"
+    "23 classes, 10,000 images, eight methods, five folds; every mistake is a picture of noise, which JPEG cannot shrink"
     methods = [('instance',2.),('class',1.9),*((f'method {i}',2+.1*i) for i in range(6))]
     vocab = [f'finding of kind {i}' for i in range(23)]
     res = write_results(tmp_path/'r', vocab, methods=methods, folds=(1,2,3,4,5), n=2000)

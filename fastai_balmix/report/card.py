@@ -17,7 +17,7 @@ list(card)
 # %% auto #0
 __all__ = ['as_plain', 'Card', 'thumbnail', 'NetworkRuns', 'answered']
 
-# %% ../../nbs/report/card.ipynb #122f86ed
+# %% ../../nbs/report/card.ipynb #47db5410
 import base64
 import io
 import math
@@ -33,7 +33,7 @@ from ..loaders.draws import mixed_probs,sampling_probs
 from ..datasets.images import as_rgb
 from .answers import network_answers,pooled_answers
 
-# %% ../../nbs/report/card.ipynb #7fa5ac59
+# %% ../../nbs/report/card.ipynb #5456706f
 def as_plain(
     x # Dictionaries, lists, arrays, strings, numbers
 ): # The same of Python's own kinds; None for NaN and infinity, so that JSON can hold it
@@ -88,7 +88,7 @@ class Card:
         "The card as JSON can hold it"
         return as_plain(asdict(self))
 
-# %% ../../nbs/report/card.ipynb #dce87265
+# %% ../../nbs/report/card.ipynb #2c91ef0a
 def _class_numbers(positive, vocab):
     "Numbers of the classes that `positive` names, in their order"
     names = [positive] if isinstance(positive, str | int | np.integer) else list(positive)
@@ -119,7 +119,7 @@ def _looked_for(positive, prevalence, vocab, sizes, reported, shares):
     check(at>0, 'prevalence', 'report', 'above 0', repr(at))
     return dict(name=name or ', '.join(classes), classes=classes, prevalence=at, stated=prevalence is not None),group
 
-# %% ../../nbs/report/card.ipynb #71508f2b
+# %% ../../nbs/report/card.ipynb #40617bfb
 def thumbnail(
     image, # PIL image, or an array (H,W), (H,W,3)
     size:int=128 # Longest side, in pixels
@@ -141,7 +141,7 @@ def _add_pictures(networks, picture):
         o['image'] = known[o['path']]
     return dict(lost=sum(o is None for o in known.values()), of=len(known))
 
-# %% ../../nbs/report/card.ipynb #85a36486
+# %% ../../nbs/report/card.ipynb #69411603
 def _ways_of_sampling(counts, alphas):
     "Class shares that each way of sampling shows a network"
     n = np.asarray(counts, dtype=np.float64)
@@ -166,7 +166,7 @@ def _count_classes(vocab, sizes, pool):
         rows.append(row)
     return rows,reported,int(df.group.nunique()) if grouped else None
 
-# %% ../../nbs/report/card.ipynb #e4410a14
+# %% ../../nbs/report/card.ipynb #4d4f2f4c
 def _constant_answers(runs, vocab):
     "For each run the class that it answered to every image; None where it answered several, or had one class to answer"
     res = []
@@ -184,7 +184,7 @@ def _not_learned(constant):
         res.append(dict(answer=answer, networks=who))
     return res
 
-# %% ../../nbs/report/card.ipynb #2aa5429e
+# %% ../../nbs/report/card.ipynb #7ab7ed18
 @dataclass
 class NetworkRuns:
     "The runs of one method with one architecture"

@@ -18,7 +18,7 @@ card['verdicts']
 # %% auto #0
 __all__ = ['results_card']
 
-# %% ../../nbs/report/comparison.ipynb #ff0c2730
+# %% ../../nbs/report/comparison.ipynb #7503f893
 import re
 from pathlib import Path
 import numpy as np
@@ -32,7 +32,7 @@ from ..compare.results import Results
 from ..compare.summary import Summary,summarise
 from .card import Card,NetworkRuns,answered,thumbnail
 
-# %% ../../nbs/report/comparison.ipynb #0b4c81d7
+# %% ../../nbs/report/comparison.ipynb #d1e18ea3
 def _read_settings(results):
     "Settings of a comparison, or None where they cannot be read"
     try: res = yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8'))
@@ -47,7 +47,7 @@ def _flat_settings(settings, head=''):
         else: res[f'{head}{k}'] = v
     return res
 
-# %% ../../nbs/report/comparison.ipynb #bdc04d60
+# %% ../../nbs/report/comparison.ipynb #5c84218e
 def _images_of(settings, data):
     "The data of a comparison; or None, the reason, and the error"
     if data is not None:
@@ -67,7 +67,7 @@ def _picture_from(data):
         except (OSError,ValueError): return None
     return picture
 
-# %% ../../nbs/report/comparison.ipynb #9cb767f9
+# %% ../../nbs/report/comparison.ipynb #bcbf5825
 def _mean_history(records):
     "Mean over runs of what was kept of each epoch"
     histories = [pd.DataFrame(o['history']) for o in records if o.get('history')]
@@ -102,7 +102,7 @@ def _load_networks(results, pairs, part):
         runs = df[(df.arch==arch) & (df.method==method)].run
         yield _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs, part)
 
-# %% ../../nbs/report/comparison.ipynb #a641adaf
+# %% ../../nbs/report/comparison.ipynb #1bceb490
 def _summary_of(results, summary, baseline, part, n):
     "The summary that is there, if it is one of these results; else one that is made now"
     if summary is None:
@@ -132,6 +132,7 @@ def _versions_of(results):
                 revision='; '.join(df.revision.dropna().unique()), fingerprint=meta['fingerprint'],
                 settings=meta['settings'], started=df.started.min())
 
+# %% ../../nbs/report/comparison.ipynb #7af5a715
 def results_card(
     results, # A folder, or what `compare` gives
     summary=None, # What `summarise` gives, if it is there already. Default: it is computed.

@@ -17,7 +17,7 @@ list(card)
 # %% auto #0
 __all__ = ['learner_card']
 
-# %% ../../nbs/report/network.ipynb #d2855e74
+# %% ../../nbs/report/network.ipynb #29fe0c98
 import hashlib
 import math
 import os
@@ -45,7 +45,7 @@ from ..inference.prior import PriorCalibrator
 from .answers import shares_of
 from .card import Card,NetworkRuns,answered,thumbnail
 
-# %% ../../nbs/report/network.ipynb #2bda1ca1
+# %% ../../nbs/report/network.ipynb #bc14ed44
 def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
     order = np.random.default_rng(seed).permutation(len(targs))
@@ -61,7 +61,7 @@ def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
             for point,prior in zip(res, (shares,'balanced')): res[point][mine] = calibrator.predict(probs[mine], prior)
     return res
 
-# %% ../../nbs/report/network.ipynb #f00d389c
+# %% ../../nbs/report/network.ipynb #e24578ad
 def _item_name(items, i):
     "Path of a validation item, or its number where it has none"
     try: o = items.iloc[i].iloc[0] if isinstance(items, pd.DataFrame) else items[i]
@@ -95,7 +95,7 @@ def _item_picture(dl, i):
         return thumbnail((x.clamp(0, 1)*255).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy())
     except (OSError,ValueError,TypeError,AttributeError,IndexError,RuntimeError): return None
 
-# %% ../../nbs/report/network.ipynb #83c826aa
+# %% ../../nbs/report/network.ipynb #9a0bf06a
 def _history_of(learn):
     "What the recorder has of each epoch, or None"
     recorder = getattr(learn, 'recorder', None)
@@ -130,7 +130,7 @@ def _learner_settings(learn):
     if held: res['callbacks'] = held
     return res | dict(q=learn.dls.train.q if isinstance(learn.dls.train, Weighted) else None)
 
-# %% ../../nbs/report/network.ipynb #3ad74c36
+# %% ../../nbs/report/network.ipynb #d144a610
 def _validation_answers(learn, dl, preds):
     "Probabilities and true classes of the validation items, checked"
     if preds is None:
@@ -167,7 +167,7 @@ def _fingerprint(*parts):
     text = '\x1f'.join(str(o) for part in parts for o in part)
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]
 
-# %% ../../nbs/report/network.ipynb #ff7b6c5d
+# %% ../../nbs/report/network.ipynb #dde65169
 def learner_card(
     learn, # A trained `Learner`
     preds=None, # `(probs, targs)` of its validation items, such as `learn.tta_flip()`. Default: one forward pass.

@@ -19,7 +19,7 @@ report(learn, 'network.html', positive='9', prevalence=.01)
 # %% auto #0
 __all__ = ['Report', 'report', 'balmix_report']
 
-# %% ../../nbs/report/page.ipynb #6953b4f4
+# %% ../../nbs/report/page.ipynb #930aae20
 import base64
 import hashlib
 import html
@@ -36,7 +36,7 @@ from .comparison import results_card
 from .network import learner_card
 from .sections import filters,functions
 
-# %% ../../nbs/report/page.ipynb #c69fe318
+# %% ../../nbs/report/page.ipynb #97ab8a29
 def _packaged(name): return (files('fastai_balmix.report')/name).read_text(encoding='utf-8')
 
 def _render(template, card, **kwargs):
@@ -58,7 +58,7 @@ def _checked_out(out):
         raise ValueError(f"'{out}' exists and is not a report. It is kept; choose another name.")
     return out
 
-# %% ../../nbs/report/page.ipynb #389bd272
+# %% ../../nbs/report/page.ipynb #fbc7e4e0
 class Report:
     "A report: `card`, the dictionary it is made from, and `path`, the page. Shows its main numbers in a notebook."
     def __init__(self,
@@ -108,7 +108,7 @@ def report(
     res = Report((learner_card if is_learner else results_card)(results_or_learn, **kwargs))
     return res if out is None else res.save(out)
 
-# %% ../../nbs/report/page.ipynb #95e0377b
+# %% ../../nbs/report/page.ipynb #73c9f192
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it

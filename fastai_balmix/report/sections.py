@@ -15,7 +15,7 @@ num(1234.5), pct(.1234), pct(-.02, '+.1f'), pct(None), pvalue(.0312)
 # %% auto #0
 __all__ = ['filters', 'functions', 'num', 'pct', 'pvalue', 'metric_label', 'point_label', 'svg']
 
-# %% ../../nbs/report/sections.ipynb #e511e9cb
+# %% ../../nbs/report/sections.ipynb #b09a21dd
 import io
 import re
 import warnings
@@ -30,7 +30,7 @@ from .figures import (
     by_size, colours, plot_comparison, plot_confusion, plot_history, plot_operating_curve, plot_per_class,
     plot_recall_change, plot_reliability, plot_roc, plot_shares)
 
-# %% ../../nbs/report/sections.ipynb #518f60b9
+# %% ../../nbs/report/sections.ipynb #fd78310e
 def _undefined(x): return x is None or bool(np.isnan(x))
 
 def num(
@@ -55,7 +55,7 @@ def pvalue(
     if p<.001: return 'p < 0.001'
     return f'p = {p:.3f}' if p<.1 else f'p = {p:.2f}'
 
-# %% ../../nbs/report/sections.ipynb #f1b2cc3d
+# %% ../../nbs/report/sections.ipynb #4d9d9bac
 def metric_label(
     key:str # Name of a score, or of what a learner's recorder keeps
 )->str:
@@ -100,7 +100,7 @@ def _grouped(
     for o in rows: res.setdefault(o[key], []).append(o)
     return res.items()
 
-# %% ../../nbs/report/sections.ipynb #3ba2ec55
+# %% ../../nbs/report/sections.ipynb #ab1858a3
 _style:Any = {
     'svg.fonttype':'none', 'svg.hashsalt':'balmix', 'figure.facecolor':'none', 'axes.facecolor':'none',
     'savefig.facecolor':'none', 'axes.spines.top':False, 'axes.spines.right':False, 'font.size':10}
@@ -152,7 +152,7 @@ def svg(
     return dict(marks=Markup(''.join(ElementTree.tostring(o, encoding='unicode') for o in root)), box=box,
                 width=round(float(box.split()[2])*96/72))
 
-# %% ../../nbs/report/sections.ipynb #4af57102
+# %% ../../nbs/report/sections.ipynb #852e9ed6
 def _frame(rows, index=None):
     "Rows of a card as a table; numbers that were undefined are NaN again"
     df = pd.DataFrame(rows)
@@ -191,7 +191,7 @@ def _draw_roc(nets): return plot_roc({o['name']:_frame(o['detection']['roc']) fo
 def _draw_history(histories, columns):
     return plot_history({name:_frame(h) for name,h in histories.items()}, *columns)
 
-# %% ../../nbs/report/sections.ipynb #b89405a7
+# %% ../../nbs/report/sections.ipynb #fc75d4e8
 def _class_order(card):
     "Class numbers, the largest class first, or grades in their order"
     return by_size(card['sizes'], card['ordered']).tolist()
@@ -230,7 +230,7 @@ def _highest_mcc(nets):
     found = [(v,o['name']) for o in nets for v in o['curve']['mcc'] if v is not None]
     return max(found, key=lambda o: o[0], default=(None,nets[0]['name']))
 
-# %% ../../nbs/report/sections.ipynb #977d501b
+# %% ../../nbs/report/sections.ipynb #5bfd83ec
 # What templates call by name
 filters = dict(num=num, pct=pct, pvalue=pvalue, metric=metric_label, point=point_label, listed=_listed,
                setting=_setting, line=_one_line, grouped=_grouped)
