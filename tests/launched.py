@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastai.basics import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,partial,rank_distrib
-import fastai.callback.schedule # `fit_one_cycle`
 from fastai.distributed import DistributedDL
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.metrics.learner import BrierError,CalibrationError,imbalance_metrics

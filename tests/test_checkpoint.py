@@ -263,7 +263,7 @@ def test_other_callbacks_may_draw_at_any_time(at, order, tmp_path):
     b = cut_and_resumed(tmp_path, n=3, cbs=partial(cbs, cut), cuts=[(1,1)])
     assert_alike(a, b)
     n = len(whole[0].drawn)//3 # in the last epoch both draw the same
-    assert at=='before_fit' or n and whole[0].drawn[-n:]==cut[-1].drawn[-n:]
+    assert at=='before_fit' or (n and whole[0].drawn[-n:]==cut[-1].drawn[-n:])
 
 @pytest.mark.parametrize('cuts', [[(0,2)], [(1,0)], [(3,4)], [(1,0),(1,3),(2,0),(3,3)]], ids=str)
 def test_any_number_of_interruptions_anywhere(cuts, tmp_path):

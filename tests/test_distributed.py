@@ -202,7 +202,7 @@ def test_each_process_keeps_what_it_opened(num_workers):
         # item 0 is looked at before the first batch
         assert train['items']==len({0,*flat(asked)}) and train['hits']+train['misses']==len(flat(asked))+1
         # its own items, and partners it drew before; the shares of the next epoch are others
-        assert 0<train['hits'] and valid['misses']==valid['items']==10 and valid['hits']==10
+        assert train['hits'] > 0 and valid['misses']==valid['items']==10 and valid['hits']==10
         if not num_workers: assert sorted(o['opened'])==sorted({0,*flat(asked)})
 
 # --- predictions ---

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fastai.vision import all as fv
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.datasets.longtail import digits_lt,tail_counts
-from fastai_balmix.losses import (ClassBalancedLoss,ClassLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
+from fastai_balmix.losses import (ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
     LogitAdjustedLoss,QWKLoss,
     WeightedFocalLoss,cb_weights)
 from toys import Counting,quiet_fit,seeded_dl,tail_targets

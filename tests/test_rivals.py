@@ -825,7 +825,7 @@ def test_everything_is_put_back(name, frozen):
     learn.opt = learn.opt
     quiet_fit(learn, 1)
     expected = {k for k,_ in learn.model.named_parameters()
-        if not (frozen and k.split('.')[0]=='0' or frozen and k=='8.bias')}
+        if not ((frozen and k.split('.')[0]=='0') or (frozen and k=='8.bias'))}
     assert {k for k in changed(learn.model, after) if 'running' not in k and 'num' not in k}==expected
 
 def test_parameter_groups_are_put_back():

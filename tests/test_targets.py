@@ -17,7 +17,7 @@ from fasttransform import Pipeline
 from torch import nn
 from torch.utils.data import ConcatDataset,Subset,SubsetRandomSampler,TensorDataset
 from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,CategoryBlock,ColReader,DataBlock,
-    DataLoader,DataLoaders,Datasets,EncodedMultiCategorize,F1ScoreMulti,ImageBlock,
+    DataLoaders,Datasets,EncodedMultiCategorize,F1ScoreMulti,ImageBlock,
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,
     TransformBlock,accuracy_multi,vision_learner)
 from fastai_balmix.all import *
