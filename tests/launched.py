@@ -1,11 +1,12 @@
-"""What `tests/test_distributed.py` trains: pictures, a network and a record of what a process was given. Started as a script by
-`accelerate launch`, it is a user's training loop, and every process writes to a file what it saw."""
+"""What `tests/test_distributed.py` trains: pictures, a network and a record of what a process was given. Started as a
+script by `accelerate launch`, it is a user's training loop, and every process writes to a file what it saw."""
 
 import os,sys
 from pathlib import Path
 import torch
 from torch import nn
 from fastai.basics import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,partial,rank_distrib
+import fastai.callback.schedule # noqa: F401 # `fit_one_cycle`
 from fastai.distributed import DistributedDL
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.metrics.learner import BrierError,CalibrationError,imbalance_metrics

@@ -1,7 +1,8 @@
 """BalancedMixUp beside code that shares no line with it, compared after every step of a fit.
 
-The notebook shows what the callback does to a batch and that its loss forms agree with each other. Here a plain PyTorch loop takes
-every step a second time, knowing only which items the data set was asked for and what `cb.lam` says."""
+The notebook shows what the callback does to a batch and that its loss forms agree with each other. Here a plain
+PyTorch loop takes every step a second time, knowing only which items the data set was asked for and what `cb.lam`
+says."""
 
 import random
 from functools import partial

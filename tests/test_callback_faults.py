@@ -1,8 +1,8 @@
 """What BalancedMixUp leaves behind when a fit is cut short, and what it refuses.
 
-A notebook stops at the first exception. Here a fit is interrupted in each event of the training loop, and the next one must equal
-that of a fresh learner bit for bit; learners go through pickle, export and inference; and every unusable argument, data set and
-loss must be refused, in words that help, before a batch is loaded."""
+A notebook stops at the first exception. Here a fit is interrupted in each event of the training loop, and the next
+one must equal that of a fresh learner bit for bit; learners go through pickle, export and inference; and every
+unusable argument, data set and loss must be refused, in words that help, before a batch is loaded."""
 
 import pickle,random,threading,warnings
 from contextlib import nullcontext

@@ -1,8 +1,8 @@
-"""BalancedMixUp in the pipelines that people have: folders of JPEG files of mixed sizes, tables, PyTorch's own loaders, timm
-networks, and workers. Modes of fastai are in test_modes.py.
+"""BalancedMixUp in the pipelines that people have: folders of JPEG files of mixed sizes, tables, PyTorch's own
+loaders, timm networks, and workers. Modes of fastai are in test_modes.py.
 
-The notebooks train on one embedded set. Here fits start from files and from other libraries' loaders, and what arrives in the
-network and in the loss is looked at."""
+The notebooks train on one embedded set. Here fits start from files and from other libraries' loaders, and what
+arrives in the network and in the loss is looked at."""
 
 import warnings
 import numpy as np

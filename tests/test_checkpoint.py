@@ -1,6 +1,7 @@
-"""The notebook takes one fit through one interruption. Here every method of the registry, many optimisers, callbacks and loaders are cut short and taken
-up again by new objects in a process with other random numbers, and must end bit for bit like an unbroken fit; processes are killed with SIGKILL at random
-moments and at every point of writing a file; disks are full; files are damaged, foreign and malicious."""
+"""The notebook takes one fit through one interruption. Here every method of the registry, many optimisers, callbacks
+and loaders are cut short and taken up again by new objects in a process with other random numbers, and must end bit
+for bit like an unbroken fit; processes are killed with SIGKILL at random moments and at every point of writing a
+file; disks are full; files are damaged, foreign and malicious."""
 
 import contextlib,errno,io,json,os,pickle,random,resource,shutil,signal,threading
 from functools import cache,partial

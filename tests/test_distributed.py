@@ -1,6 +1,7 @@
-"""A user's training on several processes. Through `accelerate launch` and `learn.distrib_ctx()`, and in processes that are forked from a warm one:
-each step beside a plain PyTorch loop that averages the ranks' gradients, metrics beside scikit-learn, draws beside equation 2, predictions beside the network's own,
-and processes that die in the middle."""
+"""A user's training on several processes. Through `accelerate launch` and `learn.distrib_ctx()`, and in processes
+that are forked from a warm one: each step beside a plain PyTorch loop that averages the ranks' gradients, metrics
+beside scikit-learn, draws beside equation 2, predictions beside the network's own, and processes that die in the
+middle."""
 
 import os,subprocess,sys
 from pathlib import Path

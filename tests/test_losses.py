@@ -1,6 +1,7 @@
-"""The notebook shows what each loss does; here each meets a NumPy loop over its formula under hypothesis, finite differences, its limits,
-half precision and hostile arguments, and is taken through what fastai does with a loss: fits, `lr_find`, results, export, MixUp and
-BalancedMixUp, where the loss of a mixed label is compared with the formula at every step."""
+"""The notebook shows what each loss does; here each meets a NumPy loop over its formula under hypothesis, finite
+differences, its limits, half precision and hostile arguments, and is taken through what fastai does with a loss:
+fits, `lr_find`, results, export, MixUp and BalancedMixUp, where the loss of a mixed label is compared with the
+formula at every step."""
 
 import copy,pickle,warnings
 from decimal import Decimal,localcontext

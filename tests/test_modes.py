@@ -1,8 +1,9 @@
 """Every mode of a fastai fit, every kind of loader and every kind of network, with BalancedMixUp in it.
 
-A fit with the callback stands beside a plain fit of fastai in the same mode, which shares no line with it: its batches were mixed by hand from the
-data set's own images, its labels are shares of classes, its loss is PyTorch's. Both must have the same parameters after every step. The lists of
-this file are also docs/modes.md, which `python docs/modes.py` writes, so that the page says what is run."""
+A fit with the callback stands beside a plain fit of fastai in the same mode, which shares no line with it: its
+batches were mixed by hand from the data set's own images, its labels are shares of classes, its loss is PyTorch's.
+Both must have the same parameters after every step. The lists of this file are also docs/modes.md, which `python
+docs/modes.py` writes, so that the page says what is run."""
 import importlib.util,pickle,random,re,warnings
 from contextlib import ExitStack,nullcontext
 from copy import deepcopy

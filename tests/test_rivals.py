@@ -1,6 +1,7 @@
-"""The notebooks show what ProgressiveSampling, Remix, cRT and τ-normalisation do on the digits. Here Remix and cRT stand beside plain PyTorch
-loops that take every step a second time, draws are counted and compared with their probabilities, fits are cut short in every event,
-two processes train over gloo, and the last layer is looked for in networks of other libraries."""
+"""The notebooks show what ProgressiveSampling, Remix, cRT and τ-normalisation do on the digits. Here Remix and cRT
+stand beside plain PyTorch loops that take every step a second time, draws are counted and compared with their
+probabilities, fits are cut short in every event, two processes train over gloo, and the last layer is looked for in
+networks of other libraries."""
 
 import random,warnings
 from functools import partial

@@ -1,5 +1,6 @@
-"""Targets other than one int for each item: several labels, one output for two classes, shares and one-hot rows. Each way is held against plain loops and plain PyTorch steps, and each
-kind is trained once from files through fastai's own blocks."""
+"""Targets other than one int for each item: several labels, one output for two classes, shares and one-hot rows. Each
+way is held against plain loops and plain PyTorch steps, and each kind is trained once from files through fastai's own
+blocks."""
 import warnings
 from functools import partial
 
