@@ -297,7 +297,8 @@ def test_inference_with_the_callback_in_the_learner_is_that_without(tmp_path):
     (dict(alpha='0.2'), r"'alpha' .* Got '0.2' instead"),
     (dict(alpha=None), r"'alpha' .* Got None instead"),
     (dict(alpha=True), r"'alpha' .* Got True instead"),
-    (dict(q='balanced'), r"'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. Got 'balanced' instead"),
+    (dict(q='balanced'), r"'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. "
+                         r"Got 'balanced' instead"),
     (dict(q=float('nan')), r"'q' parameter of BalancedMixUp .* Got nan instead"),
     (dict(q=None), r"'q' parameter of BalancedMixUp .* Got None instead"),
     (dict(per_item='yes'), r"'per_item' parameter of BalancedMixUp must be True or False. Got 'yes' instead"),
@@ -385,7 +386,8 @@ refused = {
     'labels words': (Points, dict(labels=['cat']*51),
         r"'labels' .* must be one int per item, the number of its class. Got <U3"),
     'labels in rows': (Points, dict(labels=np.full((51,2), 3)),
-        r"'labels' .* must be one int per item, or rows of 0 and 1, .* Got \[3, 3\] at index 0, in an array of shape \(51, 2\)"),
+        r"'labels' .* must be one int per item, or rows of 0 and 1, .* Got \[3, 3\] at index 0, in an array of "
+        r"shape \(51, 2\)"),
     'labels beyond vocabulary': (Named, dict(labels=y51),
         r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
     'targets beyond vocabulary': (Named, {}, r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
@@ -423,7 +425,8 @@ refused = {
     'a second BalancedMixUp': (Points, dict(other=partial(BalancedMixUp, .5)),
         "BalancedMixUp cannot be combined with BalancedMixUp. Remove one of them."),
     'loss as one number': (Points, dict(per_item=True, loss_func=one_class),
-        'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has '),
+        'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but the '
+        'learner has '),
 }
 
 @pytest.mark.parametrize('place', ['fit', 'learner'])
@@ -461,7 +464,8 @@ def test_a_per_item_loss_of_another_shape_is_refused_before_a_step():
     learn = make_learner(BalancedMixUp(1, per_item=True, seed=0), loss_func=scalar_only)
     start = params(learn)
     with pytest.raises(ValueError,
-        match=r"BalancedMixUp needs a loss function that gives 8 values with `reduction='none'`, or one for each output, but it gave a tensor of shape \(\)"):
+        match=r"BalancedMixUp needs a loss function that gives 8 values with `reduction='none'`, or one for each "
+              r"output, but it gave a tensor of shape \(\)"):
         quiet_fit(learn)
     torch.testing.assert_close(params(learn), start, rtol=0, atol=0)
 

@@ -530,14 +530,16 @@ def unopened(words, path, make=make_learner, error=ValueError, **kwargs):
 
 def test_unknown_metrics_are_refused(tmp_path):
     for nm in 'kappa','valid_loss','time','epoch':
-        unopened(f"The 'monitor' parameter of Checkpoint must be one of the metrics, ['accuracy']. Got '{nm}' instead.", tmp_path/'a.pth', monitor=nm)
+        unopened(f"The 'monitor' parameter of Checkpoint must be one of the metrics, ['accuracy']. Got '{nm}' "
+                 f"instead.", tmp_path/'a.pth', monitor=nm)
     unopened("one of the metrics, []. Got 'accuracy' instead", tmp_path/'a.pth', partial(make_learner, metrics=None),
         monitor='accuracy')
 
 def test_files_of_other_fits_are_refused(tmp_path):
     go(tmp_path/'a.pth', n=3)
     for n in 2,4:
-        unopened(f"The 'path' parameter of Checkpoint must be a file of this fit, {n} epochs. Got one of 3 epochs instead.", tmp_path/'a.pth', n=n)
+        unopened(f"The 'path' parameter of Checkpoint must be a file of this fit, {n} epochs. Got one of 3 epochs "
+                 f"instead.", tmp_path/'a.pth', n=n)
     with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"):
         go(tmp_path/'a.pth', partial(make_learner, net=bn_net), n=3)
     with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"):

@@ -337,7 +337,8 @@ def test_kappa_has_no_value_per_item(f):
     loss,(z,y) = QWKLoss(),data()
     before = loss(z, y)
     with pytest.raises(ValueError,
-        match=r"The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no value per item\. Got '(none|sum)' instead"):
+        match=r"The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no "
+              r"value per item\. Got '(none|sum)' instead"):
         f(loss, z, y)
     loss.reduction = 'mean'
     assert loss.reduction=='mean' and loss(z, y)==before
@@ -530,7 +531,8 @@ class MyBalanced(ClassBalancedLoss): pass
 
 @pytest.mark.parametrize('call,words', [
     (lambda: WeightedFocalLoss([1,-1]),
-        "The 'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [1, -1] instead."),
+        "The 'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [1, "
+        "-1] instead."),
     (lambda: WeightedFocalLoss([0,0]),
         "'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [0, 0]"),
     (lambda: WeightedFocalLoss([1,float('nan')]), 'Got [1.0, nan]'),
@@ -551,20 +553,26 @@ class MyBalanced(ClassBalancedLoss): pass
         "The 'axis' parameter of LogitAdjustedLoss must be an int. Got None instead."),
     (lambda: LogitAdjustedLoss(prior, axis=True), "'axis' parameter of LogitAdjustedLoss must be an int. Got True"),
     (lambda: WeightedFocalLoss([1,2,3])(z5, y5),
-        "The 'weight' parameter of WeightedFocalLoss must be for 5 classes, as many as the predictions have. Got one for 3 instead."),
+        "The 'weight' parameter of WeightedFocalLoss must be for 5 classes, as many as the predictions have. Got "
+        "one for 3 instead."),
     (lambda: ClassBalancedLoss([1,2,3])(z5, y5),
-        "The 'counts' parameter of ClassBalancedLoss must be for 5 classes, as many as the predictions have. Got one for 3 instead."),
+        "The 'counts' parameter of ClassBalancedLoss must be for 5 classes, as many as the predictions have. Got "
+        "one for 3 instead."),
     (lambda: LogitAdjustedLoss([.5,.5])(z5, y5),
-        "The 'prior' parameter of LogitAdjustedLoss must be for 5 classes, as many as the predictions have. Got one for 2 instead."),
+        "The 'prior' parameter of LogitAdjustedLoss must be for 5 classes, as many as the predictions have. Got one "
+        "for 2 instead."),
     (lambda: CostSensitiveRegularisation(np.zeros((3,3)))(z5, y5),
-        "The 'cost' parameter of CostSensitiveRegularisation must be for 5 classes, as many as the predictions have. Got one for 3"),
+        "The 'cost' parameter of CostSensitiveRegularisation must be for 5 classes, as many as the predictions "
+        "have. Got one for 3"),
     (lambda: cb_weights([0,0], .9),
-        "The 'counts' parameter of cb_weights must be a row of numbers, none negative and not all 0. Got [0, 0] instead."),
+        "The 'counts' parameter of cb_weights must be a row of numbers, none negative and not all 0. Got [0, 0] "
+        "instead."),
     (lambda: cb_weights([1,-1], .9), "'counts' parameter of cb_weights"),
     (lambda: cb_weights([1,2], 1),
         "The 'beta' parameter of cb_weights must be a float in the range [0, 1). Got 1 instead."),
     (lambda: ClassBalancedLoss([1,float('nan')]),
-        "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got [1.0, nan]"),
+        "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got [1.0, "
+        "nan]"),
     (lambda: ClassBalancedLoss([0,0]), "'counts' parameter of ClassBalancedLoss"),
     (lambda: ClassBalancedLoss(None),
         "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got None"),
@@ -588,7 +596,8 @@ class MyBalanced(ClassBalancedLoss): pass
     (lambda: GaussianLabelSmoothing('wide'), "Got 'wide'"),
     (lambda: GaussianLabelSmoothing(True), 'Got True'),
     (lambda: CostSensitiveRegularisation(np.ones((2,2))),
-        "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative, with zeros on its diagonal. Got [[1.0, 1.0], [1.0, 1.0]] instead."),
+        "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none "
+        "negative, with zeros on its diagonal. Got [[1.0, 1.0], [1.0, 1.0]] instead."),
     (lambda: CostSensitiveRegularisation([[0,-1],[1,0]]),
         "'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative"),
     (lambda: CostSensitiveRegularisation([[0,float('inf')],[1,0]]), "'cost' parameter of CostSensitiveRegularisation"),
@@ -610,12 +619,15 @@ class MyBalanced(ClassBalancedLoss): pass
     (lambda: setattr(MyKappa(), 'reduction', 'sum'), "'reduction' parameter of MyKappa must be 'mean'"),
     (lambda: QWKLoss(0), "The 'eps' parameter of QWKLoss must be a float in the range (0, inf). Got 0 instead."),
     (lambda: QWKLoss()(z5, torch.zeros(4, 3)),
-        "The 'targ' parameter of QWKLoss must be ints, or distributions over the classes of shape (4, 5). Got a torch.float32 tensor of shape (4, 3) instead."),
+        "The 'targ' parameter of QWKLoss must be ints, or distributions over the classes of shape (4, 5). Got a "
+        "torch.float32 tensor of shape (4, 3) instead."),
     (lambda: QWKLoss()(z5, torch.zeros(4)), "'targ' parameter of QWKLoss must be ints, or distributions"),
     (lambda: QWKLoss()(z5, y5[:3]),
-        "The 'targ' parameter of QWKLoss must be 4 ints, one for each item of the predictions. Got a torch.int64 tensor of shape (3,) instead."),
+        "The 'targ' parameter of QWKLoss must be 4 ints, one for each item of the predictions. Got a torch.int64 "
+        "tensor of shape (3,) instead."),
     (lambda: WeightedFocalLoss()(z5, y5.float()),
-        "The 'targ' parameter of WeightedFocalLoss must be 4 ints, one for each item of the predictions. Got a torch.float32 tensor of shape (4,) instead."),
+        "The 'targ' parameter of WeightedFocalLoss must be 4 ints, one for each item of the predictions. Got a "
+        "torch.float32 tensor of shape (4,) instead."),
     (lambda: WeightedFocalLoss()(z5, torch.zeros(4, 5)), 'Got a torch.float32 tensor of shape (4, 5)'),
     (lambda: GaussianLabelSmoothing()(z5, torch.zeros(2, 3).long()),
         "'targ' parameter of GaussianLabelSmoothing must be 4 ints"),

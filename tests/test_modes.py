@@ -528,11 +528,15 @@ def test_what_a_learner_holds_of_the_package_needs_it(kwargs, tmp_path):
 sections = [
     ('Modes', '', modes),
     ('A learner saved, copied, exported',
-        "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: metrics such as `MCC()`, losses,\n"
-     "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot access local variable 'res'`. After `learn.metrics = []` and\n"
-     "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does so anyway, whatever the loaders.\n\n", [*lives, *exports]),
+        "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: "
+        "metrics such as `MCC()`, losses,\n"
+     "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot "
+     "access local variable 'res'`. After `learn.metrics = []` and\n"
+     "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does "
+     "so anyway, whatever the loaders.\n\n", [*lives, *exports]),
     ('Loaders', '', loaders),
-    ('Networks', "Each takes a step in double precision on small pictures; exported and loaded, it gives the same predictions.\n\n", networks),
+    ('Networks', "Each takes a step in double precision on small pictures; exported and loaded, it gives the same "
+                 "predictions.\n\n", networks),
 ]
 
 def page_module():

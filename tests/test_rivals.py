@@ -666,13 +666,15 @@ class Ints(Points):
     (lambda: quiet_fit(make_learner(), 1, [Remix(), Remix()]),
         'Remix cannot be combined with Remix. Remove one of them.'),
     (lambda: quiet_fit(make_learner(loss_func=NoItems()), 1, Remix()),
-        "Remix needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has NoItems()."),
+        "Remix needs a loss function with a `reduction`, so that the loss of each item is known, but the learner "
+        "has NoItems()."),
     (lambda: quiet_fit(make_learner(Mute(20)), 1, Remix()),
         "The labels of a Mute cannot be read by Remix without opening its items."),
     (lambda: quiet_fit(make_learner(), 1, Remix(labels=[1,2])),
         "The 'labels' parameter of Remix must be 51 ints, one for each item. Got 2 labels instead."),
     (lambda: quiet_fit(make_learner(Ints()), 1, Remix()),
-        "The 'inputs' parameter of Remix must be floating-point tensors after the batch transforms. Got torch.int64 instead."),
+        "The 'inputs' parameter of Remix must be floating-point tensors after the batch transforms. Got torch.int64 "
+        "instead."),
 ])
 def test_remix_refuses(make, words):
     with pytest.raises(ValueError) as e: make()
@@ -876,7 +878,8 @@ foreign = nn.Linear(8,4)
     (dict(q='klass'), "a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead."),
     (dict(seed=-1), "an int in the range [0, inf). Got -1 instead."),
     (dict(labels=[0,1]), "51 ints, one for each item. Got 2 labels instead."),
-    (dict(head=foreign), "The 'head' parameter of crt must be a linear layer, or a 1×1 convolution, of the model. Got Linear(in_features=8, out_features=4, bias=True) instead."),
+    (dict(head=foreign), "The 'head' parameter of crt must be a linear layer, or a 1×1 convolution, of the model. "
+                         "Got Linear(in_features=8, out_features=4, bias=True) instead."),
     (dict(head='last'), "of the model. Got 'last' instead."),
 ])
 def test_crt_refuses_before_anything_is_changed(kwargs, words):
@@ -1032,4 +1035,5 @@ def test_a_head_without_bias():
 @pytest.mark.parametrize('tau', [-1, np.nan, np.inf, '1', None])
 def test_tau_must_be_a_finite_number(tau):
     with pytest.raises(ValueError) as e: tau_normalise(conv_net(), tau)
-    assert str(e.value)==f"The 'tau' parameter of tau_normalise must be a float in the range [0, inf). Got {tau!r} instead."
+    words = f"The 'tau' parameter of tau_normalise must be a float in the range [0, inf). Got {tau!r} instead."
+    assert str(e.value)==words

@@ -65,7 +65,8 @@ def test_forms(y, form, expected):
 @pytest.mark.parametrize('y,kwargs,words', [
     ([0.,.5], {}, r"'labels' parameter of Me must be one int per item, the number of its class. Got float64 values"),
     ([[.2,.5]], {
-        }, r"must be one int per item, or rows of 0 and 1, or rows of shares that sum to 1. Got \[0.2, 0.5\] at index 0, in an array of shape \(1, 2\)"),
+        }, r"must be one int per item, or rows of 0 and 1, or rows of shares that sum to 1. Got \[0.2, 0.5\] at "
+           r"index 0, in an array of shape \(1, 2\)"),
     ([[.5,.5],[.5,.6]], {}, r"Got \[0.5, 0.6\] at index 1"),
     ([[.5,.5],[1,1]], {}, r"Got \[0.5, 0.5\] at index 0"),
     ([[1.5,-.5]], {}, r"Got \[1.5, -0.5\] at index 0"),
@@ -453,7 +454,8 @@ def test_remix_says_that_it_wants_one_class(kwargs):
     learn = Learner(dls, net(4), loss_func=BCEWithLogitsLossFlat())
     start = params(learn)
     with pytest.raises(ValueError,
-        match='Remix must be given a data set with one class per item. Got 4 labels of which an item may have several: multi-label'):
+        match='Remix must be given a data set with one class per item. Got 4 labels of which an item may have '
+              'several: multi-label'):
         quiet_fit(learn, 1, Remix(**kwargs))
     equal(params(learn), start)
 
@@ -473,11 +475,13 @@ def test_a_comparison_is_of_single_classes(tmp_path):
     df = pd.DataFrame(dict(path=[f'{i}.png' for i in range(len(SETS))], label=SETS))
     for labels in SETS,[*map(tuple, SETS)],[{*o} for o in SETS],[*ROWS]:
         with pytest.raises(ValueError,
-            match=r"'df' parameter of ImageData must be a table with one class in each row. Got .* in row 0: multi-label"):
+            match=r"'df' parameter of ImageData must be a table with one class in each row. Got .* in row 0: "
+                  r"multi-label"):
             ImageData(df.assign(label=labels), NAMES, root=tmp_path)
     table().to_csv(tmp_path/'t.csv')
     with pytest.raises(ValueError,
-        match="'label' parameter of from_csv must be the name of one column, as every image has one class. Got .'ant', 'bee'"):
+        match="'label' parameter of from_csv must be the name of one column, as every image has one class. Got "
+              ".'ant', 'bee'"):
         from_csv(tmp_path/'t.csv', label=['ant','bee'])
     with pytest.raises(ValueError, match="'data' parameter of compare must be `ImageData`"):
         compare(DataLoaders(seeded_dl(Unopenable(ROWS)), None), out=tmp_path/'out')
@@ -489,7 +493,8 @@ def test_metrics_of_one_class_are_refused_before_training(y):
         metrics=[accuracy_multi, *imbalance_metrics(), BrierError()])
     start = params(learn)
     with pytest.raises(ValueError,
-        match=r'mcc, balanced_acc, macro_f1, brier_error must be given a data set with one class for each item of validation. Got \d labels, or shares, for each: use metrics such as `accuracy_multi`'):
+        match=r'mcc, balanced_acc, macro_f1, brier_error must be given a data set with one class for each item of '
+              r'validation. Got \d labels, or shares, for each: use metrics such as `accuracy_multi`'):
         quiet_fit(learn)
     equal(params(learn), start)
     with pytest.raises(ValueError, match="'targs' parameter of mcc must be class numbers"):
@@ -545,7 +550,8 @@ def test_one_output_of_an_unknown_loss_is_not_guessed():
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=lambda p,
         t: F.binary_cross_entropy_with_logits(p, t), metrics=MCC())
     with pytest.raises(ValueError,
-        match="'pred' parameter of mcc must be outputs with at least two classes along `axis`, or one output and a loss known to be binary"):
+        match="'pred' parameter of mcc must be outputs with at least two classes along `axis`, or one output and a "
+              "loss known to be binary"):
         with learn.no_bar(): learn.validate()
 
 def test_one_output_and_a_target_that_is_neither_0_nor_1():
