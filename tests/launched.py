@@ -1,12 +1,12 @@
-"""What `tests/test_distributed.py` trains: pictures, a network and a record of what a process was given. Started as a script by
-`accelerate launch`, it is a user's training loop, and every process writes to a file what it saw."""
+"""What `tests/test_distributed.py` trains: pictures, a network and a record of what a process was given. Started as a
+script by `accelerate launch`, it is a user's training loop, and every process writes to a file what it saw."""
 
 import os,sys
 from pathlib import Path
 import torch
 from torch import nn
 from fastai.basics import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,partial,rank_distrib
-import fastai.callback.schedule # `fit_one_cycle`
+import fastai.callback.schedule # noqa: F401 # `fit_one_cycle`
 from fastai.distributed import DistributedDL
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.metrics.learner import BrierError,CalibrationError,imbalance_metrics
@@ -26,14 +26,16 @@ class Pictures(torch.utils.data.Dataset):
 
 TRAIN,VALID = (30,14,6,3),(9,5,3,2)
 def make_dls(train=TRAIN, bs=8, seed=0, **kwargs):
-    return DataLoaders(seeded_dl(Pictures(train), bs, seed, **kwargs), seeded_dl(Pictures(VALID, seed=1), 4, shuffle=False, **kwargs), device='cpu')
+    return DataLoaders(seeded_dl(Pictures(train), bs, seed, **kwargs),
+        seeded_dl(Pictures(VALID, seed=1), 4, shuffle=False, **kwargs), device='cpu')
 
 def make_net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4))
 
 def everything(): return [*imbalance_metrics(ordered=True), CalibrationError(), BrierError()]
 
 def make_learner(dls, cbs=None):
-    return Learner(dls, make_net(), loss_func=CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9), lr=.05, metrics=everything(), cbs=cbs)
+    return Learner(dls, make_net(), loss_func=CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9), lr=.05,
+        metrics=everything(), cbs=cbs)
 
 class Record(Callback):
     "What a process is given, before it is mixed, and where each step leads"
@@ -41,10 +43,12 @@ class Record(Callback):
     def before_fit(self): self.epochs,self.start = [],None
     def before_train(self): self.epochs.append([])
     def before_batch(self):
-        if self.start is None: self.start = {k.removeprefix('module.'): v.clone() for k,v in self.model.state_dict().items()}
+        if self.start is None:
+            self.start = {k.removeprefix('module.'): v.clone() for k,v in self.model.state_dict().items()}
         lam,numbers = getattr(self.dl, 'lam', 0.),self.dl.dataset.find(self.x)
         n = len(lam) if torch.is_tensor(lam) else len(numbers)//(2 if lam else 1)
-        self.epochs[-1].append(dict(first=numbers[:n], second=numbers[n:], lam=lam.tolist() if torch.is_tensor(lam) else [lam]*n, kind=type(self.dl).__name__))
+        self.epochs[-1].append(dict(first=numbers[:n], second=numbers[n:], lam=lam.tolist()
+            if torch.is_tensor(lam) else [lam]*n, kind=type(self.dl).__name__))
     def before_step(self): self.epochs[-1][-1].update(lr=self.opt.hypers[-1]['lr'], mom=self.opt.hypers[-1]['mom'])
     def after_batch(self):
         params = torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone()
@@ -52,8 +56,10 @@ class Record(Callback):
 
 def seen(learn, record):
     "All that is compared"
-    return dict(rank=rank_distrib(), epochs=record.epochs, start=record.start, net={k: v.clone() for k,v in learn.model.state_dict().items()},
-                values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])), matrix=learn.metrics[0].matrix)
+    return dict(rank=rank_distrib(), epochs=record.epochs, start=record.start,
+        net={k: v.clone() for k,v in learn.model.state_dict().items()},
+                values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])),
+                matrix=learn.metrics[0].matrix)
 
 class Fail(Callback):
     "At its third batch, one process ends: killed, or with an error"
@@ -79,6 +85,7 @@ def main(folder, *how):
 if __name__=='__main__':
     DistributedDL._broadcast = broadcast_on_cpu
     main(*sys.argv[1:])
-    # PyTorch's DDP keeps its gloo threads, and Python aborts if one still lets go of a gathered tensor while the interpreter ends
+    # PyTorch's DDP keeps its gloo threads, and Python aborts if one still lets go of a gathered tensor while the
+    # interpreter ends
     sys.stdout.flush()
     os._exit(0)

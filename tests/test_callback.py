@@ -1,7 +1,8 @@
 """BalancedMixUp beside code that shares no line with it, compared after every step of a fit.
 
-The notebook shows what the callback does to a batch and that its loss forms agree with each other. Here a plain PyTorch loop takes
-every step a second time, knowing only which items the data set was asked for and what `cb.lam` says."""
+The notebook shows what the callback does to a batch and that its loss forms agree with each other. Here a plain
+PyTorch loop takes every step a second time, knowing only which items the data set was asked for and what `cb.lam`
+says."""
 
 import random
 from functools import partial
@@ -11,14 +12,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,DataLoaders,Learner,OptimWrapper,Recorder,SGD,TensorCategory,TrainEvalCallback,
+from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,OptimWrapper,Recorder,SGD,TensorCategory,
+    TrainEvalCallback,
                            accuracy,deepcopy,error_rate,ifnone,set_seed,store_attr)
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import Remix
-from toys import Counting,Noisy,Points,equal,make_net,params,quiet_fit,seeded_dl,tail_targets
+from fastai_balmix.loaders.pairing import draw_lams
+from toys import Counting,Noisy,Points,Probe,close,equal,fixed_lams,make_learner,make_net,params,quiet_fit,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
 
@@ -32,21 +35,8 @@ class Shown(Counting):
         self.opened.append(i)
         return self.pics[self.targets[i]],self.targets[i]
 
-def make_learner(loss_func, ds=None, cbs=None, bs=8, net=None, **kwargs):
-    ds = ifnone(ds, Points())
-    opt_func = kwargs.pop('opt_func', partial(OptimWrapper, opt=torch.optim.SGD, momentum=.5))
-    return Learner(DataLoaders(seeded_dl(ds, bs), seeded_dl(ds, 32, shuffle=False)), ifnone(net, make_net()), loss_func=loss_func,
-                   opt_func=opt_func, lr=.1, cbs=cbs, **kwargs)
-
-def fixed_lams(*lams):
-    "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
-
-class Probe(Callback):
-    "Calls `func(learn)` after every training batch, and keeps what it returns in `seen`"
-    order,run_valid = 90,False
-    def __init__(self, func): self.func,self.seen = func,[]
-    def after_batch(self): self.seen.append(self.func(self.learn))
+momentum = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.5)
+def learner(loss_func, ds=None, **kwargs): return make_learner(ds, loss_func, **{'opt_func':momentum, **kwargs})
 
 class Opened(Callback):
     "Keeps, for every training batch, what the data set was asked for"
@@ -59,7 +49,6 @@ class Opened(Callback):
         self.dls.train_ds.opened.clear()
 
 def grads(learn): return torch.cat([p.grad.flatten() for p in learn.model.parameters()])
-def close(a, b): torch.testing.assert_close(a.detach().double().as_subclass(torch.Tensor), b.detach().double(), rtol=0, atol=1e-5)
 
 class Gradients(Callback):
     "Keeps the gradients of every step"
@@ -142,7 +131,7 @@ def test_every_step_is_that_of_a_plain_loop(side, per_item, n_acc):
     ds = Points()
     cb = BalancedMixUp(alpha=.4, per_item=per_item, seed=3)
     plain = PlainLoop(ds, 8, reference, cb, n_acc=n_acc)
-    learn = make_learner(loss_func, ds)
+    learn = learner(loss_func, ds)
     start = params(learn)
     quiet_fit(learn, 4, [cb,plain] + ([GradientAccumulation(n_acc)] if n_acc else []))
     # What was compared had steps with and without partners, short batches, and went somewhere
@@ -156,29 +145,35 @@ def test_batches_of_one_are_steps_of_a_plain_loop(per_item, bs):
     # 51 items in batches of 25 leave one
     ds,cb = Points(),BalancedMixUp(alpha=1, per_item=per_item, seed=3)
     plain = PlainLoop(ds, bs, _reference_ce, cb)
-    quiet_fit(make_learner(CrossEntropyLossFlat(), ds, bs=bs), 2, [cb,plain])
+    quiet_fit(learner(CrossEntropyLossFlat(), ds, bs=bs), 2, [cb,plain])
     assert [len(o) for o in plain.lams]==([1]*51 if bs==1 else [25,25,1])*2
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_loss_is_that_of_the_label_that_the_image_shows(per_item):
     # An image of class k is one-hot at k, so the mixed image is the mixed label
     ds = Shown(tail_targets(28,14,6,3), torch.eye(4))
-    probe = Probe(lambda o: (o.loss.item(), -(o.x*o.pred.log_softmax(1)).sum(1).mean().item(), (o.x.amax(1)<1).any().item()))
-    quiet_fit(make_learner(CrossEntropyLossFlat(), ds, net=make_net(n_in=4)), 5, [BalancedMixUp(1, per_item=per_item, seed=0), probe])
+    probe = Probe(lambda o: (o.loss.item(), -(o.x*o.pred.log_softmax(1)).sum(1).mean().item(),
+        (o.x.amax(1)<1).any().item()))
+    quiet_fit(learner(CrossEntropyLossFlat(), ds, net=make_net(n_in=4)), 5,
+        [BalancedMixUp(1, per_item=per_item, seed=0), probe])
     got,expected,mixed = torch.tensor(probe.seen).T
     close(got, expected)
     assert mixed.sum()>20
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_lam_is_the_weight_of_the_class_balanced_image(per_item):
-    # Ten white images of a rare class among ninety black ones: 0.1 of a plain batch is white, 0.5 of a class-balanced one
+    # Ten white images of a rare class among ninety black ones: 0.1 of a plain batch is white, 0.5 of a class-balanced
+    # one
     ds,bs = Shown(tail_targets(90,10), torch.tensor([[0.],[1.]])),10
-    probe = Probe(lambda o: (float(torch.as_tensor(cb.lam).mean()), float(torch.as_tensor(cb.lam).square().mean()), o.x.mean().item()))
+    probe = Probe(lambda o: (float(torch.as_tensor(cb.lam).mean()), float(torch.as_tensor(cb.lam).square().mean()),
+        o.x.mean().item()))
     cb = BalancedMixUp(alpha=1, per_item=per_item, seed=0)
-    quiet_fit(make_learner(CrossEntropyLossFlat(), ds, net=make_net(1,2), bs=bs), 100, [cb,probe])
+    quiet_fit(learner(CrossEntropyLossFlat(), ds, net=make_net(1,2), bs=bs), 100, [cb,probe])
     lam,lam2,white = np.array(probe.seen).T
-    # Given λ the mean pixel has the expectation 0.1(1-λ) + 0.5λ. Its variance comes from whether each of the bs ordinary images is
-    # white (at most: they are drawn without replacement) and whether each partner is. 5 standard errors of least squares.
+    # Given λ the mean pixel has the expectation 0.1(1-λ) + 0.5λ. Its variance comes from whether each of the bs
+    # ordinary images is
+    # white (at most: they are drawn without replacement) and whether each partner is. 5 standard errors of least
+    # squares.
     a = np.stack([np.ones_like(lam), lam], 1)
     var = (.09*(1-2*lam+lam2) + .25*lam2)/bs
     inv = np.linalg.inv(a.T@a)
@@ -188,27 +183,24 @@ def test_lam_is_the_weight_of_the_class_balanced_image(per_item):
     # The swapped reading, 0.5 at λ=0 and falling, is far outside
     assert 5*se.max()<.3
 
-@pytest.mark.parametrize('alpha', [.2, 1])
 @pytest.mark.parametrize('per_item', [False, True])
-def test_lam_is_alpha_over_one_plus_alpha_on_average(per_item, alpha):
-    ds = Shown(tail_targets(90,10), torch.tensor([[0.],[1.]]))
-    probe = Probe(lambda o: torch.as_tensor(cb.lam).reshape(-1).double())
-    cb = BalancedMixUp(alpha=alpha, per_item=per_item, seed=0)
-    quiet_fit(make_learner(CrossEntropyLossFlat(), ds, net=make_net(1,2), bs=4), 40, [cb,probe])
-    lam = torch.cat(probe.seen)
-    assert len(lam)==(4000 if per_item else 1000)
-    # Beta(α, 1) has the variance α/((1+α)²(2+α)); what lies below 1/255 and counts as 0 is α/(1+α)·255^-(1+α) of the mean
-    mean = alpha/(1+alpha)*(1-LAM_MIN**(1+alpha))
-    se = (alpha/(2+alpha)/len(lam))**.5/(1+alpha)
-    assert abs(lam.mean()-mean)<5*se
-    p = LAM_MIN**alpha
-    assert abs((lam==0).double().mean()-p)<5*(p*(1-p)/len(lam))**.5
-    assert lam.max()<1 and not ((lam>0) & (lam<LAM_MIN)).any()
+def test_lam_is_what_draw_lams_gives(per_item):
+    "How its values are distributed is tested on `draw_lams`"
+    drawn = []
+    def draw(n, alpha, rng):
+        assert alpha==.4
+        drawn.append(draw_lams(n, alpha, rng))
+        return drawn[-1]
+
+    probe = Probe(lambda o: torch.as_tensor(o.balanced_mix_up.lam).reshape(-1))
+    with mock.patch('fastai_balmix.loaders.pairing.draw_lams', draw):
+        quiet_fit(learner(CrossEntropyLossFlat()), 2, [BalancedMixUp(.4, per_item=per_item, seed=0), probe])
+    close(torch.cat(probe.seen), np.concatenate(drawn), atol=1e-7)
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_partners_are_class_balanced_and_items_of_a_class_equally_frequent(per_item):
     ds,opened = Points((40,8,2)),Opened()
-    learn = make_learner(CrossEntropyLossFlat(), ds, net=make_net(n_out=3), bs=10)
+    learn = learner(CrossEntropyLossFlat(), ds, net=make_net(n_out=3), bs=10)
     with fixed_lams(.5): quiet_fit(learn, 40, [BalancedMixUp(per_item=per_item, seed=0), opened])
     second = np.concatenate([b[10:] for b in opened.batches])
     n = np.bincount(second, minlength=50)
@@ -223,8 +215,8 @@ def test_partners_are_class_balanced_and_items_of_a_class_equally_frequent(per_i
 @pytest.mark.parametrize('per_item', [False, True])
 def test_first_images_come_in_the_order_of_a_plain_fit(per_item):
     plain,mixed = Opened(),Opened()
-    quiet_fit(make_learner(CrossEntropyLossFlat()), 3, plain)
-    quiet_fit(make_learner(CrossEntropyLossFlat()), 3, [BalancedMixUp(1, per_item=per_item, seed=0), mixed])
+    quiet_fit(learner(CrossEntropyLossFlat()), 3, plain)
+    quiet_fit(learner(CrossEntropyLossFlat()), 3, [BalancedMixUp(1, per_item=per_item, seed=0), mixed])
     assert [b[:len(a)] for a,b in zip(plain.batches, mixed.batches, strict=True)]==plain.batches
     assert sum(map(len, mixed.batches))>1.9*sum(map(len, plain.batches))
 
@@ -238,7 +230,7 @@ def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
     plain,mixed = Probe(params),Probe(lambda o: (params(o), o.dl is o.dls.train, o.balanced_mix_up.lam))
     for cbs in [plain], [BalancedMixUp(alpha=0), mixed]:
         set_seed(7)
-        quiet_fit(make_learner(CrossEntropyLossFlat(), net=make_net(drop=.3), opt_func=opt_func), 3, cbs)
+        quiet_fit(learner(CrossEntropyLossFlat(), net=make_net(drop=.3), opt_func=opt_func), 3, cbs)
     for a,(b,same,lam) in zip(plain.seen, mixed.seen, strict=True):
         equal(a, b)
         assert same and lam==0.
@@ -249,28 +241,36 @@ def test_a_batch_with_lam_0_is_a_plain_step_bit_for_bit(per_item):
     # The check of the data before the first batch leaves the random numbers of items and dropout where they were
     for cbs in [plain], [BalancedMixUp(per_item=per_item, seed=0), mixed, opened]:
         set_seed(7)
-        with fixed_lams(0): quiet_fit(make_learner(CrossEntropyLossFlat(weight=weight), Noisy(), net=make_net(drop=.3)), 3, cbs)
+        with fixed_lams(0):
+            quiet_fit(learner(CrossEntropyLossFlat(weight=weight), Noisy(), net=make_net(drop=.3)), 3, cbs)
     for a,b in zip(plain.seen, mixed.seen, strict=True): equal(a, b)
     assert {len(b) for b in opened.batches}=={8,3}
 
 def test_lam_does_not_stay_from_the_batch_before():
-    probe,opened = Probe(lambda o: (o.balanced_mix_up.lam, len(o.x), len(o.y), o.loss.item(), F.cross_entropy(o.pred, o.y).item())),Opened()
-    with fixed_lams(.5,0,.25): quiet_fit(make_learner(CrossEntropyLossFlat(), Points((24,14,6,4))), 1, [BalancedMixUp(seed=0), opened, probe])
+    probe,opened = Probe(lambda o: (o.balanced_mix_up.lam, len(o.x), len(o.y), o.loss.item(),
+        F.cross_entropy(o.pred, o.y).item())),Opened()
+    with fixed_lams(.5,0,.25):
+        quiet_fit(learner(CrossEntropyLossFlat(), Points((24,14,6,4))), 1, [BalancedMixUp(seed=0), opened, probe])
     lams,nx,ny,loss,own = zip(*probe.seen)
     assert lams==(.5,0.,.25)*2 and set(nx)==set(ny)=={8}
     assert [len(b) for b in opened.batches]==[16,8,16]*2
     # The loss is the plain one exactly where λ is 0
     assert [abs(a-b)<1e-6 for a,b in zip(loss, own)]==[False,True,False]*2
 
-@pytest.mark.parametrize('loss_func', [CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=weight), nn.CrossEntropyLoss(reduction='sum'),
-    nn.CrossEntropyLoss(weight=weight, reduction='sum'), nn.CrossEntropyLoss(ignore_index=1), nn.CrossEntropyLoss(weight=weight, ignore_index=0),
-    nn.CrossEntropyLoss(label_smoothing=.1), LabelSmoothingCrossEntropyFlat(), FocalLossFlat(), partial(F.cross_entropy, weight=weight)],
-    ids=['mean', 'weights', 'sum', 'weights, sum', 'ignore', 'weights, ignore', 'smooth', 'fastai smooth', 'focal', 'function'])
+@pytest.mark.parametrize('loss_func',
+    [CrossEntropyLossFlat(), CrossEntropyLossFlat(weight=weight), nn.CrossEntropyLoss(reduction='sum'),
+    nn.CrossEntropyLoss(weight=weight, reduction='sum'), nn.CrossEntropyLoss(ignore_index=1),
+    nn.CrossEntropyLoss(weight=weight, ignore_index=0),
+    nn.CrossEntropyLoss(label_smoothing=.1), LabelSmoothingCrossEntropyFlat(), FocalLossFlat(),
+    partial(F.cross_entropy, weight=weight)],
+    ids=['mean', 'weights', 'sum', 'weights, sum', 'ignore', 'weights, ignore', 'smooth', 'fastai smooth', 'focal',
+        'function'])
 def test_one_lam_for_all_pairs_is_one_lam_for_the_batch(loss_func):
     by_batch,by_pair = Gradients(),Gradients()
     with fixed_lams(.3):
         for per_item,g in (False,by_batch),(True,by_pair):
-            quiet_fit(make_learner(loss_func, opt_func=partial(OptimWrapper, opt=torch.optim.SGD)), 1, [BalancedMixUp(seed=0, per_item=per_item), g])
+            quiet_fit(learner(loss_func, opt_func=partial(OptimWrapper, opt=torch.optim.SGD)), 1,
+                [BalancedMixUp(seed=0, per_item=per_item), g])
     assert len(by_batch.seen)==7
     for a,b in zip(by_batch.seen, by_pair.seen, strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -286,12 +286,12 @@ def test_the_loss_function_gets_either_half_in_the_same_form():
         def __getitem__(self, i): return self.x[i],TensorCategory(self.targets[i])
 
     seen,probe = [],Probe(lambda o: (type(o.loss), type(o.loss_grad)))
-    quiet_fit(make_learner(Recording(), Typed()), 1, probe)
+    quiet_fit(learner(Recording(), Typed()), 1, probe)
     plain = set(seen),set(probe.seen)
     for per_item in False,True:
         seen.clear()
         probe.seen.clear()
-        quiet_fit(make_learner(Recording(), Typed()), 1, [BalancedMixUp(1, per_item=per_item), probe])
+        quiet_fit(learner(Recording(), Typed()), 1, [BalancedMixUp(1, per_item=per_item), probe])
         assert (set(seen),set(probe.seen))==plain
 
 def test_validation_sees_plain_images_and_labels():
@@ -302,7 +302,8 @@ def test_validation_sees_plain_images_and_labels():
         def after_pred(self): self.seen.append((self.x, self.y))
 
     ds,valid = Points(),Valid()
-    learn = quiet_fit(make_learner(CrossEntropyLossFlat(), ds, metrics=[accuracy,error_rate]), 2, [BalancedMixUp(1, seed=0), valid])
+    learn = quiet_fit(learner(CrossEntropyLossFlat(), ds, metrics=[accuracy,error_rate]), 2,
+        [BalancedMixUp(1, seed=0), valid])
     y = torch.tensor(ds.targets)
     for got,expected in zip(zip(*valid.seen), (ds.x, y)): equal(torch.cat(got), expected)
     with torch.no_grad(): pred = learn.model.eval()(ds.x)
@@ -313,12 +314,14 @@ def test_validation_sees_plain_images_and_labels():
 def test_recorded_training_loss_is_the_mixed_one_and_training_metrics_follow_the_ordinary_labels():
     ds,opened,cb,beta = Points(),Opened(),BalancedMixUp(1, seed=0),.5
     def mixed(o):
-        y,y1 = (torch.tensor([ds.targets[i] for i in half]) for half in (opened.batches[-1][:len(o.x)], opened.batches[-1][len(o.x):]))
+        y,y1 = (torch.tensor([ds.targets[i] for i in half])
+            for half in (opened.batches[-1][:len(o.x)], opened.batches[-1][len(o.x):]))
         loss = F.cross_entropy(o.pred, y)
         if cb.lam: loss = (1-cb.lam)*loss + cb.lam*F.cross_entropy(o.pred, y1)
         return loss.item(),(o.pred.argmax(1)==y).double().mean().item(),len(y)
     probe = Probe(mixed)
-    learn = make_learner(CrossEntropyLossFlat(), ds, metrics=accuracy, cbs=Recorder(train_metrics=True, beta=beta), default_cbs=False)
+    learn = learner(CrossEntropyLossFlat(), ds, metrics=accuracy, cbs=Recorder(train_metrics=True, beta=beta),
+        default_cbs=False)
     learn.add_cbs([TrainEvalCallback(), ProgressCallback()])
     quiet_fit(learn, 1, [cb,opened,probe])
     losses,accs,ns = map(np.array, zip(*probe.seen))
@@ -335,7 +338,7 @@ def test_recorded_training_loss_is_the_mixed_one_and_training_metrics_follow_the
 def fit_once(cb, learn=None, seed=None):
     "One fit from the same weights and order: λ, items asked for, weights at the end"
     opened,probe = Opened(),Probe(lambda o: torch.as_tensor(cb.lam).tolist())
-    learn = ifnone(learn, make_learner(CrossEntropyLossFlat()))
+    learn = ifnone(learn, learner(CrossEntropyLossFlat()))
     learn.model.load_state_dict(make_net().state_dict())
     learn.opt,learn.dls.train.rng = None,random.Random(0)
     if seed is not None: set_seed(seed)
@@ -345,7 +348,7 @@ def fit_once(cb, learn=None, seed=None):
 @pytest.mark.parametrize('per_item', [False, True])
 def test_a_seed_repeats_a_fit(per_item):
     cb = BalancedMixUp(1, per_item=per_item, seed=11)
-    learn = make_learner(CrossEntropyLossFlat())
+    learn = learner(CrossEntropyLossFlat())
     one = fit_once(cb, learn)
     assert fit_once(cb, learn)==one
     assert fit_once(BalancedMixUp(1, per_item=per_item, seed=11))==one

@@ -1,8 +1,8 @@
 """What BalancedMixUp leaves behind when a fit is cut short, and what it refuses.
 
-A notebook stops at the first exception. Here a fit is interrupted in each event of the training loop, and the next one must equal
-that of a fresh learner bit for bit; learners go through pickle, export and inference; and every unusable argument, data set and
-loss must be refused, in words that help, before a batch is loaded."""
+A notebook stops at the first exception. Here a fit is interrupted in each event of the training loop, and the next
+one must equal that of a fresh learner bit for bit; learners go through pickle, export and inference; and every
+unusable argument, data set and loss must be refused, in words that help, before a batch is loaded."""
 
 import pickle,random,threading,warnings
 from contextlib import nullcontext
@@ -43,7 +43,8 @@ def make_dls(ds, valid=None, bs=8, **kwargs):
 
 def make_learner(cbs=None, ds=None, loss_func=None, **kwargs):
     dls = ds if isinstance(ds, fv.DataLoaders) else make_dls(fv.ifnone(ds, Points()))
-    return fv.Learner(dls, kwargs.pop('net', None) or make_net(), loss_func=fv.ifnone(loss_func, nn.CrossEntropyLoss()), opt_func=fv.SGD, lr=.1, cbs=cbs, **kwargs)
+    return fv.Learner(dls, kwargs.pop('net', None) or make_net(),
+        loss_func=fv.ifnone(loss_func, nn.CrossEntropyLoss()), opt_func=fv.SGD, lr=.1, cbs=cbs, **kwargs)
 
 class Steps(fv.Callback):
     "Keeps the parameters after every training batch, and sees that the loss function is as it was"
@@ -109,7 +110,8 @@ def test_a_fit_after_one_that_was_cut_short_is_that_of_a_fresh_learner(name, exc
         own,fault = ([cb] if place=='fit' else []),Fault(name, exc, order)
         start = params(learn)
         with pytest.raises(exc, match='cut short'): quiet_fit(learn, 2, [*own, fault])
-        assert fault.done and (name in ('before_fit','before_epoch','before_train') or not torch.equal(params(learn), start))
+        assert fault.done
+        assert (name in ('before_fit','before_epoch','before_train') or not torch.equal(params(learn), start))
         check_as_fresh(learn, own, loss_func, fresh[per_item])
 
 class Breaks:
@@ -184,9 +186,11 @@ def test_callback_holds_nothing_of_the_data_after_a_fit(per_item, cut_short):
     assert cb.learn is None
     # A loader, an iterator or a lock would fail to pickle here
     copy = pickle.loads(pickle.dumps(cb))
-    assert {k: getattr(copy, k) for k in ('alpha','q','per_item','labels','seed')}==dict(alpha=1, q='class', per_item=per_item, labels=None, seed=3)
+    assert {k: getattr(copy, k) for k in ('alpha','q','per_item','labels','seed')}==dict(alpha=1, q='class',
+        per_item=per_item, labels=None, seed=3)
     assert len(pickle.dumps(cb))<4000
-    torch.testing.assert_close(fit_steps(make_learner(), copy), fit_steps(make_learner(), BalancedMixUp(1, per_item=per_item, seed=3)), rtol=0, atol=0)
+    torch.testing.assert_close(fit_steps(make_learner(), copy),
+        fit_steps(make_learner(), BalancedMixUp(1, per_item=per_item, seed=3)), rtol=0, atol=0)
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_a_deep_copy_of_the_learner_trains_alike_and_apart(per_item, fresh):
@@ -212,7 +216,8 @@ def open_varied(o):
     return fv.TensorImage(torch.from_numpy(rng.integers(0, 256, (3,4,4), dtype=np.uint8)))
 
 def image_dls(open_func, bs=4):
-    block = fv.DataBlock((fv.TransformBlock(type_tfms=open_func, batch_tfms=fv.IntToFloatTensor), fv.CategoryBlock), get_items=item_names,
+    block = fv.DataBlock((fv.TransformBlock(type_tfms=open_func, batch_tfms=fv.IntToFloatTensor), fv.CategoryBlock),
+        get_items=item_names,
                          get_y=item_label, splitter=fv.RandomSplitter(.3, seed=0))
     dls = block.dataloaders(None, bs=bs, num_workers=0)
     dls.train.rng = random.Random(0)
@@ -266,8 +271,10 @@ def test_inference_with_the_callback_in_the_learner_is_that_without(tmp_path):
         learn.model.load_state_dict(make_net(48, 3).state_dict())
         fv.set_seed(2)
         with learn.no_bar(), learn.no_logging():
-            res = [learn.get_preds(), learn.get_preds(ds_idx=0, with_loss=True, with_input=True), learn.validate(), learn.validate(ds_idx=0),
-                   learn.tta(n=2), learn.predict('item0 class0'), learn.get_preds(dl=learn.dls.test_dl(item_names(None)))[:1]]
+            res = [learn.get_preds(), learn.get_preds(ds_idx=0, with_loss=True, with_input=True), learn.validate(),
+                learn.validate(ds_idx=0),
+                   learn.tta(n=2), learn.predict('item0 class0'),
+                   learn.get_preds(dl=learn.dls.test_dl(item_names(None)))[:1]]
             learn.show_results(max_n=4, shuffle=False)
         res.append([(ax.images[0].get_array().data, ax.get_title()) for ax in plt.gcf().axes if ax.images])
         plt.close('all')
@@ -290,7 +297,8 @@ def test_inference_with_the_callback_in_the_learner_is_that_without(tmp_path):
     (dict(alpha='0.2'), r"'alpha' .* Got '0.2' instead"),
     (dict(alpha=None), r"'alpha' .* Got None instead"),
     (dict(alpha=True), r"'alpha' .* Got True instead"),
-    (dict(q='balanced'), r"'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. Got 'balanced' instead"),
+    (dict(q='balanced'), r"'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. "
+                         r"Got 'balanced' instead"),
     (dict(q=float('nan')), r"'q' parameter of BalancedMixUp .* Got nan instead"),
     (dict(q=None), r"'q' parameter of BalancedMixUp .* Got None instead"),
     (dict(per_item='yes'), r"'per_item' parameter of BalancedMixUp must be True or False. Got 'yes' instead"),
@@ -348,7 +356,8 @@ def open_counted(o):
 
 def block_dls(y_blocks, get_y, **kwargs):
     "Loaders of a `DataBlock` whose images are counted as they are opened"
-    block = fv.DataBlock((fv.TransformBlock(type_tfms=open_counted), *fv.L(y_blocks)), get_items=lambda _: list(range(30)), get_y=get_y,
+    block = fv.DataBlock((fv.TransformBlock(type_tfms=open_counted), *fv.L(y_blocks)),
+        get_items=lambda _: list(range(30)), get_y=get_y,
                          splitter=fv.RandomSplitter(.2, seed=0), **kwargs)
     return block.dataloaders(None, bs=4, num_workers=0)
 
@@ -366,34 +375,58 @@ floats = torch.zeros(51, 6)
 
 # What the learner is made of, what BalancedMixUp gets, and the words. An `other` is a callback that is there as well.
 refused = {
-    'labels too few': (Points, dict(labels=[0,1]), r"'labels' parameter of BalancedMixUp must be 51 ints, one for each item. Got 2 labels"),
+    'labels too few': (Points, dict(labels=[0,1]),
+        r"'labels' parameter of BalancedMixUp must be 51 ints, one for each item. Got 2 labels"),
     'labels too many': (Points, dict(labels=[0]*52), r"must be 51 ints, one for each item. Got 52 labels"),
-    'labels negative': (Points, dict(labels=[0,-1]+[0]*49), r"'labels' .* must be ints in the range \[0, K-1\]. Got -1 at index 1"),
-    'labels float': (Points, dict(labels=np.linspace(0,3,51)), r"'labels' .* must be one int per item, the number of its class. Got float64"),
+    'labels negative': (Points, dict(labels=[0,-1]+[0]*49),
+        r"'labels' .* must be ints in the range \[0, K-1\]. Got -1 at index 1"),
+    'labels float': (Points, dict(labels=np.linspace(0,3,51)),
+        r"'labels' .* must be one int per item, the number of its class. Got float64"),
     'labels NaN': (Points, dict(labels=torch.tensor([0.]*50+[float('nan')])), r"'labels' .* Got NaN at index 50"),
-    'labels words': (Points, dict(labels=['cat']*51), r"'labels' .* must be one int per item, the number of its class. Got <U3"),
-    'labels in rows': (Points, dict(labels=np.full((51,2), 3)), r"'labels' .* must be one int per item, or rows of 0 and 1, .* Got \[3, 3\] at index 0, in an array of shape \(51, 2\)"),
-    'labels beyond vocabulary': (Named, dict(labels=y51), r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
+    'labels words': (Points, dict(labels=['cat']*51),
+        r"'labels' .* must be one int per item, the number of its class. Got <U3"),
+    'labels in rows': (Points, dict(labels=np.full((51,2), 3)),
+        r"'labels' .* must be one int per item, or rows of 0 and 1, .* Got \[3, 3\] at index 0, in an array of "
+        r"shape \(51, 2\)"),
+    'labels beyond vocabulary': (Named, dict(labels=y51),
+        r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
     'targets beyond vocabulary': (Named, {}, r"'labels' .* must be ints in the range \[0, 2\]. Got 3 at index"),
-    'targets NaN': (lambda: Tensors(floats, torch.tensor([float('nan')]+[0.]*50)), {}, r"'labels' .* Got NaN at index 0"),
-    'unreadable': (lambda: CountingMute(51), {}, r"labels of a CountingMute cannot be read by BalancedMixUp .* Pass `labels=`, one int per training item"),
-    'iterable': (lambda: make_dls(Stream(), shuffle=False), {}, r"data set with a length and an index. Got an iterable data set, Stream"),
-    'iterable, PyTorch': (lambda: fv.DataLoaders(torch.utils.data.DataLoader(Stream(), 8), seeded_dl(Points())), {}, r"Got an iterable data set, Stream"),
+    'targets NaN': (lambda: Tensors(floats, torch.tensor([float('nan')]+[0.]*50)), {},
+        r"'labels' .* Got NaN at index 0"),
+    'unreadable': (lambda: CountingMute(51), {},
+        r"labels of a CountingMute cannot be read by BalancedMixUp .* Pass `labels=`, one int per training item"),
+    'iterable': (lambda: make_dls(Stream(), shuffle=False), {},
+        r"data set with a length and an index. Got an iterable data set, Stream"),
+    'iterable, PyTorch': (lambda: fv.DataLoaders(torch.utils.data.DataLoader(Stream(), 8), seeded_dl(Points())), {},
+        r"Got an iterable data set, Stream"),
     'empty': (lambda: Tensors(floats[:0], []), {}, r"at least one training item. Got an empty training set"),
-    'regression': (lambda: Tensors(floats, torch.arange(51)/2), {}, r"whose targets are classes. Got float32 targets: regression"),
-    'regression, block': (lambda: block_dls(fv.RegressionBlock(n_out=1), halves), {}, r"whose targets are classes. Got .*: regression"),
-    'regression, several': (lambda: Tensors(floats, torch.rand(51, 4)), {}, r"whose targets are classes. Got float32 targets, 4 for each item.*: regression"),
-    'regression, labels given': (lambda: Tensors(floats, torch.full((51,4), .5)), dict(labels=y51), r"whose targets are classes. Got targets of type torch.float32 .*: regression"),
-    'segmentation': (lambda: Tensors(floats, torch.zeros(51, 4, 4, dtype=torch.long)), {}, r"whose targets are classes. Got .*: segmentation"),
-    'segmentation, block': (lambda: block_dls(fv.MaskBlock(codes=['a','b']), mask), {}, r"whose targets are classes. Got images as targets: segmentation"),
-    'two targets': (lambda: block_dls((fv.CategoryBlock, fv.CategoryBlock), get_y=[parity,parity], n_inp=1), {}, r"2 targets cannot be read"),
-    'uint8 images': (lambda: Tensors(image, y51), {}, r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.uint8"),
-    'tokens': (lambda: Tensors(token, y51), {}, r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.int64"),
-    'skipped item': (lambda: Skips(0), {}, r"must be given a data set that yields every item. Got a SkipItemException at item 0"),
+    'regression': (lambda: Tensors(floats, torch.arange(51)/2), {},
+        r"whose targets are classes. Got float32 targets: regression"),
+    'regression, block': (lambda: block_dls(fv.RegressionBlock(n_out=1), halves), {},
+        r"whose targets are classes. Got .*: regression"),
+    'regression, several': (lambda: Tensors(floats, torch.rand(51, 4)), {},
+        r"whose targets are classes. Got float32 targets, 4 for each item.*: regression"),
+    'regression, labels given': (lambda: Tensors(floats, torch.full((51,4), .5)), dict(labels=y51),
+        r"whose targets are classes. Got targets of type torch.float32 .*: regression"),
+    'segmentation': (lambda: Tensors(floats, torch.zeros(51, 4, 4, dtype=torch.long)), {},
+        r"whose targets are classes. Got .*: segmentation"),
+    'segmentation, block': (lambda: block_dls(fv.MaskBlock(codes=['a','b']), mask), {},
+        r"whose targets are classes. Got images as targets: segmentation"),
+    'two targets': (lambda: block_dls((fv.CategoryBlock, fv.CategoryBlock), get_y=[parity,parity], n_inp=1), {},
+        r"2 targets cannot be read"),
+    'uint8 images': (lambda: Tensors(image, y51), {},
+        r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.uint8"),
+    'tokens': (lambda: Tensors(token, y51), {},
+        r"'inputs' .* must be floating-point tensors after the batch transforms. Got torch.int64"),
+    'skipped item': (lambda: Skips(0), {},
+        r"must be given a data set that yields every item. Got a SkipItemException at item 0"),
     'MixUp': (Points, dict(other=MixUp), "BalancedMixUp cannot be combined with MixUp. Remove one of them."),
     'CutMix': (Points, dict(other=CutMix), "BalancedMixUp cannot be combined with CutMix. Remove one of them."),
-    'a second BalancedMixUp': (Points, dict(other=partial(BalancedMixUp, .5)), "BalancedMixUp cannot be combined with BalancedMixUp. Remove one of them."),
-    'loss as one number': (Points, dict(per_item=True, loss_func=one_class), 'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has '),
+    'a second BalancedMixUp': (Points, dict(other=partial(BalancedMixUp, .5)),
+        "BalancedMixUp cannot be combined with BalancedMixUp. Remove one of them."),
+    'loss as one number': (Points, dict(per_item=True, loss_func=one_class),
+        'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but the '
+        'learner has '),
 }
 
 @pytest.mark.parametrize('place', ['fit', 'learner'])
@@ -409,7 +442,8 @@ def test_what_cannot_be_mixed_is_refused_before_a_batch_is_loaded(case, place):
         opened.clear()
         # `no_bar` would change the callbacks
         start,train,in_learner = params(learn),learn.dls.train,list(learn.cbs)
-        with pytest.raises(ValueError, match=words) as e, learn.no_logging(): learn.fit(1, cbs=cbs if place=='fit' else None)
+        with pytest.raises(ValueError, match=words) as e, learn.no_logging():
+            learn.fit(1, cbs=cbs if place=='fit' else None)
     assert len(opened)+len(getattr(learn.dls.train.dataset, 'opened', []))<=1
     assert str(e.value).startswith('Exception occured in `BalancedMixUp` when calling event `before_train`:\n\t')
     torch.testing.assert_close(params(learn), start, rtol=0, atol=0)
@@ -422,12 +456,17 @@ def test_a_second_callback_that_mixes_is_refused_wherever_it_sits():
 
 def test_an_item_that_is_skipped_later_is_named():
     learn = make_learner(BalancedMixUp(1), Skips(17))
-    with pytest.raises(ValueError, match='Got a SkipItemException at item 17: remove such items from the data set before training'): quiet_fit(learn)
+    with pytest.raises(ValueError,
+        match='Got a SkipItemException at item 17: remove such items from the data set before training'):
+        quiet_fit(learn)
 
 def test_a_per_item_loss_of_another_shape_is_refused_before_a_step():
     learn = make_learner(BalancedMixUp(1, per_item=True, seed=0), loss_func=scalar_only)
     start = params(learn)
-    with pytest.raises(ValueError, match=r"BalancedMixUp needs a loss function that gives 8 values with `reduction='none'`, or one for each output, but it gave a tensor of shape \(\)"): quiet_fit(learn)
+    with pytest.raises(ValueError,
+        match=r"BalancedMixUp needs a loss function that gives 8 values with `reduction='none'`, or one for each "
+              r"output, but it gave a tensor of shape \(\)"):
+        quiet_fit(learn)
     torch.testing.assert_close(params(learn), start, rtol=0, atol=0)
 
 class Failing(Points):
@@ -438,7 +477,8 @@ class Failing(Points):
 
     def __getitem__(self, i): raise self.error
 
-@pytest.mark.parametrize('error,words', [(NotImplementedError(), None), (FileNotFoundError(2, 'No such file', 'one.jpg'), 'one.jpg'),
+@pytest.mark.parametrize('error,words',
+    [(NotImplementedError(), None), (FileNotFoundError(2, 'No such file', 'one.jpg'), 'one.jpg'),
     (KeyError('height'), 'height')], ids=repr)
 def test_an_error_of_the_data_set_is_told_as_it_is(error, words):
     for cbs in None,BalancedMixUp(1):
@@ -468,13 +508,16 @@ def test_a_class_without_images_is_named_once_beside_weighted_loaders():
     assert words==['weighted: no training image of bee, doe; never drawn.']
 
 def test_a_single_class_is_told():
-    with pytest.warns(UserWarning, match='BalancedMixUp: all 20 training images are of one class, 0'): quiet_fit(make_learner(ds=Points((20,))), 1, BalancedMixUp(1))
+    with pytest.warns(UserWarning, match='BalancedMixUp: all 20 training images are of one class, 0'):
+        quiet_fit(make_learner(ds=Points((20,))), 1, BalancedMixUp(1))
 
-@pytest.mark.parametrize('data', [lambda: CountingMute(16), lambda: make_dls(Stream(), shuffle=False, n=16), Vocabulary, lambda: Points((20,))],
+@pytest.mark.parametrize('data',
+    [lambda: CountingMute(16), lambda: make_dls(Stream(), shuffle=False, n=16), Vocabulary, lambda: Points((20,))],
                          ids=['unreadable', 'iterable', 'empty class', 'one class'])
 def test_alpha_0_asks_nothing_of_the_data(data):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         warnings.filterwarnings('ignore', category=FutureWarning)
-        plain,zero = (fit_steps(make_learner(cbs, data(), one_class)) for cbs in (None, BalancedMixUp(0, per_item=True)))
+        plain,zero = (fit_steps(make_learner(cbs, data(), one_class))
+            for cbs in (None, BalancedMixUp(0, per_item=True)))
     torch.testing.assert_close(plain, zero, rtol=0, atol=0)

@@ -1,11 +1,10 @@
-"""BalancedMixUp in the pipelines that people have: folders of JPEG files of mixed sizes, tables, PyTorch's own loaders, timm
-networks, and workers. Modes of fastai are in test_modes.py.
+"""BalancedMixUp in the pipelines that people have: folders of JPEG files of mixed sizes, tables, PyTorch's own
+loaders, timm networks, and workers. Modes of fastai are in test_modes.py.
 
-The notebooks train on one embedded set. Here fits start from files and from other libraries' loaders, and what arrives in the
-network and in the loss is looked at."""
+The notebooks train on one embedded set. Here fits start from files and from other libraries' loaders, and what
+arrives in the network and in the loss is looked at."""
 
 import warnings
-from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +16,7 @@ from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.labels import train_labels
-from toys import equal,params,quiet_fit,seeded_dl,tail_targets
+from toys import Probe,equal,fixed_lams,make_learner,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 
@@ -36,7 +35,8 @@ def pictures(tmp_path_factory):
 
 def make_net(n_out=3, n_in=3):
     torch.manual_seed(5)
-    return nn.Sequential(nn.Conv2d(n_in, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_out))
+    return nn.Sequential(nn.Conv2d(n_in, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, n_out))
 
 class TwoInputs(nn.Module):
     def __init__(self, net):
@@ -45,14 +45,11 @@ class TwoInputs(nn.Module):
 
     def forward(self, a, b): return self.net(torch.cat([a,b], 1))
 
-def make_learner(dls, net=None, cbs=None, **kwargs):
-    return fv.Learner(dls, fv.ifnone(net, make_net()), loss_func=kwargs.pop('loss_func', nn.CrossEntropyLoss()), cbs=cbs, **{'lr':.1, 'opt_func':fv.SGD, **kwargs})
+def learner(dls, net=None, **kwargs): return make_learner(dls, net=make_net() if net is None else net, **kwargs)
 
-class Seen(fv.Callback):
-    "Calls `func(learn)` as a training batch enters the network, and keeps what it returns"
-    order,run_valid = 80,False
-    def __init__(self, func): self.func,self.seen = func,[]
-    def before_batch(self): self.seen.append(self.func(self.learn))
+def Seen(func):
+    "Keeps `func(learn)` as a training batch enters the network"
+    return Probe(func, 'before_batch', order=80)
 
 class Labels(nn.CrossEntropyLoss):
     "Cross-entropy that keeps the labels it is asked about"
@@ -64,7 +61,6 @@ class Labels(nn.CrossEntropyLoss):
         self.asked.append(targ.tolist())
         return super().forward(pred, targ)
 
-def fixed_lams(lam): return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.full(n, lam))
 
 # Sources
 
@@ -77,14 +73,16 @@ def from_block(path):
 
 kwargs = dict(valid_pct=.2, seed=0, bs=8, num_workers=0, item_tfms=item_tfms, batch_tfms=batch_tfms)
 def from_folder(path): return fv.ImageDataLoaders.from_folder(path, **kwargs)
-def from_df(path): return fv.ImageDataLoaders.from_df(pd.read_csv(path/'labels.csv'), path, fn_col='file', label_col='kind', **kwargs)
+def from_df(path):
+    return fv.ImageDataLoaders.from_df(pd.read_csv(path/'labels.csv'), path, fn_col='file', label_col='kind', **kwargs)
 def from_csv(path): return fv.ImageDataLoaders.from_csv(path, fn_col=0, label_col=1, **kwargs)
-def from_paths(path): return fv.ImageDataLoaders.from_path_re(path, fv.get_image_files(path), r'(\w+).\d+\.jpg$', **kwargs)
+def from_paths(path):
+    return fv.ImageDataLoaders.from_path_re(path, fv.get_image_files(path), r'(\w+).\d+\.jpg$', **kwargs)
 
 def check_fit(dls, shares=(1/3,)*3, epochs=5):
     "An epoch's own labels come first, those of partners in `shares`; images arrive as the pipeline makes them"
     loss_func,train = Labels(),Seen(lambda o: (o.x.detach().clone(), o.training))
-    learn = make_learner(dls, loss_func=loss_func)
+    learn = learner(dls, loss_func=loss_func)
     y,start = sorted(train_labels(dls.train).tolist()),params(learn)
     firsts,seconds = [],[]
     for _ in range(epochs):
@@ -148,7 +146,7 @@ def test_workers_of_a_pytorch_loader_are_started_its_way():
     # The workers take turns
     for cbs in [],[BalancedMixUp(1)]:
         inputs = Seen(lambda o: o.x.mean().item())
-        quiet_fit(make_learner(dls), 1, [*cbs, inputs])
+        quiet_fit(learner(dls), 1, [*cbs, inputs])
         assert inputs.seen==[1.,2.,1.,2.,1.,2.,1.]
 
 def test_weighted_loaders_give_the_first_images():
@@ -170,7 +168,7 @@ def test_as_in_the_readme_with_a_network_of_timm(pictures, capsys):
     assert probs.shape==(8,3)
 
 def test_the_class_will_do():
-    learn = make_learner(toy_dls())
+    learn = learner(toy_dls())
     lams = Seen(lambda o: o.balanced_mix_up.lam)
     quiet_fit(learn, 2, [BalancedMixUp, lams])
     assert any(lams.seen) and not hasattr(learn, 'balanced_mix_up')
@@ -185,7 +183,8 @@ def test_mixed_precision_on_the_cpu_is_full_precision(per_item, change):
     # fastai's autocast is the GPU's; without one it must be idle, and the events in their order
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        got = [params(quiet_fit(o, 2, BalancedMixUp(1, per_item=per_item, seed=0))) for o in (make_learner(toy_dls()), change(make_learner(toy_dls())))]
+        got = [params(quiet_fit(o, 2, BalancedMixUp(1, per_item=per_item, seed=0)))
+            for o in (learner(toy_dls()), change(learner(toy_dls())))]
     equal(*got)
 
 @pytest.mark.parametrize('per_item', [False, True])
@@ -201,7 +200,8 @@ def test_autocast_leaves_labels_and_weights_alone(per_item):
             self.learn.pred = self.pred.float()
         def after_loss(self): self.cast.__exit__(None, None, None)
 
-    full,half = (quiet_fit(make_learner(toy_dls()), 2, [BalancedMixUp(1, per_item=per_item, seed=0), *cbs]) for cbs in ([], [Cpu16()]))
+    full,half = (quiet_fit(learner(toy_dls()), 2, [BalancedMixUp(1, per_item=per_item, seed=0), *cbs])
+        for cbs in ([], [Cpu16()]))
     assert {p.dtype for p in half.model.parameters()}=={torch.float32}
     # bfloat16 has 8 bits: three decimals of a weight stay
     torch.testing.assert_close(params(half), params(full), rtol=0, atol=.01)
@@ -209,10 +209,13 @@ def test_autocast_leaves_labels_and_weights_alone(per_item):
 
 def test_a_block_with_two_images(pictures):
     def mirrored(o): return o
-    block = fv.DataBlock((fv.ImageBlock, fv.ImageBlock(fv.PILImageBW), fv.CategoryBlock), n_inp=2, get_items=fv.get_image_files, get_x=[fv.noop, mirrored],
-                         get_y=fv.parent_label, splitter=fv.RandomSplitter(.2, seed=0), item_tfms=fv.Resize(16, method='squish'))
+    block = fv.DataBlock((fv.ImageBlock, fv.ImageBlock(fv.PILImageBW), fv.CategoryBlock), n_inp=2,
+        get_items=fv.get_image_files, get_x=[fv.noop, mirrored],
+                         get_y=fv.parent_label, splitter=fv.RandomSplitter(.2, seed=0),
+                         item_tfms=fv.Resize(16, method='squish'))
     inputs = Seen(lambda o: [x.detach().clone() for x in o.xb])
-    quiet_fit(make_learner(block.dataloaders(pictures, bs=8, num_workers=0), TwoInputs(make_net(n_in=4))), 2, [BalancedMixUp(1), inputs])
+    quiet_fit(learner(block.dataloaders(pictures, bs=8, num_workers=0), TwoInputs(make_net(n_in=4))), 2,
+        [BalancedMixUp(1), inputs])
     # A grey JPEG file as RGB has the same three channels: the mixtures must agree
     for a,b in inputs.seen: torch.testing.assert_close(a[:,:1], b, rtol=0, atol=3/255)
 
@@ -245,7 +248,8 @@ def kind_of(i): return kinds[Targets.targets[i]]
 @pytest.mark.parametrize('per_item', [False, True])
 def test_partners_get_an_augmentation_of_their_own(per_item, level):
     tfm = Shift() if level=='batch' else ItemShift()
-    block = fv.DataBlock((fv.TransformBlock(type_tfms=black), fv.CategoryBlock), get_items=lambda _: list(range(56)), get_y=kind_of,
+    block = fv.DataBlock((fv.TransformBlock(type_tfms=black), fv.CategoryBlock), get_items=lambda _: list(range(56)),
+        get_y=kind_of,
                          splitter=fv.RandomSplitter(.2, seed=0), **{f'{level}_tfms':tfm})
     def look(o):
         drawn = torch.cat(tfm.drawn)
@@ -258,7 +262,7 @@ def test_partners_get_an_augmentation_of_their_own(per_item, level):
     clear.order = 50
     tfms = dls.train.after_batch.fs if level=='batch' else dls.train.after_item.fs
     assert any(o is tfm for o in tfms)
-    quiet_fit(make_learner(dls), 2, [BalancedMixUp(1, per_item=per_item, seed=0), inputs, clear])
+    quiet_fit(learner(dls), 2, [BalancedMixUp(1, per_item=per_item, seed=0), inputs, clear])
     mixed = 0
     for x,lam,drawn in inputs.seen:
         n,lam = len(x),torch.as_tensor(lam).expand(len(x))
@@ -272,7 +276,8 @@ def test_partners_get_an_augmentation_of_their_own(per_item, level):
 @pytest.mark.parametrize('per_item', [False, True])
 def test_workers_change_nothing(per_item):
     def fit(num_workers):
-        learn,lams = make_learner(toy_dls(num_workers=num_workers)),Seen(lambda o: torch.as_tensor(o.balanced_mix_up.lam).clone())
+        learn,lams = learner(toy_dls(num_workers=num_workers)),Seen(
+            lambda o: torch.as_tensor(o.balanced_mix_up.lam).clone())
         quiet_fit(learn, 2, [BalancedMixUp(.5, per_item=per_item, seed=0), lams])
         return params(learn),torch.cat([o.reshape(-1) for o in lams.seen])
 
@@ -298,7 +303,7 @@ def gpu_learner():
     dls = toy_dls()
     dls.to(torch.device('cuda'))
     # A scale at which no step overflows and is left out
-    return make_learner(dls, make_net().cuda()).to_fp16(init_scale=1024.)
+    return learner(dls, make_net().cuda()).to_fp16(init_scale=1024.)
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('per_item', [False, True])
@@ -307,7 +312,7 @@ def test_half_precision_on_the_gpu(per_item):
     start = params(learn)
     quiet_fit(learn, 3, BalancedMixUp(1, per_item=per_item, seed=0))
     assert params(learn).is_cuda and params(learn).isfinite().all() and not torch.equal(params(learn), start)
-    cpu = quiet_fit(make_learner(toy_dls()), 3, BalancedMixUp(1, per_item=per_item, seed=0))
+    cpu = quiet_fit(learner(toy_dls()), 3, BalancedMixUp(1, per_item=per_item, seed=0))
     # Half precision has three decimals
     torch.testing.assert_close(params(learn).cpu(), params(cpu), rtol=0, atol=.02)
 

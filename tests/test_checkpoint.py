@@ -1,6 +1,7 @@
-"""The notebook takes one fit through one interruption. Here every method of the registry, many optimisers, callbacks and loaders are cut short and taken
-up again by new objects in a process with other random numbers, and must end bit for bit like an unbroken fit; processes are killed with SIGKILL at random
-moments and at every point of writing a file; disks are full; files are damaged, foreign and malicious."""
+"""The notebook takes one fit through one interruption. Here every method of the registry, many optimisers, callbacks
+and loaders are cut short and taken up again by new objects in a process with other random numbers, and must end bit
+for bit like an unbroken fit; processes are killed with SIGKILL at random moments and at every point of writing a
+file; disks are full; files are damaged, foreign and malicious."""
 
 import contextlib,errno,io,json,os,pickle,random,resource,shutil,signal,threading
 from functools import cache,partial
@@ -41,10 +42,12 @@ class Cut(fv.Callback):
     def after_batch(self):
         if self.training and (self.learn.epoch,self.iter)==self.at: raise KeyboardInterrupt('cut short')
 
-def make_learner(ds=Noisy, loaders=None, net=None, loss_func=nn.CrossEntropyLoss, opt_func=partial(fv.SGD, mom=.9), **kwargs):
+def make_learner(ds=Noisy, loaders=None, net=None, loss_func=nn.CrossEntropyLoss, opt_func=partial(fv.SGD, mom=.9),
+    **kwargs):
     ds = ds()
     dls = fv.DataLoaders(*(loaders(ds) if loaders else (seeded_dl(ds), seeded_dl(ds, 32, shuffle=False))))
-    return fv.Learner(dls, make_net(drop=.2) if net is None else net(), loss_func(), **{'opt_func':opt_func, 'lr':.05, 'metrics':[accuracy], **kwargs})
+    return fv.Learner(dls, make_net(drop=.2) if net is None else net(), loss_func(),
+        **{'opt_func':opt_func, 'lr':.05, 'metrics':[accuracy], **kwargs})
 
 def go(path, make=make_learner, world=1, cbs=list, fit='fit_one_cycle', n=4, more=(), monitor='accuracy', **kwargs):
     "One process's part in a fit: everything is made anew, and global generators stand anywhere"
@@ -58,7 +61,8 @@ def go(path, make=make_learner, world=1, cbs=list, fit='fit_one_cycle', n=4, mor
 def cut_and_resumed(folder, *args, cuts=((2,1),), **kwargs):
     "A fit that is cut short in each of `cuts`, (epoch, batch), and taken up again"
     for world,cut in enumerate(cuts, 1):
-        with pytest.raises(KeyboardInterrupt, match='cut short'): go(folder/'cut.pth', *args, **{**kwargs, 'world':world, 'more':[*kwargs.get('more', ()),Cut(*cut)]})
+        with pytest.raises(KeyboardInterrupt, match='cut short'):
+            go(folder/'cut.pth', *args, **{**kwargs, 'world':world, 'more':[*kwargs.get('more', ()),Cut(*cut)]})
     return go(folder/'cut.pth', *args, **{**kwargs, 'world':99})
 
 def opt_tensors(opt):
@@ -81,7 +85,8 @@ def assert_alike(a, b):
     rows = [[[np.nan if v is None else v for v in row] for row in o.recorder.values] for o in (la,lb)]
     assert repr(rows[0])==repr(rows[1])
     for x,y in zip(opt_tensors(la.opt), opt_tensors(lb.opt), strict=True): assert torch.equal(x, y)
-    assert [{k: float(v) if isinstance(v, np.floating) else v for k,v in h.items()} for h in la.opt.hypers]==[*map(dict, lb.opt.hypers)]
+    assert [{k: float(v) if isinstance(v, np.floating) else v for k,v in h.items()}
+        for h in la.opt.hypers]==[*map(dict, lb.opt.hypers)]
     assert random_state(la)==random_state(lb)
 
 # --- every method of the registry ---
@@ -92,13 +97,16 @@ class Digits(torch.utils.data.Dataset):
     @cache
     def load():
         dls = digits_lt(n_max=12, imbalance=3, valid_pct=.02, size=8, seed=3)
-        return [[*zip(*((x/255.,int(y)) for b in dl.new(shuffle=False, drop_last=False) for x,y in zip(*map(fv.TensorBase.as_subclass, b, [torch.Tensor]*2))))] for dl in dls]
+        return [[*zip(*((x/255.,int(y)) for b in dl.new(shuffle=False, drop_last=False)
+            for x,y in zip(*map(fv.TensorBase.as_subclass, b, [torch.Tensor]*2))))] for dl in dls]
 
     def __init__(self, part): self.x,self.targets = self.load()[part]
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return self.x[i] + .1*(torch.rand(1) + random.random() + np.random.rand()),self.targets[i]
 
-def small_net(): return nn.Sequential(fv.ConvLayer(3, 8, stride=2), nn.Dropout(.1), fv.AdaptiveAvgPool(), fv.Flatten(), nn.Linear(8, 10))
+def small_net():
+    return nn.Sequential(fv.ConvLayer(3, 8, stride=2), nn.Dropout(.1), fv.AdaptiveAvgPool(), fv.Flatten(),
+        nn.Linear(8, 10))
 
 def train(name, folder, world=1, cut=None, in_fit=1, n_epoch=3):
     "What a comparison does with a method, in a process that has drawn other random numbers before"
@@ -107,7 +115,8 @@ def train(name, folder, world=1, cut=None, in_fit=1, n_epoch=3):
     dls = fv.DataLoaders(seeded_dl(ds, 16, drop_last=True), seeded_dl(Digits(1), 64, shuffle=False))
     t = Training(dls, np.bincount(ds.targets, minlength=10), n_epoch=n_epoch, lr=.05, seed=5)
     find_method(name)(t)
-    learn = fv.Learner(t.dls, small_net(), t.loss_func, opt_func=partial(fv.SGD, mom=.9), lr=.05, wd=1e-3, metrics=imbalance_metrics())
+    learn = fv.Learner(t.dls, small_net(), t.loss_func, opt_func=partial(fv.SGD, mom=.9), lr=.05, wd=1e-3,
+        metrics=imbalance_metrics())
     if world==1: seed_all(2)
     cks = [Checkpoint(folder/f'{i}.pth', 'mcc') for i in (1,2)]
     cuts = [[Cut(*cut)] if cut and i==in_fit else [] for i in (1,2)]
@@ -118,7 +127,8 @@ def train(name, folder, world=1, cut=None, in_fit=1, n_epoch=3):
 
 def assert_methods_alike(a, b):
     (la,ca),(lb,cb) = a,b
-    for x,y in zip(la.model.state_dict().values(), lb.model.state_dict().values(), strict=True): assert torch.equal(x, y)
+    for x,y in zip(la.model.state_dict().values(), lb.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y)
     for x,y in zip(ca, cb): assert x.history==y.history and x.best==y.best
     assert random_state(la)==random_state(lb)
 
@@ -154,9 +164,13 @@ class Draws(fv.Callback):
 
 class OwnGenerators(fv.Callback):
     "Has one generator of each kind, and noise from all of them in what it does to a batch"
-    def __init__(self, seed=0): self.a,self.b,self.c,self.d = random.Random(seed),np.random.default_rng(seed),np.random.RandomState(seed),seeded(seed)
+    def __init__(self, seed=0):
+        self.a,self.b,self.c,self.d = random.Random(seed),np.random.default_rng(seed),np.random.RandomState(
+            seed),seeded(seed)
 
-    def before_batch(self): self.learn.xb = (self.x + self.a.gauss(0, 1) + self.b.standard_normal() + self.c.randn() + torch.randn(1, generator=self.d),)
+    def before_batch(self):
+        self.learn.xb = (self.x + self.a.gauss(0, 1) + self.b.standard_normal() + self.c.randn() + torch.randn(1,
+            generator=self.d),)
 
 class Counts(fv.Callback):
     "Trains with a learning rate that depends on all batches so far"
@@ -175,7 +189,8 @@ def bn_net():
 
 def two_groups(m): return [fv.params(m[0]),fv.params(m[3])]
 
-def weighted_loaders(ds, seed=None): return fv.DataLoaders(seeded_dl(ds), seeded_dl(ds, shuffle=False)).weighted('sqrt', seed=seed).loaders
+def weighted_loaders(ds, seed=None):
+    return fv.DataLoaders(seeded_dl(ds), seeded_dl(ds, shuffle=False)).weighted('sqrt', seed=seed).loaders
 
 def torch_loaders(ds, **kwargs): return TorchDL(ds, 8, **(kwargs or dict(shuffle=True))),TorchDL(ds, 32)
 def seeded(n): return torch.Generator().manual_seed(n)
@@ -191,7 +206,8 @@ fits = {
     'restarts': ({}, dict(fit='fit_sgdr', n=2, cycle_len=1, cycle_mult=3)),
     'batch norm, two groups': (dict(net=bn_net, splitter=two_groups, wd=.1), dict(lr_max=slice(.01, .1))),
     'gradients that wait': ({}, dict(cbs=lambda: [GradientAccumulation(24)])),
-    'gradients that wait under momentum': (dict(opt_func=fv.Adam), dict(cbs=lambda: [GradientAccumulation(20),BalancedMixUp(1.)])),
+    'gradients that wait under momentum': (dict(opt_func=fv.Adam),
+        dict(cbs=lambda: [GradientAccumulation(20),BalancedMixUp(1.)])),
     'plateau': ({}, dict(cbs=lambda: [ReduceLROnPlateau(patience=1, min_delta=10., factor=3.)], fit='fit')),
     'early stopping': ({}, dict(cbs=lambda: [EarlyStoppingCallback(patience=3, min_delta=10.)])),
     'own state': ({}, dict(cbs=lambda: [Counts()], fit='fit')),
@@ -207,11 +223,14 @@ fits = {
     'short last batch': (dict(loaders=lambda ds: (seeded_dl(ds, 16, drop_last=False), seeded_dl(ds, 16))), {}),
     'PyTorch': (dict(loaders=torch_loaders), {}),
     'PyTorch, generator': (dict(loaders=lambda ds: torch_loaders(ds, shuffle=True, generator=seeded(3))), {}),
-    'PyTorch, sampler': (dict(loaders=lambda ds: torch_loaders(ds, sampler=WeightedRandomSampler([1.]*len(ds), len(ds), generator=seeded(3)))), {}),
+    'PyTorch, sampler': (dict(loaders=lambda ds: torch_loaders(ds,
+        sampler=WeightedRandomSampler([1.]*len(ds), len(ds), generator=seeded(3)))), {}),
     'PyTorch, weighted': (dict(loaders=lambda ds: fv.DataLoaders(*torch_loaders(ds)).weighted().loaders), {}),
     'PyTorch, balmix': (dict(loaders=torch_loaders), dict(cbs=lambda: [BalancedMixUp(1.)])),
-    'PyTorch, progressive': (dict(loaders=lambda ds: torch_loaders(ds, sampler=RandomSampler(ds, generator=seeded(3)))), dict(cbs=lambda: [ProgressiveSampling()])),
-    'nothing to validate': (dict(loaders=lambda ds: (seeded_dl(ds), seeded_dl(Subset(ds, []), shuffle=False))), dict(monitor=None)),
+    'PyTorch, progressive': (dict(loaders=lambda ds: torch_loaders(ds,
+        sampler=RandomSampler(ds, generator=seeded(3)))), dict(cbs=lambda: [ProgressiveSampling()])),
+    'nothing to validate': (dict(loaders=lambda ds: (seeded_dl(ds), seeded_dl(Subset(ds, []), shuffle=False))),
+        dict(monitor=None)),
 }
 
 @pytest.mark.parametrize('name', fits)
@@ -220,7 +239,8 @@ def test_fits_go_on_as_though_nothing_had_happened(name, tmp_path):
     make = partial(make_learner, **made)
     assert_alike(go(tmp_path/'whole.pth', make, **kwargs), cut_and_resumed(tmp_path, make, **kwargs))
 
-@pytest.mark.parametrize('name', ['momentum','gradients that wait','own generators','two of a kind','balmix','progressive','mixup','weighted',
+@pytest.mark.parametrize('name',
+    ['momentum','gradients that wait','own generators','two of a kind','balmix','progressive','mixup','weighted',
                                   'PyTorch, generator','PyTorch, sampler'])
 def test_a_fit_is_what_it_would_be_without(name, tmp_path):
     "Resumed and unbroken fits might agree and both be wrong, as the state of all generators is put back at every epoch"
@@ -229,7 +249,8 @@ def test_a_fit_is_what_it_would_be_without(name, tmp_path):
     learn = make_learner(**made)
     seed_all(1)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, cbs=kwargs.get('cbs', list)())
-    for x,y in zip(kept.model.state_dict().values(), learn.model.state_dict().values(), strict=True): assert torch.equal(x, y)
+    for x,y in zip(kept.model.state_dict().values(), learn.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y)
 
 @pytest.mark.parametrize('order', [0, 80])
 @pytest.mark.parametrize('at', ['before_fit','before_epoch','before_train','before_batch','after_step','after_batch',
@@ -243,7 +264,7 @@ def test_other_callbacks_may_draw_at_any_time(at, order, tmp_path):
     b = cut_and_resumed(tmp_path, n=3, cbs=partial(cbs, cut), cuts=[(1,1)])
     assert_alike(a, b)
     n = len(whole[0].drawn)//3 # in the last epoch both draw the same
-    assert at=='before_fit' or n and whole[0].drawn[-n:]==cut[-1].drawn[-n:]
+    assert at=='before_fit' or (n and whole[0].drawn[-n:]==cut[-1].drawn[-n:])
 
 @pytest.mark.parametrize('cuts', [[(0,2)], [(1,0)], [(3,4)], [(1,0),(1,3),(2,0),(3,3)]], ids=str)
 def test_any_number_of_interruptions_anywhere(cuts, tmp_path):
@@ -324,12 +345,14 @@ def test_the_same_objects_may_try_again(tmp_path):
 def test_nothing_is_trained_where_all_was_done(tmp_path):
     learn,ck = go(tmp_path/'a.pth', cbs=lambda: [BalancedMixUp(1.)])
     before,batches = (tmp_path/'a.pth').read_bytes(),[]
-    again,ck1 = go(tmp_path/'a.pth', world=99, cbs=lambda: [BalancedMixUp(1.)], more=[fv.Callback(before_batch=lambda self: batches.append(1))])
+    again,ck1 = go(tmp_path/'a.pth', world=99, cbs=lambda: [BalancedMixUp(1.)],
+        more=[fv.Callback(before_batch=lambda self: batches.append(1))])
     assert not batches and (tmp_path/'a.pth').read_bytes()==before
     for x,y in zip(learn.model.state_dict().values(), again.model.state_dict().values()): assert torch.equal(x, y)
     assert ck.history==ck1.history and ck.best==ck1.best
     states = [json.loads(random_state(o)) for o in (learn,again)]
-    assert {'python','numpy','torch','loader 0.rng'}<=states[1].keys() and all(states[0][k]==v for k,v in states[1].items())
+    assert {'python','numpy','torch','loader 0.rng'}<=states[1].keys()
+    assert all(states[0][k]==v for k,v in states[1].items())
     quiet_fit(again, 4, cbs=ck1) # the same learner and callback once more
     assert not batches and ck1.history==ck.history
 
@@ -359,7 +382,8 @@ def scored(values, path, cut=None, monitor='score'):
         ck = Checkpoint(path, monitor=monitor)
         def keep(self): weights[self.learn.epoch] = {k: v.clone() for k,v in self.model.state_dict().items()}
         more = [fv.Callback(after_validate=keep)] + ([Cut(stop, 0)] if stop is not None else [])
-        with pytest.raises(KeyboardInterrupt) if stop is not None else contextlib.nullcontext(): quiet_fit(learn, len(values), cbs=[ck,*more])
+        with pytest.raises(KeyboardInterrupt) if stop is not None else contextlib.nullcontext():
+            quiet_fit(learn, len(values), cbs=[ck,*more])
     return learn,ck,weights
 
 @settings(max_examples=15)
@@ -417,15 +441,18 @@ def test_on_epoch_hears_of_what_is_on_disk(tmp_path):
     heard = []
     def on_epoch(n): heard.append((n,len(torch.load(tmp_path/'a.pth', weights_only=True)['history'])))
     learn = make_learner()
-    with pytest.raises(KeyboardInterrupt, match='cut short'): quiet_fit(learn, 4, cbs=[Checkpoint(tmp_path/'a.pth', on_epoch=on_epoch),Cut(2)])
+    with pytest.raises(KeyboardInterrupt, match='cut short'):
+        quiet_fit(learn, 4, cbs=[Checkpoint(tmp_path/'a.pth', on_epoch=on_epoch),Cut(2)])
     quiet_fit(learn, 4, cbs=[Checkpoint(tmp_path/'a.pth', on_epoch=on_epoch)])
     assert heard==[(i,i) for i in (1,2,3,4)]
 
 def test_files_do_not_grow(tmp_path):
     sizes = []
-    learn = make_learner(net=lambda: nn.Sequential(nn.Linear(6,400), nn.ReLU(), nn.Linear(400,400), nn.ReLU(), nn.Linear(400,4)), opt_func=fv.Adam)
+    learn = make_learner(net=lambda: nn.Sequential(nn.Linear(6,400), nn.ReLU(), nn.Linear(400,400), nn.ReLU(),
+        nn.Linear(400,4)), opt_func=fv.Adam)
     n = 4*sum(p.numel() for p in learn.model.parameters())
-    quiet_fit(learn, 8, cbs=[BalancedMixUp(),Checkpoint(tmp_path/'a.pth', 'accuracy', on_epoch=lambda i: sizes.append((tmp_path/'a.pth').stat().st_size))])
+    quiet_fit(learn, 8, cbs=[BalancedMixUp(),
+        Checkpoint(tmp_path/'a.pth', 'accuracy', on_epoch=lambda i: sizes.append((tmp_path/'a.pth').stat().st_size))])
     assert max(sizes) < 4*n + 150_000 # weights, the best ones, two moments of Adam; and the generators
     assert sizes[-1]-sizes[0] < 7*500 # a row an epoch
     assert os.listdir(tmp_path)==['a.pth']
@@ -441,13 +468,16 @@ def test_a_model_that_passes_names_on_is_no_callback_with_a_state(tmp_path):
 bit_generators = np.random.PCG64,np.random.PCG64DXSM,np.random.MT19937,np.random.Philox,np.random.SFC64
 
 def generators(seed):
-    return dict(python=random.Random(seed), **{f'rng {b.__name__}': np.random.Generator(b(seed)) for b in bit_generators},
-                **{f'state {b.__name__}': np.random.RandomState(b(seed)) for b in bit_generators}, legacy=np.random.RandomState(seed), torch=seeded(seed))
+    return dict(python=random.Random(seed),
+        **{f'rng {b.__name__}': np.random.Generator(b(seed)) for b in bit_generators},
+                **{f'state {b.__name__}': np.random.RandomState(b(seed)) for b in bit_generators},
+                legacy=np.random.RandomState(seed), torch=seeded(seed))
 
 def drawn(g, n):
     "`n` draws, odd ones such as generators keep a spare number of"
     if isinstance(g, random.Random): return [(g.random(),g.gauss(0, 1)) for _ in range(n)]
-    if isinstance(g, np.random.Generator): return [(g.random(),g.integers(9, dtype=np.uint32),g.standard_normal(dtype=np.float32)) for _ in range(n)]
+    if isinstance(g, np.random.Generator):
+        return [(g.random(),g.integers(9, dtype=np.uint32),g.standard_normal(dtype=np.float32)) for _ in range(n)]
     if isinstance(g, np.random.RandomState): return [(g.rand(),g.randn()) for _ in range(n)]
     return torch.randn(n, generator=g).tolist()
 
@@ -461,7 +491,8 @@ def stand_in(seed):
     return SimpleNamespace(dls=SimpleNamespace(loaders=[loader,torch_dl]), cbs=[cb])
 
 def draw_all(o, n):
-    gens = [*vars(o.cbs[0]).values(), o.dls.loaders[0].rng, o.dls.loaders[1].generator, random._inst, np.random.mtrand._rand, torch.default_generator]
+    gens = [*vars(o.cbs[0]).values(), o.dls.loaders[0].rng, o.dls.loaders[1].generator, random._inst,
+        np.random.mtrand._rand, torch.default_generator]
     return [drawn(g, n) for g in gens]
 
 @given(st.integers(0, 2**32-1), st.integers(0, 700), st.integers(0, 2**32-1))
@@ -492,19 +523,25 @@ def unopened(words, path, make=make_learner, error=ValueError, **kwargs):
     "An error with these words, before an item is opened, and the file as it was"
     before = path.read_bytes() if path.is_file() else None
     learn = make()
-    with pytest.raises(error) as e, learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(kwargs.pop('n', 4), cbs=[*kwargs.pop('cbs', []),Checkpoint(path, **kwargs)])
+    with pytest.raises(error) as e, learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(kwargs.pop('n', 4), cbs=[*kwargs.pop('cbs', []),Checkpoint(path, **kwargs)])
     assert words in str(e.value)
     assert not learn.dls.train.dataset.opened and (path.read_bytes() if path.is_file() else None)==before
 
 def test_unknown_metrics_are_refused(tmp_path):
     for nm in 'kappa','valid_loss','time','epoch':
-        unopened(f"The 'monitor' parameter of Checkpoint must be one of the metrics, ['accuracy']. Got '{nm}' instead.", tmp_path/'a.pth', monitor=nm)
-    unopened("one of the metrics, []. Got 'accuracy' instead", tmp_path/'a.pth', partial(make_learner, metrics=None), monitor='accuracy')
+        unopened(f"The 'monitor' parameter of Checkpoint must be one of the metrics, ['accuracy']. Got '{nm}' "
+                 f"instead.", tmp_path/'a.pth', monitor=nm)
+    unopened("one of the metrics, []. Got 'accuracy' instead", tmp_path/'a.pth', partial(make_learner, metrics=None),
+        monitor='accuracy')
 
 def test_files_of_other_fits_are_refused(tmp_path):
     go(tmp_path/'a.pth', n=3)
-    for n in 2,4: unopened(f"The 'path' parameter of Checkpoint must be a file of this fit, {n} epochs. Got one of 3 epochs instead.", tmp_path/'a.pth', n=n)
-    with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"): go(tmp_path/'a.pth', partial(make_learner, net=bn_net), n=3)
+    for n in 2,4:
+        unopened(f"The 'path' parameter of Checkpoint must be a file of this fit, {n} epochs. Got one of 3 epochs "
+                 f"instead.", tmp_path/'a.pth', n=n)
+    with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"):
+        go(tmp_path/'a.pth', partial(make_learner, net=bn_net), n=3)
     with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"):
         go(tmp_path/'a.pth', partial(make_learner, splitter=lambda m: [fv.params(m[0]),fv.params(m[3])]), n=3)
 
@@ -513,14 +550,16 @@ def test_a_damaged_file_is_as_none(tmp_path):
     data = (tmp_path/'a.pth').read_bytes()
     for bad in *(data[:i] for i in (0,1,10,len(data)//2,len(data)-100,len(data)-1)),b'epoch,train_loss\n0,1.3\n'*100:
         (tmp_path/'b.pth').write_bytes(bad)
-        with pytest.warns(UserWarning, match='b.pth cannot be read; the fit starts again'): b = go(tmp_path/'b.pth', n=2)
+        with pytest.warns(UserWarning, match='b.pth cannot be read; the fit starts again'):
+            b = go(tmp_path/'b.pth', n=2)
         assert_alike(a, b)
         assert len(torch.load(tmp_path/'b.pth', weights_only=True)['history'])==2
 
 def test_files_of_others_are_left_alone(tmp_path):
     for o in make_net().state_dict(),torch.zeros(3),[1,2],{}:
         torch.save(o, tmp_path/'b.pth')
-        unopened("The 'path' parameter of Checkpoint must be a file that Checkpoint wrote. Got b.pth instead.", tmp_path/'b.pth')
+        unopened("The 'path' parameter of Checkpoint must be a file that Checkpoint wrote. Got b.pth instead.",
+            tmp_path/'b.pth')
     (tmp_path/'folder').mkdir()
     unopened('', tmp_path/'folder', error=IsADirectoryError)
 
@@ -532,16 +571,19 @@ def test_code_in_a_file_is_not_run(tmp_path):
     go(tmp_path/'a.pth')
     bad,state = Malicious(tmp_path/'harm'),torch.load(tmp_path/'a.pth', weights_only=True)
     old = partial(torch.save, _use_new_zipfile_serialization=False)
-    writers = [lambda p: torch.save({**state, 'history':bad}, p), lambda p: old({**state, 'cbs':bad}, p), lambda p: p.write_bytes(pickle.dumps(bad, 2))]
+    writers = [lambda p: torch.save({**state, 'history':bad}, p), lambda p: old({**state, 'cbs':bad}, p),
+        lambda p: p.write_bytes(pickle.dumps(bad, 2))]
     for write in writers:
         write(tmp_path/'b.pth')
         with pytest.warns(UserWarning, match='b.pth cannot be read'): go(tmp_path/'b.pth', n=1)
         assert not (tmp_path/'harm').exists()
 
 def test_what_belongs_elsewhere_is_refused_at_once(tmp_path):
-    unopened('Checkpoint cannot be combined with SaveModelCallback', tmp_path/'a.pth', cbs=[SaveModelCallback('accuracy')])
+    unopened('Checkpoint cannot be combined with SaveModelCallback', tmp_path/'a.pth',
+        cbs=[SaveModelCallback('accuracy')])
     unopened("The 'path' parameter of Checkpoint must be in a folder that exists", tmp_path/'none'/'a.pth')
-    with pytest.raises(ValueError, match='must be among the `cbs` of `fit`, not of a Learner'): make_learner(cbs=Checkpoint(tmp_path/'a.pth'))
+    with pytest.raises(ValueError, match='must be among the `cbs` of `fit`, not of a Learner'):
+        make_learner(cbs=Checkpoint(tmp_path/'a.pth'))
 
 # --- writing ---
 
@@ -561,7 +603,8 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes()==b'old' and os.listdir(tmp_path)==['a.bin']
     def fail(code, *args): raise OSError(code, os.strerror(code))
     for name in 'fsync','replace':
-        for code,error in (errno.ENOSPC,DiskFull),(errno.EDQUOT,DiskFull),(errno.EIO,OSError),(errno.EACCES,PermissionError),(errno.EROFS,OSError):
+        for code,error in (errno.ENOSPC,DiskFull),(errno.EDQUOT,DiskFull),(errno.EIO,OSError),(errno.EACCES,
+            PermissionError),(errno.EROFS,OSError):
             with monkeypatch.context() as m:
                 m.setattr(files.os, name, partial(fail, code))
                 with pytest.raises(OSError) as e: write_file(path, b'new')
@@ -588,13 +631,15 @@ def test_a_full_disk_ends_a_fit_that_goes_on_when_there_is_room(tmp_path):
     part = tmp_path/f'cut.pth.{os.getpid()}.part'
     def fill(self):
         if self.learn.epoch==2: os.symlink('/dev/full', part)
-    with pytest.raises(DiskFull, match='No room left for cut.pth'): go(tmp_path/'cut.pth', more=[fv.Callback(after_validate=fill)])
+    with pytest.raises(DiskFull, match='No room left for cut.pth'):
+        go(tmp_path/'cut.pth', more=[fv.Callback(after_validate=fill)])
     assert len(torch.load(tmp_path/'cut.pth', weights_only=True)['history'])==2
     assert_alike(a, go(tmp_path/'cut.pth', world=99))
 
 # --- killed ---
 
-def result(learn, ck): return [v.numpy() for v in learn.model.state_dict().values()],ck.history,ck.best,random_state(learn)
+def result(learn, ck):
+    return [v.numpy() for v in learn.model.state_dict().values()],ck.history,ck.best,random_state(learn)
 
 def assert_same_result(a, b):
     for x,y in zip(a[0], b[0], strict=True): np.testing.assert_array_equal(x, y)
@@ -691,5 +736,6 @@ def test_killed_at_every_point_of_writing(tmp_path):
     res = warm_call(killed_while_writing, tmp_path)
     _,whole = res.pop('whole')
     # the new file counts from the renaming on
-    assert {k: done for k,(done,_) in res.items()}=={k: 1 if i < points.index('replaced') else 2 for i,k in enumerate(points)}
+    assert {k: done for k,(done,_) in res.items()}=={k: 1 if i < points.index('replaced') else 2
+        for i,k in enumerate(points)}
     for _,got in res.values(): assert_same_result(whole, got)

@@ -1,6 +1,7 @@
-"""A user's training on several processes. Through `accelerate launch` and `learn.distrib_ctx()`, and in processes that are forked from a warm one:
-each step beside a plain PyTorch loop that averages the ranks' gradients, metrics beside scikit-learn, draws beside equation 2, predictions beside the network's own,
-and processes that die in the middle."""
+"""A user's training on several processes. Through `accelerate launch` and `learn.distrib_ctx()`, and in processes
+that are forked from a warm one: each step beside a plain PyTorch loop that averages the ranks' gradients, metrics
+beside scikit-learn, draws beside equation 2, predictions beside the network's own, and processes that die in the
+middle."""
 
 import os,subprocess,sys
 from pathlib import Path
@@ -39,7 +40,8 @@ def mixed_loss(net, ds, b):
     j = [next(partner) if o else i for i,o in zip(b['first'], b['lam'])]
     y = torch.tensor(ds.targets)
     pred = net((1-w).view(-1,1,1,1)*ds.x[b['first']] + w.view(-1,1,1,1)*ds.x[j])
-    return ((1-w)*F.cross_entropy(pred, y[b['first']], reduction='none') + w*F.cross_entropy(pred, y[j], reduction='none')).mean()
+    return ((1-w)*F.cross_entropy(pred, y[b['first']], reduction='none') + w*F.cross_entropy(pred, y[j],
+        reduction='none')).mean()
 
 def check_steps(ranks, ds):
     "One network in one process, moved by the mean of the gradients of the ranks' batches"
@@ -51,18 +53,24 @@ def check_steps(ranks, ds):
         for p,*g in zip(net.parameters(), *grads): p.grad = torch.stack(g).mean(0)
         opt.param_groups[0].update(lr=steps[0]['lr'], momentum=steps[0]['mom'])
         opt.step()
-        for b in steps: torch.testing.assert_close(b['params'], torch.cat([p.detach().flatten() for p in net.parameters()]), rtol=1e-4, atol=1e-5)
+        for b in steps:
+            torch.testing.assert_close(b['params'], torch.cat([p.detach().flatten() for p in net.parameters()]),
+                rtol=1e-4, atol=1e-5)
 
 def by_sklearn(pred, targ):
     t,p,probs = np.asarray(targ),pred.argmax(1).numpy(),torch.softmax(pred, 1).numpy()
     onehot,conf = np.eye(pred.shape[1])[t],probs.max(1)
     bins = np.minimum(np.ceil(conf*15).astype(int)-1, 14)
-    return dict(mcc=skm.matthews_corrcoef(t, p), balanced_acc=skm.balanced_accuracy_score(t, p), macro_f1=skm.f1_score(t, p, average='macro'),
-                quad_kappa=skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(4)), kendall_tau=stats.kendalltau(t, p).statistic,
-                calibration_error=sum(abs((p==t)[bins==k].sum()-conf[bins==k].sum()) for k in range(15))/len(t), brier_error=((probs-onehot)**2).sum(1).mean())
+    return dict(mcc=skm.matthews_corrcoef(t, p), balanced_acc=skm.balanced_accuracy_score(t, p),
+        macro_f1=skm.f1_score(t, p, average='macro'),
+                quad_kappa=skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(4)),
+                kendall_tau=stats.kendalltau(t, p).statistic,
+                calibration_error=sum(abs((p==t)[bins==k].sum()-conf[bins==k].sum()) for k in range(15))/len(t),
+                brier_error=((probs-onehot)**2).sum(1).mean())
 
 def check_metrics(ranks, n):
-    "On every process scikit-learn's, over validation items counted once, and over the union of what was trained on in an epoch"
+    """On every process scikit-learn's, over validation items counted once, and over the union of what was trained
+    on in an epoch"""
     valid = Pictures(VALID, seed=1)
     net = make_net()
     net.load_state_dict(ranks[0]['net'])
@@ -80,9 +88,12 @@ def check_metrics(ranks, n):
 
 def launch(world_size, folder, *args, timeout=600):
     "Exit code and words of `accelerate launch` on processes without a GPU"
-    cmd = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', str(world_size), '--num_machines', '1', '--mixed_precision', 'no',
-           '--dynamo_backend', 'no', '--main_process_port', str(free_port()), str(here/'launched.py'), str(folder), *args]
-    env = {**os.environ, 'ACCELERATE_USE_CPU':'true', 'CUDA_VISIBLE_DEVICES':'', 'HF_HOME':str(folder), 'PYTHONPATH':os.pathsep.join([str(here.parent), os.environ.get('PYTHONPATH', '')])}
+    cmd = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', str(world_size),
+        '--num_machines', '1', '--mixed_precision', 'no',
+           '--dynamo_backend', 'no', '--main_process_port', str(free_port()), str(here/'launched.py'), str(folder),
+           *args]
+    env = {**os.environ, 'ACCELERATE_USE_CPU':'true', 'CUDA_VISIBLE_DEVICES':'', 'HF_HOME':str(folder),
+        'PYTHONPATH':os.pathsep.join([str(here.parent), os.environ.get('PYTHONPATH', '')])}
     with subprocess.Popen(cmd, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
         try: words = p.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
@@ -95,7 +106,8 @@ def check_launched(world_size, folder):
     assert code==0, words
     ranks = [torch.load(folder/f'{r}.pt', weights_only=False) for r in range(world_size)]
     ds = Pictures(TRAIN)
-    assert [r['rank'] for r in ranks]==list(range(world_size)) and {b['kind'] for r in ranks for b in flat(r['epochs'])}=={'Paired_DistributedDL'}
+    assert [r['rank'] for r in ranks]==list(range(world_size))
+    assert {b['kind'] for r in ranks for b in flat(r['epochs'])}=={'Paired_DistributedDL'}
     assert len(ranks[0]['epochs'])==5
     check_one_epoch(ranks, len(ds))
     check_steps(ranks, ds)
@@ -191,7 +203,7 @@ def test_each_process_keeps_what_it_opened(num_workers):
         # item 0 is looked at before the first batch
         assert train['items']==len({0,*flat(asked)}) and train['hits']+train['misses']==len(flat(asked))+1
         # its own items, and partners it drew before; the shares of the next epoch are others
-        assert 0<train['hits'] and valid['misses']==valid['items']==10 and valid['hits']==10
+        assert train['hits'] > 0 and valid['misses']==valid['items']==10 and valid['hits']==10
         if not num_workers: assert sorted(o['opened'])==sorted({0,*flat(asked)})
 
 # --- predictions ---
@@ -224,7 +236,8 @@ def rank_keeps(rank, path):
     return str(e.value)
 
 def test_a_checkpoint_is_refused(tmp_path):
-    words = 'Checkpoint needs a fit in a single process, as several would write one file, but DistributedTrainer trains in 2.'
+    words = ('Checkpoint needs a fit in a single process, as several would write one file, '
+             'but DistributedTrainer trains in 2.')
     assert all(words in o for o in on_ranks(2, rank_keeps, tmp_path/'fit.pt'))
 
 # --- a process that dies ---

@@ -1,6 +1,7 @@
-"""The notebook shows what each loss does; here each meets a NumPy loop over its formula under hypothesis, finite differences, its limits,
-half precision and hostile arguments, and is taken through what fastai does with a loss: fits, `lr_find`, results, export, MixUp and
-BalancedMixUp, where the loss of a mixed label is compared with the formula at every step."""
+"""The notebook shows what each loss does; here each meets a NumPy loop over its formula under hypothesis, finite
+differences, its limits, half precision and hostile arguments, and is taken through what fastai does with a loss:
+fits, `lr_find`, results, export, MixUp and BalancedMixUp, where the loss of a mixed label is compared with the
+formula at every step."""
 
 import copy,pickle,warnings
 from decimal import Decimal,localcontext
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 from fastai.vision import all as fv
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.datasets.longtail import digits_lt,tail_counts
-from fastai_balmix.losses import (ClassBalancedLoss,ClassLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,
+from fastai_balmix.losses import (ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
+    LogitAdjustedLoss,QWKLoss,
     WeightedFocalLoss,cb_weights)
 from toys import Counting,quiet_fit,seeded_dl,tail_targets
 
@@ -60,7 +62,8 @@ def _reference_cost(z, y, cost=None):
     return sum((((j-y)/(len(z)-1))**2 if cost is None else cost[y][j])*p[j] for j in range(len(z)))
 
 def _reference_qwk(z, t):
-    "`t` a distribution over the classes for each item: log of the expected penalty, over what it is if items and labels are independent"
+    """`t` a distribution over the classes for each item: log of the expected penalty, over what it is if items and
+    labels are independent"""
     p,(b,k) = softmax(z, axis=1),np.shape(z)
     num = sum(t[n][i]*p[n][j]*(i-j)**2 for n in range(b) for i in range(k) for j in range(k))
     den = sum(t[n][i]*p[m][j]*(i-j)**2 for n in range(b) for m in range(b) for i in range(k) for j in range(k))/b
@@ -70,19 +73,25 @@ uneven_cb = _reference_cb_weights(counts, .99)
 per_item = {
     'focal': (lambda **kw: WeightedFocalLoss(**kw), _reference_focal),
     'focal, gamma': (lambda **kw: WeightedFocalLoss(gamma=.3, **kw), lambda z,y: _reference_focal(z, y, .3)),
-    'focal, weights': (lambda **kw: WeightedFocalLoss(weight, 1.5, **kw), lambda z,y: _reference_focal(z, y, 1.5, weight)),
-    'class-balanced': (lambda **kw: ClassBalancedLoss(counts, .99, **kw), lambda z,y: _reference_focal(z, y, 0, uneven_cb)),
-    'class-balanced focal': (lambda **kw: ClassBalancedLoss(counts, .99, 2, **kw), lambda z,y: _reference_focal(z, y, 2, uneven_cb)),
+    'focal, weights': (lambda **kw: WeightedFocalLoss(weight, 1.5, **kw), lambda z,
+        y: _reference_focal(z, y, 1.5, weight)),
+    'class-balanced': (lambda **kw: ClassBalancedLoss(counts, .99, **kw), lambda z,
+        y: _reference_focal(z, y, 0, uneven_cb)),
+    'class-balanced focal': (lambda **kw: ClassBalancedLoss(counts, .99, 2, **kw), lambda z,
+        y: _reference_focal(z, y, 2, uneven_cb)),
     'adjusted': (lambda **kw: LogitAdjustedLoss(prior, **kw), lambda z,y: _reference_adjusted(z, y, prior, 1)),
-    'adjusted, tau': (lambda **kw: LogitAdjustedLoss(prior, .4, **kw), lambda z,y: _reference_adjusted(z, y, prior, .4)),
+    'adjusted, tau': (lambda **kw: LogitAdjustedLoss(prior, .4, **kw), lambda z,
+        y: _reference_adjusted(z, y, prior, .4)),
     'smoothing': (lambda **kw: GaussianLabelSmoothing(**kw), _reference_smooth),
     'smoothing, sigma': (lambda **kw: GaussianLabelSmoothing(1.7, **kw), lambda z,y: _reference_smooth(z, y, 1.7)),
-    'cost': (lambda **kw: CostSensitiveRegularisation(**kw), lambda z,y: _reference_smooth(z, y) + 10*_reference_cost(z, y)),
+    'cost': (lambda **kw: CostSensitiveRegularisation(**kw), lambda z,
+        y: _reference_smooth(z, y) + 10*_reference_cost(z, y)),
     'cost, matrix': (lambda **kw: CostSensitiveRegularisation(cost, 2.5, WeightedFocalLoss(weight), **kw),
                      lambda z,y: _reference_focal(z, y, 2, weight) + 2.5*_reference_cost(z, y, cost)),
     'cost, fastai base': (lambda **kw: CostSensitiveRegularisation(weight=3, base=fv.CrossEntropyLossFlat(), **kw),
                           lambda z,y: _reference_ce(z, y) + 3*_reference_cost(z, y)),
-    'cost, torch base': (lambda **kw: CostSensitiveRegularisation(weight=3, base=nn.CrossEntropyLoss(reduction='sum'), **kw),
+    'cost, torch base': (lambda **kw: CostSensitiveRegularisation(weight=3, base=nn.CrossEntropyLoss(reduction='sum'),
+        **kw),
                          lambda z,y: _reference_ce(z, y) + 3*_reference_cost(z, y))}
 every = {k:o[0] for k,o in per_item.items()} | {'kappa': lambda **kw: QWKLoss(**kw)}
 
@@ -92,7 +101,9 @@ def data(n=40, seed=0, scale=3., dtype=torch.float64):
     return (scale*torch.randn(n, K, generator=g, dtype=torch.float64)).to(dtype),torch.arange(n)%K
 
 # Weights, priors and costs are kept in float32
-def close(a, b, tol=1e-6): torch.testing.assert_close(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64), rtol=tol, atol=tol)
+def close(a, b, tol=1e-6):
+    torch.testing.assert_close(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64),
+        rtol=tol, atol=tol)
 
 # --- values and gradients ---
 
@@ -114,8 +125,11 @@ def test_items_follow_the_formula(name):
 def test_number_of_classes_comes_from_the_prediction(k):
     z = torch.randn(7, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
     y = torch.arange(7)%k
-    close(GaussianLabelSmoothing(reduction='none')(z, y), [_reference_smooth(a, b) for a,b in zip(z.numpy(), y.numpy())])
-    if k>1: close(CostSensitiveRegularisation(reduction='none')(z, y), [_reference_smooth(a, b) + 10*_reference_cost(a, b) for a,b in zip(z.numpy(), y.numpy())])
+    close(GaussianLabelSmoothing(reduction='none')(z, y),
+        [_reference_smooth(a, b) for a,b in zip(z.numpy(), y.numpy())])
+    if k>1:
+        close(CostSensitiveRegularisation(reduction='none')(z, y),
+            [_reference_smooth(a, b) + 10*_reference_cost(a, b) for a,b in zip(z.numpy(), y.numpy())])
     else:
         assert all(make()(z, y)==0 for make in (CostSensitiveRegularisation,WeightedFocalLoss))
         assert log_ratio(QWKLoss()(z, y))==0
@@ -141,7 +155,8 @@ def test_kappa_of_certain_predictions_is_that_of_scikit_learn(seed, b, k):
     y,guess = np.arange(b)%k,rng.integers(k, size=b)
     guess[0] = (y[0]+1)%k # not all are right
     kappa = cohen_kappa_score(y, guess, weights='quadratic', labels=range(k))
-    close(log_ratio(QWKLoss(eps=1e-12)(torch.tensor(60.*np.eye(k)[guess]), torch.tensor(y)), 1e-12).exp(), 1-kappa, 1e-9)
+    close(log_ratio(QWKLoss(eps=1e-12)(torch.tensor(60.*np.eye(k)[guess]), torch.tensor(y)), 1e-12).exp(), 1-kappa,
+        1e-9)
 
 # fastai's flat losses take doubles to single precision
 @pytest.mark.parametrize('name', [o for o in every if o!='cost, fastai base'])
@@ -158,12 +173,14 @@ def test_gradients_for_soft_targets_are_those_of_finite_differences():
 @pytest.mark.parametrize('gamma', [0., .01, .3, .5, 1, 2, 5])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_focal_has_a_finite_slope_where_the_prediction_is_certain(gamma, dtype):
-    # Right and certain: all of value and gradient vanish, also where (1-p)^γ alone has an infinite slope. Wrong and certain: cross-entropy.
+    # Right and certain: all of value and gradient vanish, also where (1-p)^γ alone has an infinite slope. Wrong and
+    # certain: cross-entropy.
     margin = torch.linspace(0, 200, 2001)
     z = torch.zeros(2, 2001, 3, dtype=dtype)
     z[:,:,0] = margin
     z.requires_grad_()
-    right,wrong = WeightedFocalLoss(gamma=gamma, reduction='none')(z, torch.tensor([[0],[1]]).expand(2,2001)).reshape(2,2001)
+    right,wrong = WeightedFocalLoss(gamma=gamma, reduction='none')(z,
+        torch.tensor([[0],[1]]).expand(2,2001)).reshape(2,2001)
     (right+wrong).sum().backward()
     for loss in right,wrong: assert loss.isfinite().all() and (loss>=0).all()
     assert z.grad.isfinite().all() and z.grad.abs().max()<=2+gamma
@@ -177,14 +194,18 @@ def test_limits_are_cross_entropy():
     z,y = data()
     ce = F.cross_entropy(z, y, reduction='none')
     # γ, β and τ = 0, equal counts or shares, and almost no smoothing
-    for loss in (WeightedFocalLoss(gamma=0, reduction='none'), WeightedFocalLoss(np.ones(K), 0, reduction='none'), ClassBalancedLoss(counts, 0, reduction='none'),
-                 ClassBalancedLoss([7]*K, .999, reduction='none'), LogitAdjustedLoss(prior, 0, reduction='none'), LogitAdjustedLoss([.2]*K, 3., reduction='none'),
-                 GaussianLabelSmoothing(.05, reduction='none'), GaussianLabelSmoothing(1e-300, reduction='none')): close(loss(z, y), ce)
+    for loss in (WeightedFocalLoss(gamma=0, reduction='none'), WeightedFocalLoss(np.ones(K), 0, reduction='none'),
+        ClassBalancedLoss(counts, 0, reduction='none'),
+                 ClassBalancedLoss([7]*K, .999, reduction='none'), LogitAdjustedLoss(prior, 0, reduction='none'),
+                 LogitAdjustedLoss([.2]*K, 3., reduction='none'),
+                 GaussianLabelSmoothing(.05, reduction='none'),
+                 GaussianLabelSmoothing(1e-300, reduction='none')): close(loss(z, y), ce)
 
 def test_limits_are_fastais_losses():
     z,y = data()
     for red in 'mean','sum','none':
-        close(WeightedFocalLoss(gamma=1.3, reduction=red)(z, y), fv.FocalLossFlat(gamma=1.3, reduction=red)(z, y).as_subclass(torch.Tensor))
+        close(WeightedFocalLoss(gamma=1.3, reduction=red)(z, y),
+            fv.FocalLossFlat(gamma=1.3, reduction=red)(z, y).as_subclass(torch.Tensor))
     # Endless smoothing is uniform: fastai's with ε = 1
     close(GaussianLabelSmoothing(1e4)(z, y), fv.LabelSmoothingCrossEntropyFlat(eps=1.)(z, y).as_subclass(torch.Tensor))
 
@@ -201,11 +222,13 @@ def test_weights_do_not_enter_the_probability_and_the_mean_divides_by_items():
 
 @pytest.mark.parametrize('tau', [1., .5])
 def test_logit_adjustment_is_the_cross_entropy_of_logits_that_know_the_prior(tau):
-    # Adding τ·log prior to what is trained means subtracting it from the optimum: there, p_j ∝ prior_j^(1-τ) without evidence
+    # Adding τ·log prior to what is trained means subtracting it from the optimum: there, p_j ∝ prior_j^(1-τ) without
+    # evidence
     z = torch.zeros(1, K, dtype=torch.float64, requires_grad=True)
     y = torch.from_numpy(np.repeat(np.arange(K), counts))
     loss = LogitAdjustedLoss(prior, tau)
-    opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn='strong_wolfe')
+    opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15,
+        line_search_fn='strong_wolfe')
     def step():
         opt.zero_grad()
         value = loss(z.expand(len(y), K), y)
@@ -214,16 +237,20 @@ def test_logit_adjustment_is_the_cross_entropy_of_logits_that_know_the_prior(tau
     opt.step(step)
     close(z.detach().softmax(1)[0], prior**(1-tau)/(prior**(1-tau)).sum(), 1e-4)
 
-@pytest.mark.parametrize('base', [WeightedFocalLoss(weight), ClassBalancedLoss(counts), LogitAdjustedLoss(prior), fv.CrossEntropyLossFlat(),
-    fv.CrossEntropyLossFlat(weight=torch.tensor(weight).float()), fv.FocalLossFlat(), fv.LabelSmoothingCrossEntropyFlat(), nn.CrossEntropyLoss(label_smoothing=.2),
-    nn.CrossEntropyLoss(weight=torch.tensor(weight)), CostSensitiveRegularisation(cost)], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize('base',
+    [WeightedFocalLoss(weight), ClassBalancedLoss(counts), LogitAdjustedLoss(prior), fv.CrossEntropyLossFlat(),
+    fv.CrossEntropyLossFlat(weight=torch.tensor(weight).float()), fv.FocalLossFlat(),
+    fv.LabelSmoothingCrossEntropyFlat(), nn.CrossEntropyLoss(label_smoothing=.2),
+    nn.CrossEntropyLoss(weight=torch.tensor(weight)), CostSensitiveRegularisation(cost)],
+    ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize('red', ['mean', 'sum', 'none'])
 def test_without_weight_the_regularised_loss_is_its_base_and_leaves_it_alone(base, red):
     z,y = data()
     own = copy.deepcopy(base)
     own.reduction,base.reduction = red,'none'
     state = dict(vars(base))
-    close(CostSensitiveRegularisation(weight=0, base=base, reduction=red)(z, y), own(z, y).as_subclass(torch.Tensor), 1e-12)
+    close(CostSensitiveRegularisation(weight=0, base=base, reduction=red)(z, y), own(z, y).as_subclass(torch.Tensor),
+        1e-12)
     with pytest.raises(Exception): CostSensitiveRegularisation(base=base)(z, y+K)
     assert base.reduction=='none' and vars(base)==state
 
@@ -247,7 +274,8 @@ def test_class_weights_at_their_ends():
     # From some n on, more items change nothing
     np.testing.assert_array_equal(cb_weights([1e6,1e300], .9), [1,1])
 
-@given(sizes=st.lists(st.integers(0, 1000), min_size=2, max_size=8).filter(any), beta=st.floats(0, 1, exclude_max=True), data=st.data())
+@given(sizes=st.lists(st.integers(0, 1000), min_size=2, max_size=8).filter(any),
+    beta=st.floats(0, 1, exclude_max=True), data=st.data())
 @pytest.mark.filterwarnings('ignore:cb_weights')
 def test_class_weights_never_grow_with_the_class_and_follow_permutations(sizes, beta, data):
     w = cb_weights(sizes, beta)
@@ -257,13 +285,15 @@ def test_class_weights_never_grow_with_the_class_and_follow_permutations(sizes, 
 
 def test_classes_without_items_count_as_one_and_are_named_once():
     with pytest.warns(UserWarning) as said: loss = ClassBalancedLoss([9,0,4,0], .9)
-    assert [str(o.message) for o in said]==['ClassBalancedLoss: no training image of class 1, 3; weighted as if there were one.']
+    assert [str(o.message) for o in said]==[
+        'ClassBalancedLoss: no training image of class 1, 3; weighted as if there were one.']
     np.testing.assert_allclose(loss.weight.numpy(), _reference_cb_weights([9,1,4,1], .9), rtol=1e-6)
     with pytest.warns(UserWarning, match='cb_weights: no training image of class 0;'): cb_weights([0,1], .9)
 
 def test_counts_come_as_any_row_of_numbers():
     expected = cb_weights([5,1], .9)
-    for o in (5,1),np.uint8([5,1]),torch.tensor([5,1]),torch.tensor([5.,1.]): np.testing.assert_array_equal(cb_weights(o, .9), expected)
+    for o in (5,1),np.uint8([5,1]),torch.tensor([5,1]),torch.tensor([5.,1.]):
+        np.testing.assert_array_equal(cb_weights(o, .9), expected)
 
 # --- kappa ---
 
@@ -300,12 +330,16 @@ def test_kappa_pulls_harder_from_grades_farther_away():
     assert (z.grad[0].diff()>0).all() and (z.grad[-1].diff()<0).all()
     torch.testing.assert_close(z.grad, z.grad.flip(0,1))
 
-@pytest.mark.parametrize('f', [lambda l,z,y: setattr(l, 'reduction', 'none'), lambda l,z,y: setattr(l, 'reduction', 'sum'),
+@pytest.mark.parametrize('f',
+    [lambda l,z,y: setattr(l, 'reduction', 'none'), lambda l,z,y: setattr(l, 'reduction', 'sum'),
     lambda l,z,y: fv.NoneReduce(l).__enter__()])
 def test_kappa_has_no_value_per_item(f):
     loss,(z,y) = QWKLoss(),data()
     before = loss(z, y)
-    with pytest.raises(ValueError, match=r"The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no value per item\. Got '(none|sum)' instead"): f(loss, z, y)
+    with pytest.raises(ValueError,
+        match=r"The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no "
+              r"value per item\. Got '(none|sum)' instead"):
+        f(loss, z, y)
     loss.reduction = 'mean'
     assert loss.reduction=='mean' and loss(z, y)==before
 
@@ -318,7 +352,8 @@ def test_half_precision_is_computed_in_single(name, dtype):
     z.requires_grad_()
     loss,single = every[name]()(z, y),every[name]()(z.detach().float(), y)
     loss.backward()
-    assert loss.dtype==torch.float32 and loss==single and z.grad.dtype==dtype and z.grad.isfinite().all() and z.grad.any()
+    assert loss.dtype==torch.float32 and loss==single and z.grad.dtype==dtype and z.grad.isfinite().all()
+    assert z.grad.any()
 
 @pytest.mark.parametrize('name', every)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -358,7 +393,8 @@ def test_maps_are_rows_of_pixels(name):
     for targ in y,y[:,None],y.to(torch.uint8): close(loss(z, targ), expected, tol)
     close(loss(z.contiguous(memory_format=torch.channels_last), y), expected, tol)
     for red in 'mean','sum': close(per_item[name][0](axis=1, reduction=red)(z, y), getattr(expected, red)(), tol)
-    assert loss.decodes(z).shape==y.shape and torch.equal(loss.decodes(z), z.argmax(1)) and torch.equal(loss.activation(z), z.softmax(1))
+    assert loss.decodes(z).shape==y.shape and torch.equal(loss.decodes(z), z.argmax(1))
+    assert torch.equal(loss.activation(z), z.softmax(1))
     # Classes in front, and a single item without a batch axis
     close(per_item[name][0](axis=0, reduction='none')(z.movedim(1,0), y), expected, tol)
     close(per_item[name][0]()(z[0,:,0,0], y[0,0,0]), expected[0], tol)
@@ -374,7 +410,8 @@ def test_a_base_with_an_axis_of_its_own_is_read_along_the_right_one():
     g = torch.Generator().manual_seed(0)
     z,y = torch.randn(2,K,3,4, generator=g),torch.randint(K, (2,3,4), generator=g)
     ce = F.cross_entropy(z, y, reduction='none').flatten()
-    for base in fv.CrossEntropyLossFlat(axis=1),fv.CrossEntropyLossFlat(),WeightedFocalLoss(gamma=0, axis=1),nn.CrossEntropyLoss():
+    for base in fv.CrossEntropyLossFlat(axis=1),fv.CrossEntropyLossFlat(),WeightedFocalLoss(gamma=0,
+        axis=1),nn.CrossEntropyLoss():
         axis = getattr(base, 'axis', None)
         close(CostSensitiveRegularisation(weight=0, base=base, axis=1, reduction='none')(z, y), ce)
         assert getattr(base, 'axis', None)==axis
@@ -394,7 +431,8 @@ def test_copies_are_the_same_loss(name):
     loss = every[name]()
     for o in pickle.loads(pickle.dumps(loss)),copy.deepcopy(loss):
         assert type(o) is type(loss) and o(z, y)==loss(z, y) and {k for k in vars(o)}=={k for k in vars(loss)}
-        for a in 'ordered','corrects_prior','soft_targets','reduction','axis','y_int': assert getattr(o, a)==getattr(loss, a)
+        for a in 'ordered','corrects_prior','soft_targets','reduction','axis','y_int':
+            assert getattr(o, a)==getattr(loss, a)
 
 @pytest.mark.parametrize('name', per_item)
 def test_what_a_loss_holds_follows_to_another_device(name):
@@ -417,7 +455,8 @@ def test_a_loss_on_the_cpu_serves_a_gpu_and_never_waits_for_it(name):
     # Fake tensors have a device and no values: to mix devices, or to ask for a value, is an error
     with FakeTensorMode(allow_non_fake_inputs=True):
         z = torch.empty(10, K, device='cuda')
-        for y in [torch.zeros(10, dtype=torch.long, device='cuda')] + [z]*loss.soft_targets: assert loss(z, y).device.type=='cuda'
+        for y in [torch.zeros(10, dtype=torch.long, device='cuda')] + [z]*loss.soft_targets:
+            assert loss(z, y).device.type=='cuda'
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('name', every)
@@ -451,21 +490,29 @@ def test_a_loss_keeps_no_tie_to_the_arrays_it_was_given():
 # --- what other rooms read ---
 
 def test_losses_say_whether_they_correct_the_prior():
-    for loss,says in ((WeightedFocalLoss(), None), (WeightedFocalLoss([2.,2,2]), None), (WeightedFocalLoss([1,2]), 'class weights'),
-                      (ClassBalancedLoss(counts), 'class weights'), (ClassBalancedLoss(counts, 0), None), (ClassBalancedLoss([7]*3), None),
-                      (LogitAdjustedLoss(prior), 'logit adjustment'), (LogitAdjustedLoss(prior, 0), None), (LogitAdjustedLoss([1/3]*3), None),
+    for loss,says in ((WeightedFocalLoss(), None), (WeightedFocalLoss([2.,2,2]), None),
+        (WeightedFocalLoss([1,2]), 'class weights'),
+                      (ClassBalancedLoss(counts), 'class weights'), (ClassBalancedLoss(counts, 0), None),
+                      (ClassBalancedLoss([7]*3), None),
+                      (LogitAdjustedLoss(prior), 'logit adjustment'), (LogitAdjustedLoss(prior, 0), None),
+                      (LogitAdjustedLoss([1/3]*3), None),
                       (GaussianLabelSmoothing(), None), (QWKLoss(), None), (CostSensitiveRegularisation(), None),
                       (CostSensitiveRegularisation(base=ClassBalancedLoss(counts)), 'class weights'),
                       (CostSensitiveRegularisation(cost, base=LogitAdjustedLoss(prior)), 'logit adjustment'),
-                      (CostSensitiveRegularisation(base=nn.CrossEntropyLoss(weight=torch.tensor([1.,2]))), 'class weights'),
-                      (CostSensitiveRegularisation(base=fv.FocalLossFlat(weight=torch.tensor([1.,2]))), 'class weights'),
+                      (CostSensitiveRegularisation(base=nn.CrossEntropyLoss(weight=torch.tensor([1.,2]))),
+                          'class weights'),
+                      (CostSensitiveRegularisation(base=fv.FocalLossFlat(weight=torch.tensor([1.,2]))),
+                          'class weights'),
                       (CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat(weight=torch.ones(2))), None),
                       (CostSensitiveRegularisation(base=CostSensitiveRegularisation()), None),
-                      (CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat()), None)): assert loss.corrects_prior==says, loss
+                      (CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat()),
+                          None)): assert loss.corrects_prior==says, loss
 
 def test_losses_say_whether_classes_are_grades_and_targets_may_be_soft():
-    ordered = [GaussianLabelSmoothing(), CostSensitiveRegularisation(), QWKLoss(), CostSensitiveRegularisation(cost), CostSensitiveRegularisation(base=nn.CrossEntropyLoss())]
-    plain = [WeightedFocalLoss(), ClassBalancedLoss(counts), LogitAdjustedLoss(prior), CostSensitiveRegularisation(cost, base=nn.CrossEntropyLoss())]
+    ordered = [GaussianLabelSmoothing(), CostSensitiveRegularisation(), QWKLoss(), CostSensitiveRegularisation(cost),
+        CostSensitiveRegularisation(base=nn.CrossEntropyLoss())]
+    plain = [WeightedFocalLoss(), ClassBalancedLoss(counts), LogitAdjustedLoss(prior),
+        CostSensitiveRegularisation(cost, base=nn.CrossEntropyLoss())]
     assert all(o.ordered is True for o in ordered) and all(o.ordered is False for o in plain)
     assert [type(o).__name__ for o in ordered+plain if o.soft_targets]==['QWKLoss']
     assert all(o.y_int for o in ordered+plain)
@@ -483,64 +530,109 @@ class MyKappa(QWKLoss): pass
 class MyBalanced(ClassBalancedLoss): pass
 
 @pytest.mark.parametrize('call,words', [
-    (lambda: WeightedFocalLoss([1,-1]), "The 'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [1, -1] instead."),
-    (lambda: WeightedFocalLoss([0,0]), "'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [0, 0]"),
+    (lambda: WeightedFocalLoss([1,-1]),
+        "The 'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [1, "
+        "-1] instead."),
+    (lambda: WeightedFocalLoss([0,0]),
+        "'weight' parameter of WeightedFocalLoss must be a row of numbers, none negative and not all 0. Got [0, 0]"),
     (lambda: WeightedFocalLoss([1,float('nan')]), 'Got [1.0, nan]'),
     (lambda: WeightedFocalLoss([1,float('inf')]), 'Got [1.0, inf]'),
     (lambda: WeightedFocalLoss([[1,2]]), 'Got [[1, 2]]'),
     (lambda: WeightedFocalLoss([]), "'weight' parameter of WeightedFocalLoss"),
     (lambda: WeightedFocalLoss('even'), 'Got even'),
-    (lambda: WeightedFocalLoss(gamma=-.1), "The 'gamma' parameter of WeightedFocalLoss must be a float in the range [0, inf). Got -0.1 instead."),
-    (lambda: WeightedFocalLoss(gamma=None), "'gamma' parameter of WeightedFocalLoss must be a float in the range [0, inf). Got None"),
+    (lambda: WeightedFocalLoss(gamma=-.1),
+        "The 'gamma' parameter of WeightedFocalLoss must be a float in the range [0, inf). Got -0.1 instead."),
+    (lambda: WeightedFocalLoss(gamma=None),
+        "'gamma' parameter of WeightedFocalLoss must be a float in the range [0, inf). Got None"),
     (lambda: Mine(gamma=float('nan')), "'gamma' parameter of Mine must be"),
-    (lambda: WeightedFocalLoss(reduction='avg'), "The 'reduction' parameter of WeightedFocalLoss must be 'mean', 'sum' or 'none'. Got 'avg' instead."),
-    (lambda: setattr(GaussianLabelSmoothing(), 'reduction', None), "'reduction' parameter of GaussianLabelSmoothing must be 'mean', 'sum' or 'none'. Got None"),
-    (lambda: LogitAdjustedLoss(prior, axis=None), "The 'axis' parameter of LogitAdjustedLoss must be an int. Got None instead."),
+    (lambda: WeightedFocalLoss(reduction='avg'),
+        "The 'reduction' parameter of WeightedFocalLoss must be 'mean', 'sum' or 'none'. Got 'avg' instead."),
+    (lambda: setattr(GaussianLabelSmoothing(), 'reduction', None),
+        "'reduction' parameter of GaussianLabelSmoothing must be 'mean', 'sum' or 'none'. Got None"),
+    (lambda: LogitAdjustedLoss(prior, axis=None),
+        "The 'axis' parameter of LogitAdjustedLoss must be an int. Got None instead."),
     (lambda: LogitAdjustedLoss(prior, axis=True), "'axis' parameter of LogitAdjustedLoss must be an int. Got True"),
-    (lambda: WeightedFocalLoss([1,2,3])(z5, y5), "The 'weight' parameter of WeightedFocalLoss must be for 5 classes, as many as the predictions have. Got one for 3 instead."),
-    (lambda: ClassBalancedLoss([1,2,3])(z5, y5), "The 'counts' parameter of ClassBalancedLoss must be for 5 classes, as many as the predictions have. Got one for 3 instead."),
-    (lambda: LogitAdjustedLoss([.5,.5])(z5, y5), "The 'prior' parameter of LogitAdjustedLoss must be for 5 classes, as many as the predictions have. Got one for 2 instead."),
-    (lambda: CostSensitiveRegularisation(np.zeros((3,3)))(z5, y5), "The 'cost' parameter of CostSensitiveRegularisation must be for 5 classes, as many as the predictions have. Got one for 3"),
-    (lambda: cb_weights([0,0], .9), "The 'counts' parameter of cb_weights must be a row of numbers, none negative and not all 0. Got [0, 0] instead."),
+    (lambda: WeightedFocalLoss([1,2,3])(z5, y5),
+        "The 'weight' parameter of WeightedFocalLoss must be for 5 classes, as many as the predictions have. Got "
+        "one for 3 instead."),
+    (lambda: ClassBalancedLoss([1,2,3])(z5, y5),
+        "The 'counts' parameter of ClassBalancedLoss must be for 5 classes, as many as the predictions have. Got "
+        "one for 3 instead."),
+    (lambda: LogitAdjustedLoss([.5,.5])(z5, y5),
+        "The 'prior' parameter of LogitAdjustedLoss must be for 5 classes, as many as the predictions have. Got one "
+        "for 2 instead."),
+    (lambda: CostSensitiveRegularisation(np.zeros((3,3)))(z5, y5),
+        "The 'cost' parameter of CostSensitiveRegularisation must be for 5 classes, as many as the predictions "
+        "have. Got one for 3"),
+    (lambda: cb_weights([0,0], .9),
+        "The 'counts' parameter of cb_weights must be a row of numbers, none negative and not all 0. Got [0, 0] "
+        "instead."),
     (lambda: cb_weights([1,-1], .9), "'counts' parameter of cb_weights"),
-    (lambda: cb_weights([1,2], 1), "The 'beta' parameter of cb_weights must be a float in the range [0, 1). Got 1 instead."),
-    (lambda: ClassBalancedLoss([1,float('nan')]), "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got [1.0, nan]"),
+    (lambda: cb_weights([1,2], 1),
+        "The 'beta' parameter of cb_weights must be a float in the range [0, 1). Got 1 instead."),
+    (lambda: ClassBalancedLoss([1,float('nan')]),
+        "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got [1.0, "
+        "nan]"),
     (lambda: ClassBalancedLoss([0,0]), "'counts' parameter of ClassBalancedLoss"),
-    (lambda: ClassBalancedLoss(None), "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got None"),
-    (lambda: ClassBalancedLoss([1,2], 1.), "The 'beta' parameter of ClassBalancedLoss must be a float in the range [0, 1). Got 1.0 instead."),
-    (lambda: ClassBalancedLoss([1,2], -.1), "'beta' parameter of ClassBalancedLoss must be a float in the range [0, 1). Got -0.1"),
+    (lambda: ClassBalancedLoss(None),
+        "'counts' parameter of ClassBalancedLoss must be a row of numbers, none negative and not all 0. Got None"),
+    (lambda: ClassBalancedLoss([1,2], 1.),
+        "The 'beta' parameter of ClassBalancedLoss must be a float in the range [0, 1). Got 1.0 instead."),
+    (lambda: ClassBalancedLoss([1,2], -.1),
+        "'beta' parameter of ClassBalancedLoss must be a float in the range [0, 1). Got -0.1"),
     (lambda: ClassBalancedLoss([1,2], gamma=-1), "'gamma' parameter of ClassBalancedLoss must be"),
-    (lambda: LogitAdjustedLoss([90,10]), "The 'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [90, 10] instead."),
-    (lambda: LogitAdjustedLoss([1.,0.]), "'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [1.0, 0.0]"),
-    (lambda: LogitAdjustedLoss(prior, -1), "The 'tau' parameter of LogitAdjustedLoss must be a float in the range [0, inf). Got -1 instead."),
-    (lambda: GaussianLabelSmoothing(0), "The 'sigma' parameter of GaussianLabelSmoothing must be a float in the range (0, inf). Got 0 instead."),
-    (lambda: GaussianLabelSmoothing(-1), "'sigma' parameter of GaussianLabelSmoothing must be a float in the range (0, inf). Got -1"),
+    (lambda: LogitAdjustedLoss([90,10]),
+        "The 'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [90, 10] instead."),
+    (lambda: LogitAdjustedLoss([1.,0.]),
+        "'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [1.0, 0.0]"),
+    (lambda: LogitAdjustedLoss(prior, -1),
+        "The 'tau' parameter of LogitAdjustedLoss must be a float in the range [0, inf). Got -1 instead."),
+    (lambda: GaussianLabelSmoothing(0),
+        "The 'sigma' parameter of GaussianLabelSmoothing must be a float in the range (0, inf). Got 0 instead."),
+    (lambda: GaussianLabelSmoothing(-1),
+        "'sigma' parameter of GaussianLabelSmoothing must be a float in the range (0, inf). Got -1"),
     (lambda: GaussianLabelSmoothing(float('nan')), 'Got nan'),
     (lambda: GaussianLabelSmoothing(float('inf')), 'Got inf'),
     (lambda: GaussianLabelSmoothing('wide'), "Got 'wide'"),
     (lambda: GaussianLabelSmoothing(True), 'Got True'),
-    (lambda: CostSensitiveRegularisation(np.ones((2,2))), "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative, with zeros on its diagonal. Got [[1.0, 1.0], [1.0, 1.0]] instead."),
-    (lambda: CostSensitiveRegularisation([[0,-1],[1,0]]), "'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative"),
+    (lambda: CostSensitiveRegularisation(np.ones((2,2))),
+        "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none "
+        "negative, with zeros on its diagonal. Got [[1.0, 1.0], [1.0, 1.0]] instead."),
+    (lambda: CostSensitiveRegularisation([[0,-1],[1,0]]),
+        "'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative"),
     (lambda: CostSensitiveRegularisation([[0,float('inf')],[1,0]]), "'cost' parameter of CostSensitiveRegularisation"),
     (lambda: CostSensitiveRegularisation([[0,1,2],[1,0,1]]), "'cost' parameter of CostSensitiveRegularisation"),
     (lambda: CostSensitiveRegularisation([0,1]), "'cost' parameter of CostSensitiveRegularisation"),
     (lambda: CostSensitiveRegularisation('far'), 'Got far'),
-    (lambda: CostSensitiveRegularisation(weight=-1), "The 'weight' parameter of CostSensitiveRegularisation must be a float in the range [0, inf). Got -1 instead."),
-    (lambda: CostSensitiveRegularisation(base=lambda p,t: 0), "The 'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`. Got <function"),
-    (lambda: CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat), "The 'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`. Got <class"),
-    (lambda: CostSensitiveRegularisation(base=F.cross_entropy), "'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`"),
-    (lambda: CostSensitiveRegularisation(base=QWKLoss(), reduction='none')(z5, y5), "'reduction' parameter of QWKLoss must be 'mean'"),
+    (lambda: CostSensitiveRegularisation(weight=-1),
+        "The 'weight' parameter of CostSensitiveRegularisation must be a float in the range [0, inf). Got -1 instead."),
+    (lambda: CostSensitiveRegularisation(base=lambda p,t: 0),
+        "The 'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`. Got <function"),
+    (lambda: CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat),
+        "The 'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`. Got <class"),
+    (lambda: CostSensitiveRegularisation(base=F.cross_entropy),
+        "'base' parameter of CostSensitiveRegularisation must be a loss with a `reduction`"),
+    (lambda: CostSensitiveRegularisation(base=QWKLoss(), reduction='none')(z5, y5),
+        "'reduction' parameter of QWKLoss must be 'mean'"),
     (lambda: MyBalanced([1,2], 1), "'beta' parameter of MyBalanced"),
     (lambda: MyKappa()(z5, torch.zeros(3, 5)), "'targ' parameter of MyKappa"),
     (lambda: setattr(MyKappa(), 'reduction', 'sum'), "'reduction' parameter of MyKappa must be 'mean'"),
     (lambda: QWKLoss(0), "The 'eps' parameter of QWKLoss must be a float in the range (0, inf). Got 0 instead."),
-    (lambda: QWKLoss()(z5, torch.zeros(4, 3)), "The 'targ' parameter of QWKLoss must be ints, or distributions over the classes of shape (4, 5). Got a torch.float32 tensor of shape (4, 3) instead."),
+    (lambda: QWKLoss()(z5, torch.zeros(4, 3)),
+        "The 'targ' parameter of QWKLoss must be ints, or distributions over the classes of shape (4, 5). Got a "
+        "torch.float32 tensor of shape (4, 3) instead."),
     (lambda: QWKLoss()(z5, torch.zeros(4)), "'targ' parameter of QWKLoss must be ints, or distributions"),
-    (lambda: QWKLoss()(z5, y5[:3]), "The 'targ' parameter of QWKLoss must be 4 ints, one for each item of the predictions. Got a torch.int64 tensor of shape (3,) instead."),
-    (lambda: WeightedFocalLoss()(z5, y5.float()), "The 'targ' parameter of WeightedFocalLoss must be 4 ints, one for each item of the predictions. Got a torch.float32 tensor of shape (4,) instead."),
+    (lambda: QWKLoss()(z5, y5[:3]),
+        "The 'targ' parameter of QWKLoss must be 4 ints, one for each item of the predictions. Got a torch.int64 "
+        "tensor of shape (3,) instead."),
+    (lambda: WeightedFocalLoss()(z5, y5.float()),
+        "The 'targ' parameter of WeightedFocalLoss must be 4 ints, one for each item of the predictions. Got a "
+        "torch.float32 tensor of shape (4,) instead."),
     (lambda: WeightedFocalLoss()(z5, torch.zeros(4, 5)), 'Got a torch.float32 tensor of shape (4, 5)'),
-    (lambda: GaussianLabelSmoothing()(z5, torch.zeros(2, 3).long()), "'targ' parameter of GaussianLabelSmoothing must be 4 ints"),
-    (lambda: WeightedFocalLoss()(torch.zeros(2,5,3,3), torch.zeros(2,3,3).long()), "'targ' parameter of WeightedFocalLoss must be 30 ints"),
+    (lambda: GaussianLabelSmoothing()(z5, torch.zeros(2, 3).long()),
+        "'targ' parameter of GaussianLabelSmoothing must be 4 ints"),
+    (lambda: WeightedFocalLoss()(torch.zeros(2,5,3,3), torch.zeros(2,3,3).long()),
+        "'targ' parameter of WeightedFocalLoss must be 30 ints"),
 ])
 def test_bad_arguments_are_named(call, words):
     with pytest.raises(ValueError) as e: call()
@@ -562,16 +654,20 @@ def test_nan_in_the_predictions_reaches_the_loss(name):
 # --- with fastai ---
 
 counts10 = tail_counts(40, 10, 10)
-for_digits = {'WeightedFocalLoss': lambda: WeightedFocalLoss(np.linspace(1, 5, 10)), 'ClassBalancedLoss': lambda: ClassBalancedLoss(counts10, .99, 1.),
-    'LogitAdjustedLoss': lambda: LogitAdjustedLoss(counts10/counts10.sum()), 'GaussianLabelSmoothing': GaussianLabelSmoothing,
-    'CostSensitiveRegularisation': lambda: CostSensitiveRegularisation(base=fv.CrossEntropyLossFlat(weight=torch.linspace(1, 5, 10))), 'QWKLoss': QWKLoss}
+for_digits = {'WeightedFocalLoss': lambda: WeightedFocalLoss(np.linspace(1, 5, 10)),
+    'ClassBalancedLoss': lambda: ClassBalancedLoss(counts10, .99, 1.),
+    'LogitAdjustedLoss': lambda: LogitAdjustedLoss(counts10/counts10.sum()),
+    'GaussianLabelSmoothing': GaussianLabelSmoothing,
+    'CostSensitiveRegularisation': lambda: CostSensitiveRegularisation(
+        base=fv.CrossEntropyLossFlat(weight=torch.linspace(1, 5, 10))), 'QWKLoss': QWKLoss}
 
 @pytest.fixture(scope='module')
 def dls(): return digits_lt(bs=16, size=8, n_max=40, imbalance=10, valid_pct=.05)
 
 def digits_learner(dls, loss, **kwargs):
     fv.set_seed(0)
-    net = nn.Sequential(fv.ConvLayer(3, 16, stride=2), fv.ConvLayer(16, 32, stride=2), fv.AdaptiveAvgPool(), fv.Flatten(), nn.Linear(32,10))
+    net = nn.Sequential(fv.ConvLayer(3, 16, stride=2), fv.ConvLayer(16, 32, stride=2), fv.AdaptiveAvgPool(),
+        fv.Flatten(), nn.Linear(32,10))
     return fv.Learner(dls, net, loss_func=loss, **kwargs)
 
 @pytest.mark.parametrize('name', for_digits)
@@ -583,7 +679,8 @@ def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
         learn.fit_one_cycle(3, 2e-2)
     _,valid,acc = learn.recorder.values[-1]
     assert valid<start-.1
-    # Guessing among ten equally frequent classes is right in 0.1 of 90 images, with a standard error of 0.03. Kappa asks for near grades only.
+    # Guessing among ten equally frequent classes is right in 0.1 of 90 images, with a standard error of 0.03. Kappa
+    # asks for near grades only.
     assert acc>.25 or name=='QWKLoss'
     probs,targs,decoded = learn.get_preds(with_decoded=True)
     assert probs.shape==(len(dls.valid_ds),10) and torch.equal(decoded, probs.argmax(1))
@@ -643,11 +740,13 @@ class Steps(fv.Callback):
     "Keeps mixed labels, logits, and the loss that is handed to backward"
     order,run_valid = 90,False
     def __init__(self): self.seen = []
-    def after_loss(self): self.seen.append((self.x.double().numpy(), self.pred.detach().double().numpy(), self.loss_grad.item()))
+    def after_loss(self):
+        self.seen.append((self.x.double().numpy(), self.pred.detach().double().numpy(), self.loss_grad.item()))
 
 def mixed_steps(loss, per_item):
     torch.manual_seed(5)
-    learn = fv.Learner(fv.DataLoaders(seeded_dl(Shown(tail_targets(28,14,6,4,3), K)), seeded_dl(Shown([0,1,2,3,4], K), shuffle=False)),
+    learn = fv.Learner(fv.DataLoaders(seeded_dl(Shown(tail_targets(28,14,6,4,3), K)),
+        seeded_dl(Shown([0,1,2,3,4], K), shuffle=False)),
                        nn.Sequential(nn.Linear(K,7), nn.Tanh(), nn.Linear(7,K)), loss_func=loss, opt_func=fv.SGD, lr=.1)
     steps = Steps()
     quiet_fit(learn, 4, [BalancedMixUp(.6 if per_item else 1., per_item=per_item, seed=0), steps])

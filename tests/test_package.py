@@ -1,4 +1,5 @@
-"""What only the whole package can show: that it is a good guest in a fastai session, and that what README says to type works."""
+"""What only the whole package can show: that it is a good guest in a fastai session, and that what README says to
+type works."""
 import ast,importlib,os,re,sys
 from configparser import ConfigParser
 from inspect import getattr_static
@@ -18,7 +19,8 @@ def contents(ns):
     "What the names of a namespace stand for, and what the attributes of its classes are"
     res = {k:v for k,v in ns.items() if k!='__builtins__'}
     for k,v in ns.items():
-        if isinstance(v, type): res |= {f'{k}.{a}':getattr_static(v, a, None) for a in dir(v) if not a.startswith('_abc_')}
+        if isinstance(v, type):
+            res |= {f'{k}.{a}':getattr_static(v, a, None) for a in dir(v) if not a.startswith('_abc_')}
     return res
 
 
@@ -47,7 +49,8 @@ def test_shadowing_is_seen():
 # Callbacks of every learner
 
 def callbacks_after(imports):
-    "Names in fastai's `defaults.callbacks` before and after each of several imports, or, with a `!` before it, after loading a module anew"
+    """Names in fastai's `defaults.callbacks` before and after each of several imports, or, with a `!` before it,
+    after loading a module anew"""
     from fastai.basics import defaults
     sys.path.insert(0, str(root))
     res = [[o.__name__ for o in defaults.callbacks]]
@@ -59,13 +62,15 @@ def callbacks_after(imports):
 
 
 def test_only_all_changes_the_callbacks_of_every_learner():
-    alone = [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix', *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
+    alone = [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix',
+        *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
     before,*after = warm_call(callbacks_after, alone)
     assert [*map(set, after)]==[{*before}]*len(alone), 'importing a room changes defaults.callbacks'
 
 
 def test_all_adds_one_callback_also_when_loaded_anew():
-    before,*after = warm_call(callbacks_after, ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all'])
+    before,*after = warm_call(callbacks_after,
+        ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all'])
     assert after==[[*before, 'FitCheck']]*4
 
 
@@ -73,8 +78,10 @@ def test_all_adds_one_callback_also_when_loaded_anew():
 
 def examples():
     "The example in the docstring of each module that has one"
-    doc = {module(p): ast.get_docstring(ast.parse(p.read_text(encoding='utf-8'))) or '' for p in package.rglob('[!_]*.py')}
-    return {mod: re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) for mod,text in doc.items() if '```python' in text}
+    doc = {module(p): ast.get_docstring(ast.parse(p.read_text(encoding='utf-8'))) or ''
+        for p in package.rglob('[!_]*.py')}
+    return {mod: re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) for mod,text in doc.items()
+        if '```python' in text}
 
 
 def run_example(folder, mod, blocks):
@@ -98,7 +105,8 @@ def imports(path):
     for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(o, ast.Import): res |= {a.name for a in o.names}
         # nbdev makes ours relative
-        if isinstance(o, ast.ImportFrom): res.add('.'.join([*own[:len(own)+1-o.level], *filter(None, [o.module])]) if o.level else o.module)
+        if isinstance(o, ast.ImportFrom):
+            res.add('.'.join([*own[:len(own)+1-o.level], *filter(None, [o.module])]) if o.level else o.module)
     return res
 
 
@@ -129,15 +137,18 @@ def test_rooms_import_from_below():
     below = [*rooms()]
     for mod in rooms():
         below.remove(mod)
-        used = {o.partition('.')[2] for o in imports(package/f"{mod.replace('.', '/')}.py") if o.startswith('fastai_balmix.')}
+        used = {o.partition('.')[2] for o in imports(package/f"{mod.replace('.', '/')}.py")
+            if o.startswith('fastai_balmix.')}
         # `from fastai_balmix.loaders import cache` names a room of a wing
-        assert all(o in below or any(b.startswith(f'{o}.') for b in below) for o in used), f'{mod} imports from {sorted(used-{*below})}, not all of it below'
+        assert all(o in below or any(b.startswith(f'{o}.') for b in below)
+            for o in used), f'{mod} imports from {sorted(used-{*below})}, not all of it below'
         assert mod=='all' or used <= {*below}, f'{mod} imports the wings {sorted(used-{*below})}; rooms import rooms'
 
 
 def test_no_module_is_hidden_by_a_name():
     for o in package.glob('*/__init__.pyi'):
-        names = {a.asname or a.name for n in ast.walk(ast.parse(o.read_text(encoding='utf-8'))) if isinstance(n, ast.ImportFrom) for a in n.names}
+        names = {a.asname or a.name for n in ast.walk(ast.parse(o.read_text(encoding='utf-8')))
+            if isinstance(n, ast.ImportFrom) for a in n.names}
         hidden = names & {p.stem for p in o.parent.glob('[!_]*.py')}
         assert not hidden, f'{o.parent.name}: {sorted(hidden)} are modules and public names'
 
@@ -146,7 +157,9 @@ def test_imports_are_requirements():
     cfg = ConfigParser()
     cfg.read(root/'settings.ini', encoding='utf-8')
     needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
-    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL', 'markupsafe', 'sklearn', 'yaml', 'IPython'} # the last only where a notebook runs
+    # the last only where a notebook runs
+    known = {*sys.stdlib_module_names, *needs, 'fastai_balmix', 'fastcore', 'fastprogress', 'torchvision', 'PIL',
+        'markupsafe', 'sklearn', 'yaml', 'IPython'}
     for p in package.rglob('*.py'):
         used = {o.split('.')[0] for o in imports(p)}
         assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'

@@ -1,6 +1,7 @@
-"""The notebooks show what ProgressiveSampling, Remix, cRT and τ-normalisation do on the digits. Here Remix and cRT stand beside plain PyTorch
-loops that take every step a second time, draws are counted and compared with their probabilities, fits are cut short in every event,
-two processes train over gloo, and the last layer is looked for in networks of other libraries."""
+"""The notebooks show what ProgressiveSampling, Remix, cRT and τ-normalisation do on the digits. Here Remix and cRT
+stand beside plain PyTorch loops that take every step a second time, draws are counted and compared with their
+probabilities, fits are cut short in every event, two processes train over gloo, and the last layer is looked for in
+networks of other libraries."""
 
 import random,warnings
 from functools import partial
@@ -17,29 +18,17 @@ from torch.utils.data import DataLoader as TorchDL,IterableDataset,SubsetRandomS
 from fastai.callback.core import event
 from fastai.callback.mixup import CutMix,MixUp
 from fastai.vision import all as fv
-from fastai_balmix.callback import rivals
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling,Remix,remix_weights
 from fastai_balmix.classifier import crt,find_head,tau_normalise
 from fastai_balmix.losses import QWKLoss
-from toys import Counting,Mute,Noisy,Numbered,Points,equal,flat,item_numbers,make_net,on_ranks,params,quiet_fit,seeded_dl,tail_targets
+from toys import (
+    Counting,Mute,Noisy,Numbered,Points,Probe,close,equal,flat,item_numbers,make_learner,make_net,
+    on_ranks,params,quiet_fit,seeded_dl,tail_targets)
 
 class Typed(Points):
     "Labels as fastai's pipelines bring them"
     def __getitem__(self, i): return self.x[i],fv.TensorCategory(self.targets[i])
-
-def make_learner(ds=None, cbs=None, loss_func=None, bs=8, net=None, **kwargs):
-    dls = ds if isinstance(ds, fv.DataLoaders) else None
-    if dls is None:
-        ds = fv.ifnone(ds, Points())
-        dls = fv.DataLoaders(seeded_dl(ds, bs, **{k: kwargs.pop(k) for k in ('num_workers','drop_last') if k in kwargs}), seeded_dl(ds, 32, shuffle=False))
-    return fv.Learner(dls, fv.ifnone(net, make_net()), loss_func=fv.ifnone(loss_func, nn.CrossEntropyLoss()), **{'opt_func':fv.SGD, 'lr':.1, **kwargs}, cbs=cbs)
-
-class Probe(fv.Callback):
-    "Calls `func(learn)` after every training batch, and keeps what it returns in `seen`"
-    order,run_valid = 90,False
-    def __init__(self, func): self.func,self.seen = func,[]
-    def after_batch(self): self.seen.append(self.func(self.learn))
 
 class Opened(fv.Callback):
     "Keeps, for every training epoch, what the data set was asked for, batch by batch"
@@ -62,7 +51,6 @@ class Given(fv.Callback):
     def before_train(self): self.epochs.append([])
     def before_batch(self): self.epochs[-1].append(item_numbers(self.x))
 
-def close(a, b, atol=1e-5): torch.testing.assert_close(torch.as_tensor(a).detach().double().as_subclass(torch.Tensor), torch.as_tensor(b).detach().double(), rtol=0, atol=atol)
 
 # ------------------------------------------------------------------ progressively balanced sampling
 
@@ -128,10 +116,12 @@ def test_classes_come_with_the_probabilities_of_the_paper(weighted):
 def test_what_is_not_replaced_comes_in_its_own_order():
     plain,mixed = Given(),Given()
     ds = Numbered(tail_targets(300,20), shape=(6,))
-    for cb,cbs in (plain,[]),(mixed,[ProgressiveSampling(seed=0)]): quiet_fit(make_learner(ds, bs=32, net=make_net(n_out=2)), 3, [*cbs, cb])
+    for cb,cbs in (plain,[]),(mixed,[ProgressiveSampling(seed=0)]):
+        quiet_fit(make_learner(ds, bs=32, net=make_net(n_out=2)), 3, [*cbs, cb])
     same = [(np.array(flat(a))==flat(b)) for a,b in zip(plain.epochs, mixed.epochs)]
     assert [[len(b) for b in e] for e in plain.epochs]==[[len(b) for b in e] for e in mixed.epochs]==[[32]*10]*3
-    # In the middle half of the places, here and there, are given to a draw; 5 standard errors. A draw seldom happens on the very item.
+    # In the middle half of the places, here and there, are given to a draw; 5 standard errors. A draw seldom happens
+    # on the very item.
     assert same[0].all() and same[2].mean()<.05
     for part in same[1][:160],same[1][160:],same[1][::2]: assert abs(part.mean()-.5)<5*(.25/160)**.5+.01
 
@@ -142,7 +132,8 @@ def test_nothing_is_left_behind():
         quiet_fit(learn, 3, cbs)
         assert learn.dls.train is train and type(train) is fv.DataLoader and 'get_idxs' not in vars(train)
         # what is new in it is the memory of its labels, and what a plain epoch leaves as well
-        assert set(vars(train))-keys<={'_labels','_samplers','_DataLoader__idxs'} and train.fake_l.d is train and learn.dl is None
+        assert set(vars(train))-keys<={'_labels','_samplers','_DataLoader__idxs'} and train.fake_l.d is train
+        assert learn.dl is None
         state = train.rng.getstate()
         if not cbs: plain = state,[item_numbers(x) for x,_ in train]
     # its generator has gone through as many epochs as in a plain fit, and goes on from there
@@ -170,7 +161,8 @@ class Fault(fv.Callback):
             setattr(self, f'before_{where}', partial(self.cancel, where, getattr(fv, f'Cancel{cancel}Exception')))
 
     # in the second epoch, so that draws are under way; a fit has only one beginning
-    def due(self, kind): return not self.done and (kind not in inner or self.training) and (kind=='fit' or self.learn.epoch==1)
+    def due(self, kind):
+        return not self.done and (kind not in inner or self.training) and (kind=='fit' or self.learn.epoch==1)
 
     def cancel(self, kind, exc):
         if self.due(kind): raise exc()
@@ -193,7 +185,8 @@ def fit_steps(learn, cbs, seed=1):
     quiet_fit(learn, 2, [*cbs, probe])
     return torch.stack(probe.seen)
 
-@pytest.mark.parametrize('make', [ProgressiveSampling, Remix, partial(Remix, per_item=True)], ids=['progressive', 'remix', 'remix per item'])
+@pytest.mark.parametrize('make', [ProgressiveSampling, Remix, partial(Remix, per_item=True)],
+    ids=['progressive', 'remix', 'remix per item'])
 def test_a_fit_after_one_that_was_cut_short_is_that_of_a_fresh_learner(make):
     fresh = fit_steps(make_learner(bs=17), [make()])
     for k,name in enumerate(events):
@@ -254,7 +247,8 @@ def test_workers_change_no_index():
     epochs = []
     for n in 0,2:
         given = Given()
-        quiet_fit(make_learner(Numbered(tail_targets(40,20,6), shape=(6,)), num_workers=n), 2, [ProgressiveSampling(seed=0), given])
+        quiet_fit(make_learner(Numbered(tail_targets(40,20,6), shape=(6,)), num_workers=n), 2,
+            [ProgressiveSampling(seed=0), given])
         epochs.append(given.epochs)
     assert epochs[0]==epochs[1] and len(flat(epochs[0][1]))==66
 
@@ -272,7 +266,8 @@ def test_a_seed_repeats_the_draws():
     assert opened_by(cb, learn)==one==opened_by(ProgressiveSampling(seed=11), seed=99)
     assert opened_by(ProgressiveSampling(seed=12))!=one
     # without one, as NumPy's global generator stands
-    assert opened_by(ProgressiveSampling(), seed=4)==opened_by(ProgressiveSampling(), seed=4)!=opened_by(ProgressiveSampling(), seed=5)
+    assert opened_by(ProgressiveSampling(), seed=4)==opened_by(ProgressiveSampling(),
+        seed=4)!=opened_by(ProgressiveSampling(), seed=5)
     cb = ProgressiveSampling()
     assert opened_by(cb)!=opened_by(cb)
     assert cb.seed is None and cb.labels is None
@@ -288,11 +283,15 @@ class Stream(IterableDataset):
     def __iter__(self): return iter(Points())
 
 @pytest.mark.parametrize('make,words', [
-    (lambda: ProgressiveSampling(seed=-1), "The 'seed' parameter of ProgressiveSampling must be an int in the range [0, inf). Got -1 instead."),
+    (lambda: ProgressiveSampling(seed=-1),
+        "The 'seed' parameter of ProgressiveSampling must be an int in the range [0, inf). Got -1 instead."),
     (lambda: ProgressiveSampling(seed=1.), "Got 1.0 instead."),
-    (lambda: quiet_fit(make_learner(Mute(20)), 2, ProgressiveSampling()), "The labels of a Mute cannot be read by ProgressiveSampling without opening its items."),
-    (lambda: quiet_fit(make_learner(), 2, ProgressiveSampling(labels=[0,1])), "The 'labels' parameter of ProgressiveSampling must be 51 ints, one for each item. Got 2 labels instead."),
-    (lambda: quiet_fit(make_learner(fv.DataLoaders(TorchDL(Stream(), batch_size=8), TorchDL(Points(), batch_size=8))), 2, ProgressiveSampling()), "ProgressiveSampling"),
+    (lambda: quiet_fit(make_learner(Mute(20)), 2, ProgressiveSampling()),
+        "The labels of a Mute cannot be read by ProgressiveSampling without opening its items."),
+    (lambda: quiet_fit(make_learner(), 2, ProgressiveSampling(labels=[0,1])),
+        "The 'labels' parameter of ProgressiveSampling must be 51 ints, one for each item. Got 2 labels instead."),
+    (lambda: quiet_fit(make_learner(fv.DataLoaders(TorchDL(Stream(), batch_size=8), TorchDL(Points(), batch_size=8))),
+        2, ProgressiveSampling()), "ProgressiveSampling"),
 ])
 def test_progressive_sampling_refuses(make, words):
     with pytest.raises(ValueError) as e: make()
@@ -304,11 +303,14 @@ def train_rank(rank):
     torch.manual_seed(rank)
     targets = tail_targets(300, 25, 6)
     # Every process shuffles by a generator of its own; only the first one's order counts
-    dls = fv.DataLoaders(seeded_dl(Numbered(targets), 20, seed=rank), seeded_dl(Numbered(targets[:21]), 8, shuffle=False), device='cpu')
+    dls = fv.DataLoaders(seeded_dl(Numbered(targets), 20, seed=rank),
+        seeded_dl(Numbered(targets[:21]), 8, shuffle=False), device='cpu')
     given,kinds = Given(),Probe(lambda o: type(o.dl).__name__)
-    learn = fv.Learner(dls, nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1,3)), loss_func=fv.CrossEntropyLossFlat(), opt_func=fv.SGD, cbs=[given,kinds,ProgressiveSampling(seed=0),DistributedTrainer(sync_bn=False, cpu=True)])
+    learn = fv.Learner(dls, nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1,3)), loss_func=fv.CrossEntropyLossFlat(),
+        opt_func=fv.SGD, cbs=[given,kinds,ProgressiveSampling(seed=0),DistributedTrainer(sync_bn=False, cpu=True)])
     with learn.no_bar(),learn.no_logging(): learn.fit(2, lr=.1)
-    return dict(epochs=given.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values], kinds=set(kinds.seen),
+    return dict(epochs=given.epochs, params=[p.detach().clone() for p in learn.model.parameters()],
+        losses=[list(o) for o in learn.recorder.values], kinds=set(kinds.seen),
                 train=type(learn.dls.train).__name__)
 
 def test_two_processes_share_each_epoch():
@@ -334,7 +336,8 @@ def _reference_remix(lam, n_i, n_j, kappa, tau):
 
 # Shares in steps that floats hold exactly, so that no rounding stands between one side of τ and the other
 steps = st.integers(0, 64).map(lambda i: i/64)
-pairs = st.lists(st.tuples(st.sampled_from([1,2,3,5,6,9,10,40,100,1000]), st.sampled_from([1,2,3,5,6,9,10,40,100,1000]), steps), min_size=1, max_size=10)
+pairs = st.lists(st.tuples(st.sampled_from([1,2,3,5,6,9,10,40,100,1000]),
+    st.sampled_from([1,2,3,5,6,9,10,40,100,1000]), steps), min_size=1, max_size=10)
 
 @given(pairs, st.sampled_from([1.5,2.,3.,10.]), steps)
 def test_remix_weights_are_those_of_the_paper(pairs, kappa, tau):
@@ -384,7 +387,8 @@ def _reference_ce(logits, y, y1, w):
 def _reference_weighted(logits, y, y1, w, weight):
     "Either label's losses make a mean weighted by the classes of that label"
     logp,tot = logits.log_softmax(1),0.
-    for u,t in ((1-w, y), (w, y1)): tot = tot - sum(u[i]*weight[t[i]]*logp[i,t[i]] for i in range(len(t)))/sum(weight[k] for k in t)
+    for u,t in ((1-w, y), (w, y1)):
+        tot = tot - sum(u[i]*weight[t[i]]*logp[i,t[i]] for i in range(len(t)))/sum(weight[k] for k in t)
     return tot
 
 def _reference_focal(logits, y, y1, w, gamma=2):
@@ -398,7 +402,8 @@ def _reference_squares(logits, y, y1, w):
     return (logits.softmax(1)-(1-w)[:,None]*hot[y]-w[:,None]*hot[y1]).square().sum(1).max()
 
 def _reference_kappa(logits, y, y1, w):
-    "The logarithm of one minus the quadratic kappa of probabilities against mixed labels, cell by cell, of which 1e-6 is 0"
+    """The logarithm of one minus the quadratic kappa of probabilities against mixed labels, cell by cell, of which
+    1e-6 is 0"""
     p,k,n = logits.softmax(1),logits.shape[1],len(y)
     q = torch.zeros_like(p)
     for i in range(n):
@@ -451,7 +456,8 @@ class PlainLoop(fv.Callback):
         lam = torch.as_tensor(self.cb.lam, dtype=torch.float64).expand(n)
         y,y1 = (torch.tensor([self.ds.targets[o] for o in idx]) for idx in (i,j))
         x = (1-lam)[:,None]*self.ds.x[i].double() + lam[:,None]*self.ds.x[j].double()
-        w = torch.tensor([1-_reference_remix(1-lam[o].item(), self.n_class[y[o]], self.n_class[y1[o]], self.kappa, self.tau) for o in range(n)])
+        w = torch.tensor([1-_reference_remix(1-lam[o].item(), self.n_class[y[o]], self.n_class[y1[o]], self.kappa,
+            self.tau) for o in range(n)])
         loss = self.reference(self.net(x), y, y1, w)
         close(self.learn.loss, loss)
         close(self.cb.lam_y, w)
@@ -476,13 +482,15 @@ def test_every_step_is_that_of_a_plain_loop(side, per_item):
     # Labels that follow the image, and such as go to either of the two altogether, were among them
     w,lam = torch.cat(plain.ws, 1)
     assert len(plain.ws)==4*7 and w.isclose(lam).any() and (w==0).any() and (w==1).any()
-    assert (params(learn)-start).abs().max()>.01 and learn.loss_func is loss_func and getattr(loss_func, 'reduction', 'mean')=='mean'
+    assert (params(learn)-start).abs().max()>.01 and learn.loss_func is loss_func
+    assert getattr(loss_func, 'reduction', 'mean')=='mean'
 
 @pytest.mark.parametrize('kappa,tau', [(1.5,.8), (2.,.3), (5.,1.)])
 def test_kappa_and_tau_reach_the_labels(kappa, tau):
     dice,patch = thrown()
     cb,ds = Remix(kappa=kappa, tau=tau, per_item=True),Points()
-    with patch: quiet_fit(make_learner(ds, opt_func=sgd), 2, [cb,PlainLoop(ds, _reference_ce, cb, dice, kappa=kappa, tau=tau)])
+    with patch:
+        quiet_fit(make_learner(ds, opt_func=sgd), 2, [cb,PlainLoop(ds, _reference_ce, cb, dice, kappa=kappa, tau=tau)])
 
 @pytest.mark.parametrize('bs', [1, 25])
 @pytest.mark.parametrize('per_item', [False, True])
@@ -521,10 +529,12 @@ def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
 @pytest.mark.parametrize('per_item', [False, True])
 def test_lam_follows_beta(per_item, alpha):
     probe = Probe(lambda o: torch.as_tensor(o.remix.lam).double().reshape(-1))
-    quiet_fit(make_learner(Numbered(tail_targets(90,10), shape=(6,)), bs=50 if per_item else 5), 20, [Remix(alpha, per_item=per_item, seed=0), probe])
+    quiet_fit(make_learner(Numbered(tail_targets(90,10), shape=(6,)), bs=50 if per_item else 5), 20,
+        [Remix(alpha, per_item=per_item, seed=0), probe])
     lam = torch.cat(probe.seen)
     assert len(lam)==(2000 if per_item else 400)
-    # Beta(α, α) has the mean 1/2, the variance 1/(4(2α+1)), and of its squared distance from 1/2 the variance is below 1/16 of that; 5 standard errors
+    # Beta(α, α) has the mean 1/2, the variance 1/(4(2α+1)), and of its squared distance from 1/2 the variance is
+    # below 1/16 of that; 5 standard errors
     var = 1/(4*(2*alpha+1))
     assert abs(lam.mean()-.5)<5*(var/len(lam))**.5
     assert abs((lam-.5).square().mean()-var)<5*(var/4/len(lam))**.5
@@ -539,7 +549,8 @@ def test_each_item_of_a_batch_is_a_partner_once():
     for x,lam in seen.seen:
         i = [sorted(r.nonzero().flatten().tolist()) for r in x]
         # every image is in the batch with 1-λ once and with λ once
-        assert x.sum(0).sort(descending=True).values[:5].tolist()==pytest.approx([1.]*5, abs=1e-5) and x.sum(0).nonzero().numel()==5
+        assert x.sum(0).sort(descending=True).values[:5].tolist()==pytest.approx([1.]*5, abs=1e-5)
+        assert x.sum(0).nonzero().numel()==5
         firsts.append(sum(len(o)==1 for o in i))
     # of 5 items one stays with itself on average: 24 batches, of variance 1; 5 standard errors
     assert abs(np.mean(firsts)-1)<5/24**.5
@@ -641,19 +652,29 @@ class Ints(Points):
     (lambda: Remix(alpha=-1), "The 'alpha' parameter of Remix must be a float in the range [0, inf). Got -1 instead."),
     (lambda: Remix(alpha='1'), "Got '1' instead."),
     (lambda: Remix(kappa=.5), "The 'kappa' parameter of Remix must be a float in the range [1, inf). Got 0.5 instead."),
-    (lambda: Remix(kappa=np.nan), "The 'kappa' parameter of Remix must be a float in the range [1, inf). Got nan instead."),
+    (lambda: Remix(kappa=np.nan),
+        "The 'kappa' parameter of Remix must be a float in the range [1, inf). Got nan instead."),
     (lambda: Remix(tau=1.1), "The 'tau' parameter of Remix must be a float in the range [0, 1]. Got 1.1 instead."),
     (lambda: Remix(tau=-.1), "Got -0.1 instead."),
     (lambda: Remix(per_item=1), "The 'per_item' parameter of Remix must be True or False. Got 1 instead."),
     (lambda: Remix(seed=-3), "The 'seed' parameter of Remix must be an int in the range [0, inf). Got -3 instead."),
-    (lambda: quiet_fit(make_learner(), 1, [Remix(), MixUp()]), 'Remix cannot be combined with MixUp. Remove one of them.'),
-    (lambda: quiet_fit(make_learner(), 1, [CutMix(), Remix()]), 'Remix cannot be combined with CutMix. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(), 1, [Remix(), MixUp()]),
+        'Remix cannot be combined with MixUp. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(), 1, [CutMix(), Remix()]),
+        'Remix cannot be combined with CutMix. Remove one of them.'),
     (lambda: quiet_fit(make_learner(), 1, [BalancedMixUp(), Remix()]), " cannot be combined with "),
-    (lambda: quiet_fit(make_learner(), 1, [Remix(), Remix()]), 'Remix cannot be combined with Remix. Remove one of them.'),
-    (lambda: quiet_fit(make_learner(loss_func=NoItems()), 1, Remix()), "Remix needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has NoItems()."),
-    (lambda: quiet_fit(make_learner(Mute(20)), 1, Remix()), "The labels of a Mute cannot be read by Remix without opening its items."),
-    (lambda: quiet_fit(make_learner(), 1, Remix(labels=[1,2])), "The 'labels' parameter of Remix must be 51 ints, one for each item. Got 2 labels instead."),
-    (lambda: quiet_fit(make_learner(Ints()), 1, Remix()), "The 'inputs' parameter of Remix must be floating-point tensors after the batch transforms. Got torch.int64 instead."),
+    (lambda: quiet_fit(make_learner(), 1, [Remix(), Remix()]),
+        'Remix cannot be combined with Remix. Remove one of them.'),
+    (lambda: quiet_fit(make_learner(loss_func=NoItems()), 1, Remix()),
+        "Remix needs a loss function with a `reduction`, so that the loss of each item is known, but the learner "
+        "has NoItems()."),
+    (lambda: quiet_fit(make_learner(Mute(20)), 1, Remix()),
+        "The labels of a Mute cannot be read by Remix without opening its items."),
+    (lambda: quiet_fit(make_learner(), 1, Remix(labels=[1,2])),
+        "The 'labels' parameter of Remix must be 51 ints, one for each item. Got 2 labels instead."),
+    (lambda: quiet_fit(make_learner(Ints()), 1, Remix()),
+        "The 'inputs' parameter of Remix must be floating-point tensors after the batch transforms. Got torch.int64 "
+        "instead."),
 ])
 def test_remix_refuses(make, words):
     with pytest.raises(ValueError) as e: make()
@@ -677,10 +698,12 @@ class Images(Counting):
 
 def conv_net(n_out=4):
     torch.manual_seed(5)
-    return nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,8), nn.BatchNorm1d(8), nn.Linear(8,n_out))
+    return nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.5), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8,8), nn.BatchNorm1d(8), nn.Linear(8,n_out))
 
 def image_dls(counts=(28,14,6,3), size=8, bs=8):
-    dls = fv.DataLoaders(seeded_dl(Images(counts, size), bs), seeded_dl(Images(counts, size), 32, shuffle=False), device='cpu')
+    dls = fv.DataLoaders(seeded_dl(Images(counts, size), bs), seeded_dl(Images(counts, size), 32, shuffle=False),
+        device='cpu')
     dls.c = len(counts)
     return dls
 
@@ -748,7 +771,8 @@ def test_every_step_is_that_of_a_plain_loop_over_features():
     assert len(loop.asked)==20*7 and not any(loop.modes)
     # classes come equally often: 20·51 draws of shares of 1/4, 5 standard errors
     items = flat(loop.asked)
-    assert len(items)==20*51 and (np.abs(class_shares(items, learn.dls.train.dataset.targets)-.25)<5*(3/16/len(items))**.5).all()
+    assert len(items)==20*51
+    assert (np.abs(class_shares(items, learn.dls.train.dataset.targets)-.25)<5*(3/16/len(items))**.5).all()
 
 def test_q_labels_seed_and_learning_rate():
     learn,loop = image_learner(opt_func=partial(fv.SGD, mom=0.), wd=0.),HeadLoop()
@@ -759,24 +783,29 @@ def test_q_labels_seed_and_learning_rate():
     # the learner's own learning rate is the highest
     assert max(learn.recorder.lrs)==pytest.approx(.1, rel=1e-2)
     again,other = HeadLoop(),HeadLoop()
-    for seed,o in (0,again),(1,other): quiet_crt(image_learner(opt_func=partial(fv.SGD, mom=0.), wd=0.), 8, q='instance', seed=seed, cbs=o)
+    for seed,o in (0,again),(1,other):
+        quiet_crt(image_learner(opt_func=partial(fv.SGD, mom=0.), wd=0.), 8, q='instance', seed=seed, cbs=o)
     assert again.asked==loop.asked!=other.asked
     labels = np.repeat([0,1], [48,3])
     stated = HeadLoop()
     quiet_crt(image_learner(opt_func=partial(fv.SGD, mom=0.), wd=0.), 8, labels=labels, seed=0, cbs=stated)
     assert abs((labels[flat(stated.asked)]==1).mean()-.5)<5*(.25/408)**.5
 
-@pytest.mark.parametrize('splitter', [fv.trainable_params, lambda m: fv.L([*m[:6].parameters()], [*m[6:].parameters()])], ids=['one group', 'two groups'])
+@pytest.mark.parametrize('splitter',
+    [fv.trainable_params, lambda m: fv.L([*m[:6].parameters()], [*m[6:].parameters()])],
+    ids=['one group', 'two groups'])
 def test_only_the_last_layer_is_given_to_the_optimiser(splitter):
     learn = image_learner(splitter=splitter)
-    probe = Probe(lambda o: ([id(p) for p in o.opt.all_params().itemgot(0)], [p.grad is None for p in o.model[:8].parameters()]))
+    probe = Probe(lambda o: ([id(p) for p in o.opt.all_params().itemgot(0)],
+        [p.grad is None for p in o.model[:8].parameters()]))
     learn.model.zero_grad()
     quiet_crt(learn, 1, .1, cbs=probe)
     ids,none = zip(*probe.seen)
     assert len(ids)==7 and all(o==[id(p) for p in learn.model[8].parameters()] for o in ids) and all(map(all, none))
 
 def surroundings(learn):
-    return (learn.dls, [*learn.dls.loaders], type(learn.dls.train), learn.splitter, sorted(cb.name for cb in learn.cbs), [p.requires_grad for p in learn.model.parameters()],
+    return (learn.dls, [*learn.dls.loaders], type(learn.dls.train), learn.splitter,
+        sorted(cb.name for cb in learn.cbs), [p.requires_grad for p in learn.model.parameters()],
             learn.loss_func, learn.opt_func, learn.lr, learn.dls.train.rng.getstate(), learn.lock.locked())
 
 @pytest.mark.parametrize('frozen', [False, True])
@@ -798,7 +827,8 @@ def test_everything_is_put_back(name, frozen):
     after = cloned(learn.model)
     learn.opt = learn.opt
     quiet_fit(learn, 1)
-    expected = {k for k,_ in learn.model.named_parameters() if not (frozen and k.split('.')[0]=='0' or frozen and k=='8.bias')}
+    expected = {k for k,_ in learn.model.named_parameters()
+        if not ((frozen and k.split('.')[0]=='0') or (frozen and k=='8.bias'))}
     assert {k for k in changed(learn.model, after) if 'running' not in k and 'num' not in k}==expected
 
 def test_parameter_groups_are_put_back():
@@ -819,7 +849,8 @@ def test_other_loaders_and_callbacks():
     quiet_crt(learn, 1)
     assert learn.dls.train is loader and loader.q=='instance'
     for cb in BalancedMixUp(),Remix(),ProgressiveSampling(): quiet_crt(learn, 1, cbs=cb)
-    learn = make_learner(fv.DataLoaders(TorchDL(Images(), batch_size=8, shuffle=True), TorchDL(Images(), batch_size=8)), net=conv_net())
+    learn = make_learner(fv.DataLoaders(TorchDL(Images(), batch_size=8, shuffle=True),
+        TorchDL(Images(), batch_size=8)), net=conv_net())
     before,opened = cloned(learn.model),Opened()
     quiet_crt(learn, 8, seed=0, cbs=opened)
     assert changed(learn.model, before)=={'8.weight','8.bias'} and type(learn.dls.train) is TorchDL
@@ -829,7 +860,8 @@ def test_other_loaders_and_callbacks():
 def test_crt_brings_rare_classes_back():
     # Two classes that overlap, one with 2 % of the points: the plain network hardly ever says so
     ds = Points((490,10))
-    ds.x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 1.2*torch.tensor(ds.targets)[:,None]*torch.eye(6)[0]
+    ds.x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) + 1.2*torch.tensor(ds.targets)[:,
+        None]*torch.eye(6)[0]
     learn = quiet_fit(make_learner(ds, bs=50, net=make_net(n_out=2)), 10)
     x,y = ds.x,torch.tensor(ds.targets)
     def recall():
@@ -846,7 +878,8 @@ foreign = nn.Linear(8,4)
     (dict(q='klass'), "a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead."),
     (dict(seed=-1), "an int in the range [0, inf). Got -1 instead."),
     (dict(labels=[0,1]), "51 ints, one for each item. Got 2 labels instead."),
-    (dict(head=foreign), "The 'head' parameter of crt must be a linear layer, or a 1×1 convolution, of the model. Got Linear(in_features=8, out_features=4, bias=True) instead."),
+    (dict(head=foreign), "The 'head' parameter of crt must be a linear layer, or a 1×1 convolution, of the model. "
+                         "Got Linear(in_features=8, out_features=4, bias=True) instead."),
     (dict(head='last'), "of the model. Got 'last' instead."),
 ])
 def test_crt_refuses_before_anything_is_changed(kwargs, words):
@@ -877,9 +910,13 @@ def test_heads_of_vision_learners():
     quiet_crt(learn, 1, .1)
     assert changed(learn.model, before)=={f'{head_name(learn.model)}.weight'}
 
-@pytest.mark.parametrize('arch,name', [('mobilenetv2_050','classifier'), ('resnet10t','fc'), ('convnext_atto','head.fc'), ('efficientnet_lite0','classifier'),
-    pytest.param('resnetv2_50x1_bit','head.fc', marks=pytest.mark.slow), pytest.param('vit_tiny_patch16_224','head', marks=pytest.mark.slow),
-    pytest.param('densenet121','classifier', marks=pytest.mark.slow), pytest.param('swin_tiny_patch4_window7_224','head.fc', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('arch,name',
+    [('mobilenetv2_050','classifier'), ('resnet10t','fc'), ('convnext_atto','head.fc'),
+        ('efficientnet_lite0','classifier'),
+    pytest.param('resnetv2_50x1_bit','head.fc', marks=pytest.mark.slow),
+    pytest.param('vit_tiny_patch16_224','head', marks=pytest.mark.slow),
+    pytest.param('densenet121','classifier', marks=pytest.mark.slow),
+    pytest.param('swin_tiny_patch4_window7_224','head.fc', marks=pytest.mark.slow)])
 def test_heads_of_timm(arch, name):
     model = timm.create_model(arch, num_classes=4)
     assert head_name(model)==name and find_head(model).weight.shape[0]==4
@@ -897,7 +934,8 @@ def test_heads_of_timm_in_vision_learners_train(arch):
     assert changed(learn.model, before)=={f'{head_name(learn.model)}.weight'}
 
 def test_a_convolution_is_a_last_layer_too():
-    net = nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8,4,1), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(3,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8,4,1),
+        nn.Flatten())
     learn = make_learner(image_dls(), net=net)
     before = cloned(net)
     quiet_crt(learn, 1, .1)
@@ -907,8 +945,11 @@ def test_a_layer_may_be_named():
     net = nn.Sequential(nn.Flatten(), nn.Linear(192,6), nn.ReLU(), nn.Linear(6,4), nn.BatchNorm1d(4))
     learn = make_learner(image_dls(), net=net)
     before = cloned(net)
-    with pytest.raises(ValueError, match="The 'model' parameter of crt must be a network whose last layer with weights is linear"): quiet_crt(learn, 1)
-    with pytest.raises(ValueError, match="The 'model' parameter of tau_normalise must be a network whose last layer"): tau_normalise(net)
+    with pytest.raises(ValueError,
+        match="The 'model' parameter of crt must be a network whose last layer with weights is linear"):
+        quiet_crt(learn, 1)
+    with pytest.raises(ValueError, match="The 'model' parameter of tau_normalise must be a network whose last layer"):
+        tau_normalise(net)
     quiet_crt(learn, 1, .1, head=net[3])
     assert changed(net, before)=={'3.weight','3.bias'}
     # of the copy, the layer in the same place
@@ -923,7 +964,9 @@ class HeadFirst(nn.Module):
         self.head,self.body = nn.Linear(8,4),nn.Sequential(nn.Flatten(), nn.Linear(192,8), nn.Tanh())
     def forward(self, x): return self.head(self.body(x))
 
-def weight_normed(): return nn.Sequential(nn.Flatten(), nn.Linear(192,8), nn.Tanh(), nn.utils.parametrizations.weight_norm(nn.Linear(8,4)))
+def weight_normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192,8), nn.Tanh(),
+        nn.utils.parametrizations.weight_norm(nn.Linear(8,4)))
 
 @pytest.mark.parametrize('make', [HeadFirst, weight_normed])
 def test_a_layer_that_does_not_make_the_classes_is_not_taken_for_the_last(make):
@@ -940,17 +983,22 @@ def test_of_two_classifiers_neither_is_taken():
     model = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=4, depth=1)
     with pytest.raises(ValueError, match="The 'model' parameter of find_head"): find_head(model)
 
-@pytest.mark.parametrize('model', [nn.Sequential(nn.Flatten()), nn.Sequential(nn.Conv2d(3,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(nn.Linear(4,2), nn.PReLU()),
+@pytest.mark.parametrize('model',
+    [nn.Sequential(nn.Flatten()), nn.Sequential(nn.Conv2d(3,4,3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Sequential(nn.Linear(4,2), nn.PReLU()),
     timm.create_model('mobilenetv2_050', num_classes=0)], ids=['no weights', '3x3', 'PReLU', 'timm without head'])
 def test_networks_without_such_a_layer_are_refused(model):
-    with pytest.raises(ValueError, match="whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer. Got "): find_head(model)
+    with pytest.raises(ValueError,
+        match="whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer. Got "):
+        find_head(model)
 
 # τ-normalisation
 
 @pytest.mark.parametrize('tau', [0, .3, 1., 2.5])
 @pytest.mark.parametrize('conv', [False, True])
 def test_rows_are_divided_by_powers_of_their_length(conv, tau):
-    net = nn.Sequential(nn.Conv2d(3,8,3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8,4,1), nn.Flatten()) if conv else conv_net()
+    net = nn.Sequential(nn.Conv2d(3,8,3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8,4,1),
+        nn.Flatten()) if conv else conv_net()
     head = net[2] if conv else net[8]
     with torch.no_grad(): head.weight[1] = 0
     before,net.training = cloned(net),True
@@ -960,11 +1008,13 @@ def test_rows_are_divided_by_powers_of_their_length(conv, tau):
         new = res[2] if conv else res[8]
         for k in range(4):
             length = np.sqrt(np.square(w[k]).sum())
-            np.testing.assert_allclose(new.weight[k].detach().numpy(), w[k]/length**tau if k!=1 else 0*w[k], rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(new.weight[k].detach().numpy(), w[k]/length**tau if k!=1 else 0*w[k], rtol=1e-5,
+                atol=1e-7)
         np.testing.assert_array_equal(new.bias.detach().numpy(), bias)
         name = '2.' if conv else '8.'
         assert all(o.startswith(name) for o in changed(res, before)) and all(p.requires_grad for p in res.parameters())
-    assert not changed(net, before) and got is not net and head.weight.data_ptr()!=(got[2] if conv else got[8]).weight.data_ptr()
+    assert not changed(net, before) and got is not net
+    assert head.weight.data_ptr()!=(got[2] if conv else got[8]).weight.data_ptr()
     if tau==0: assert changed(kept, before)==set() and len(changed(got, before))==1
 
 def test_outputs_of_a_normalised_network():
@@ -985,4 +1035,5 @@ def test_a_head_without_bias():
 @pytest.mark.parametrize('tau', [-1, np.nan, np.inf, '1', None])
 def test_tau_must_be_a_finite_number(tau):
     with pytest.raises(ValueError) as e: tau_normalise(conv_net(), tau)
-    assert str(e.value)==f"The 'tau' parameter of tau_normalise must be a float in the range [0, inf). Got {tau!r} instead."
+    words = f"The 'tau' parameter of tau_normalise must be a float in the range [0, inf). Got {tau!r} instead."
+    assert str(e.value)==words
