@@ -150,15 +150,31 @@ def _step_name(f):
     if isinstance(f, Transform): return getattr(f, '_name', type(f).__name__)
     return getattr(f, '__qualname__', type(f).__name__)
 
-class Steps:
-    "The steps in which a loader makes its items, and how many of the first of them are constant"
-    def __init__(self,
-        dl # A fastai loader
-    ):
+class _AllSteps:
+    "The steps in which a loader makes its items"
+    def __init__(self, dl):
         self.ds,self.n = dl.dataset,len(dl.dataset)
         self.split_idx = getattr(dl.dataset, 'split_idx', None)
         self.opened,self.rows = _data_steps(dl)
         self.after = _item_steps(dl)
+
+    def _same_as(self, dl):
+        "Does a loader still make its items in these steps?"
+        ds = dl.dataset
+        if ds is not self.ds or len(ds)!=self.n or getattr(ds, 'split_idx', None)!=self.split_idx: return False
+        return _data_steps(dl)==(self.opened,self.rows) and _item_steps(dl)==self.after
+
+    def _raw(self, i): return [L(o.items, use_list=None)[i] for o in self.ds.tls] if self.opened else [i]
+
+    def _joined(self, xs): return tuple(xs) if self.opened else xs[0]
+
+# %% ../../nbs/loaders/cache.ipynb #a83cf512
+class Steps(_AllSteps):
+    "The steps in which a loader makes its items, and how many of the first of them are constant"
+    def __init__(self,
+        dl # A fastai loader
+    ):
+        super().__init__(dl)
         self.fixed = [len(o) for o in self.rows]
         self.n_after = len(self.after)
         sample = dict.fromkeys(np.linspace(0, self.n-1, 4).astype(int).tolist())
@@ -169,10 +185,6 @@ class Steps:
         self.settings = self._settings()
 
     def __bool__(self): return not self.rows[0] or self.fixed[0]>0
-
-    def _raw(self, i): return [L(o.items, use_list=None)[i] for o in self.ds.tls] if self.opened else [i]
-
-    def _joined(self, xs): return tuple(xs) if self.opened else xs[0]
 
     @property
     def whole(self):
@@ -219,11 +231,8 @@ class Steps:
     def hold(self,
         dl # The loader
     )->bool:
-        "Does a loader still make its items in these steps?"
-        ds = dl.dataset
-        if ds is not self.ds or len(ds)!=self.n or getattr(ds, 'split_idx', None)!=self.split_idx: return False
-        if _data_steps(dl)!=(self.opened,self.rows) or _item_steps(dl)!=self.after: return False
-        return self._settings()==self.settings
+        "Does a loader still make its items in these steps, with the same arguments?"
+        return self._same_as(dl) and self._settings()==self.settings
 
     def names(self):
         "Names of the constant steps, and of the others"

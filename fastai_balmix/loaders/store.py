@@ -110,10 +110,8 @@ def _reserve(fd, n_bytes):
     block = bytes(2**20)
     for i in range(0, n_bytes, len(block)): os.write(fd, block[:n_bytes-i])
 
-class Store:
-    """Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`.
-
-    Raises an `OSError` where there is no room."""
+class _SharedFile:
+    "A file without a name that all processes of a loader share, with a table of items at its beginning and a lock"
     def __init__(self,
         n_bytes:int, # Size of the file: that of the items, and `overhead`
         sizes, # Bytes of each item, as far as is known, (N,) ints
@@ -150,14 +148,6 @@ class Store:
         # Where each item is: 0 not kept, -1 being written
         self.at = np.frombuffer(self.mem, np.int64, len(sizes), self.head.nbytes)
 
-    def __reduce__(self):
-        # A spawned worker is handed the file; whatever else is pickled, such as an exported learner, does without
-        if context.get_spawning_popen() is None: return _no_store, ()
-        fd = reduction.DupFd(self.file.fileno())
-        return _handed_store, (fd,self.n_bytes,self.sizes,self.ends,self.n_loaders)
-
-    def __deepcopy__(self, memo): return self
-
     @contextmanager
     def _locked(self):
         with self.threads:
@@ -168,6 +158,19 @@ class Store:
     def unlock(self):
         "Free what Ctrl-C may have left locked"
         fcntl.lockf(self.file, fcntl.LOCK_UN)
+
+# %% ../../nbs/loaders/store.ipynb #c40e72d9
+class Store(_SharedFile):
+    """Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`.
+
+    Raises an `OSError` where there is no room."""
+    def __reduce__(self):
+        # A spawned worker is handed the file; whatever else is pickled, such as an exported learner, does without
+        if context.get_spawning_popen() is None: return _no_store, ()
+        fd = reduction.DupFd(self.file.fileno())
+        return _handed_store, (fd,self.n_bytes,self.sizes,self.ends,self.n_loaders)
+
+    def __deepcopy__(self, memo): return self
 
     def get(self,
         k:int, # Number of the item
