@@ -1,8 +1,8 @@
 """A copy of a loader that does one thing differently, whatever class the loader is of.
 
-A loader in front of a loader. Weighted draws, pairs of images and a cache change one thing each about a loader that is already there: which items it
-visits, what a batch holds, how an item is made. `extend_loader` gives a copy of the loader whose class is a mixin in front of the
-loader's own class, so that all else stays as it was.
+A loader in front of a loader. Weighted draws, pairs of images and a cache change one thing each about a loader that
+is already there: which items it visits, what a batch holds, how an item is made. `extend_loader` gives a copy of
+the loader whose class is a mixin in front of the loader's own class, so that all else stays as it was.
 
 ```python
 class Backwards(LoaderExtension):

@@ -1,7 +1,8 @@
-"""Items as bytes, in memory that all worker processes share, of a size that is never passed.
+"""Items as bytes, in memory of a fixed size that all worker processes share.
 
-A place for items. `pack` makes bytes of an item, `unpack` the item again, equal to the last bit and in memory of its own. A `Store` keeps packed items for all processes of a loader, in one file that has no name: the system frees it when the last of them is gone,
-whatever it died of.
+A place for items. `pack` makes bytes of an item, `unpack` the item again, equal to the last bit and in memory of
+its own. A `Store` keeps packed items for all processes of a loader, in one file that has no name: the system frees
+it when the last of them is gone, whatever it died of.
 
 ```python
 item = PILImage.create(load_sample_image('flower.jpg')), TensorCategory(3)
@@ -216,6 +217,7 @@ class Store(_SharedFile):
         "Bytes of the items that are kept"
         return int(self.head[0])-self.start
 
+# %% ../../nbs/loaders/store.ipynb #d7713e0c
 def _no_store(): return None
 
 def _handed_store(fd, *args):
