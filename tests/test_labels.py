@@ -16,7 +16,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Data
     RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
-import toys # hypothesis' profile
+import toys # noqa: F401 # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6
 NAMES = ['ant','bee','cat']

@@ -193,11 +193,16 @@ def collate(b):
 
 def test_the_loader_s_own_functions_make_the_batch_and_after_batch_runs_once_over_all_of_it():
     calls = dict(after_item=[], before_batch=[], create_batch=[], after_batch=[])
-    def after_item(o): calls['after_item'].append(1); return o[0]*10,o[1]
-    def before_batch(b): calls['before_batch'].append(len(b)); return [(x+1,y) for x,y in b]
-    def create_batch(b): calls['create_batch'].append(len(b)); return torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b])
-    def after_batch(b): calls['after_batch'].append(len(b[0])); return b[0]-1,b[1]
-    p = paired(numbers(after_item=after_item, before_batch=before_batch, create_batch=create_batch, after_batch=after_batch), .3)
+    def counted(name, size, f):
+        def call(b):
+            calls[name].append(size(b))
+            return f(b)
+        return call
+    p = paired(numbers(
+        after_item=counted('after_item', len, lambda o: (o[0]*10,o[1])),
+        before_batch=counted('before_batch', len, lambda b: [(x+1,y) for x,y in b]),
+        create_batch=counted('create_batch', len, lambda b: (torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b]))),
+        after_batch=counted('after_batch', lambda b: len(b[0]), lambda b: (b[0]-1,b[1]))), .3)
     sizes = []
     for x,y in p:
         i = [(int(o)-1)//20 for o in x]

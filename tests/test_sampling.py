@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
 from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,
-    ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
+    ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
 from fastai_balmix.loaders.labels import class_names,train_labels
 from fastai_balmix.loaders.weighted import loader_sampler
