@@ -50,7 +50,7 @@ def size_bytes(
     words = re.fullmatch(_size_pattern, size, re.IGNORECASE) if isinstance(size, str) else None
     is_number = isinstance(size, int|np.integer) and not isinstance(size, bool)
     allowed = "a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'"
-    check(words is not None or is_number and size>=0, 'size', owner, allowed, repr(size))
+    check(words is not None or (is_number and size>=0), 'size', owner, allowed, repr(size))
     if words is None: return int(size)
     number,prefix,binary = words.groups()
     power = '_kmgt'.index(prefix.lower() or '_')
@@ -275,7 +275,7 @@ class Cached(LoaderExtension):
         if not numbered: return super().do_item(i)
         try: return self.steps.rest(self._stored(k))
         except SkipItemException: return None
-        except Exception as e: raise item_error(e, self, i)
+        except Exception as e: raise item_error(e, self, i) # noqa: B904 # may be `e` itself
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)

@@ -51,7 +51,7 @@ def open_item(
 ):
     "Item `i` of a loader, as its item transforms make it. Raises a `ValueError` where the data set skips it."
     try: item = dl.do_item(i)
-    except Exception as e: raise item_error(e, dl, i)
+    except Exception as e: raise item_error(e, dl, i) # noqa: B904 # may be `e` itself
     if item is None:
         raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
                           f"at item {i}: remove such items from the data set before training.")

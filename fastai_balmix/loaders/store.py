@@ -19,6 +19,7 @@ __all__ = ['unpicklable', 'pack', 'unpack', 'packed_size', 'Store']
 # %% ../../nbs/loaders/store.ipynb #3393c21d
 import io,mmap,os,pickle,struct,tempfile,threading
 from contextlib import contextmanager
+from itertools import pairwise
 from multiprocessing import context,reduction
 try: import fcntl
 except ImportError: fcntl = None # type: ignore[assignment] # there is none on Windows
@@ -93,7 +94,7 @@ def unpack(
     n, = struct.unpack_from('<q', mem)
     ends = [8*(1+n)]
     for size in struct.unpack_from(f'<{n}q', mem, 8): ends.append(ends[-1]+size)
-    head,*bufs = [mem[start:end] for start,end in zip(ends, ends[1:])]
+    head,*bufs = [mem[start:end] for start,end in pairwise(ends)]
     return pickle.loads(head, buffers=bufs)
 
 def _aligned(n): return -(-n//64)*64
@@ -121,7 +122,7 @@ class _SharedFile:
         folder=None # Where the file is. Default: the folder for temporary files.
     ):
         if fcntl is None: raise OSError('this system has no locks on files')
-        self.file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self.file = tempfile.TemporaryFile(dir=folder, buffering=0) # noqa: SIM115 # open as long as the store is there
         _reserve(self.file.fileno(), n_bytes)
         sizes = np.asarray(sizes)
         order = np.arange(len(sizes)) if order is None else np.asarray(order)
