@@ -36,12 +36,12 @@
 - `fastai_balmix.inference.prior`: Move a trained network to the class shares of the place where it will be used.
 - `fastai_balmix.inference.tta`: Average the predictions of an image and its mirror image.
 - `fastai_balmix.loaders.blame`: Name the item and the file that could not be loaded.
-- `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
-- `fastai_balmix.loaders.draws`: How many images has each class, how often should each be drawn, and drawing so.
+- `fastai_balmix.loaders.cache`: Cache the deterministic part of each item, shared by all workers.
+- `fastai_balmix.loaders.draws`: Class counts, sampling probabilities, and a sampler.
 - `fastai_balmix.loaders.extend`: A copy of a loader that does one thing differently, whatever class the loader is of.
 - `fastai_balmix.loaders.labels`: Read the labels of a loader without opening an image.
-- `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
-- `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
+- `fastai_balmix.loaders.pairing`: A loader of batches that hold the items of a plain epoch, followed by class-balanced partners.
+- `fastai_balmix.loaders.store`: Items as bytes, in memory of a fixed size that all worker processes share.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
 - `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
 - `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.

@@ -264,7 +264,7 @@ def test_what_fails_in_a_step_is_told_as_it_is(route, where, num_workers):
     learn = faulty_learner(route, num_workers=num_workers, loss_func=FailingLoss(), metrics=FailingMetric() if where=='metric' else None, dl_type=fv.TfmdDL)
     once = Once(3)
     if where=='batch transform': learn.dls.train.after_batch.add(Broken())
-    if where=='model': hook = learn.model.register_forward_pre_hook(lambda *_: once())
+    if where=='model': learn.model.register_forward_pre_hook(lambda *_: once())
     if where=='loss': learn.loss_func.once = once
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, route, 2))
     assert cls is ValueError and 'cut short' in said
@@ -417,9 +417,9 @@ def test_labels_of_a_data_set_that_grows_are_read_again(route):
             if self.epoch==9: ds.targets = [2]*3+ds.targets
     fit(learn, route, 20, [Watch()])
     # a third each with classes 0, 1 and 2 instead of a half each; 5 standard deviations
-    late = np.array(sum(drawn[12:], []))
+    late = np.concatenate(drawn[12:])
     share = dict(balmix=1/3, weighted=1/3, progressive=(3/40+(1/3-3/40)*.8))[route]
-    assert {*sum(drawn[:10], [])}=={0,1} and abs((late==2).mean()-share)<5*(share*(1-share)/len(late))**.5
+    assert {*np.concatenate(drawn[:10])}=={0,1} and abs((late==2).mean()-share)<5*(share*(1-share)/len(late))**.5
 
 # A full disk
 

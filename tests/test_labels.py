@@ -16,7 +16,7 @@ from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Data
     RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
-import toys # hypothesis' profile
+import toys # noqa: F401 # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6
 NAMES = ['ant','bee','cat']
@@ -172,6 +172,12 @@ class Moody(Categorize):
 
 class Quiet(Categorize): "A subclass that adds nothing"
 
+class Called(Categorize):
+    "A subclass that is called in a way of its own"
+    def __call__(self, o, **kwargs):
+        self.n = getattr(self, 'n', 0)+1
+        return TensorCategory(self.n%3)
+
 class AddsInPlace(Transform):
     order = 2
     def encodes(self, o:TensorCategory): return o.add_(1)
@@ -272,6 +278,8 @@ misleading = {
     'chance': lambda: datasets(FILES, Rolls(), Categorize(vocab=NAMES)),
     'a count after a label': lambda: datasets(FILES, parent_label, Counter(), Categorize(vocab=NAMES)),
     'a moody subclass': lambda: block(FILES, TransformBlock(type_tfms=Moody(vocab=NAMES)), get_y=parent_label),
+    'a subclass with a call of its own': lambda: block(FILES, TransformBlock(type_tfms=Called(vocab=NAMES)), get_y=parent_label),
+    'a count after a column': lambda: block(frame(), CategoryBlock(vocab=NAMES), get_y=Pipeline([ColReader('label'), Counter()])),
     'a quiet subclass': lambda: block(FILES, TransformBlock(type_tfms=Quiet()), get_y=parent_label),
     'in place, after': lambda: block(FILES, TransformBlock(type_tfms=[Categorize(vocab=NAMES+['more']),AddsInPlace()]), get_y=parent_label),
     'a count, after': lambda: datasets(FILES[:6], parent_label, Categorize(vocab=NAMES+list('abcdef')), CountsUp()),

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
 from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,
-    ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,MultiCategoryBlock,PartialDL,RegressionBlock,TfmdDL,
+    ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,PartialDL,RegressionBlock,TfmdDL,
     TransformBlock,load_learner)
 from fastai_balmix.loaders.labels import class_names,train_labels
 from fastai_balmix.loaders.weighted import loader_sampler
@@ -182,22 +182,22 @@ def test_draws_are_those_of_a_search_for_each_number(bits, n, sizes, q):
 
 @given(sizes=class_sizes, q=exponents, us=st.lists(st.floats(0, 1, exclude_max=True), max_size=20))
 def test_a_class_is_found_as_by_a_search(sizes, q, us):
-    sampler = ClassSampler(tail_targets(*sizes), q, n_classes=len(sizes))
+    search = ClassSampler(tail_targets(*sizes), q, n_classes=len(sizes)).search
     # The ends of classes and of cells, and their neighbours
-    ends = np.concatenate([sampler.cum, np.arange(sampler.n_cells)/sampler.n_cells])
+    ends = np.concatenate([search.cum, np.arange(search.n_cells)/search.n_cells])
     us = np.concatenate([us, ends, np.nextafter(ends, 0), np.nextafter(ends, 1)])
     us = us[us<1]
-    assert sampler._classes(us).tolist()==np.searchsorted(sampler.cum, us, side='right').tolist()
+    assert search(us).tolist()==np.searchsorted(search.cum, us, side='right').tolist()
 
 @pytest.mark.parametrize('q', [0, 1, 40])
 def test_more_classes_than_cells(q):
     y = np.arange(2**16+10).repeat(2)[1:]
-    sampler = ClassSampler(y, q)
+    search = ClassSampler(y, q).search
     u = np.random.default_rng(0).random(1000)
-    assert sampler._classes(u).tolist()==np.searchsorted(sampler.cum, u, side='right').tolist()
-    sampler.n_cells = 64
-    sampler.first = sampler._search(np.arange(64)/64)
-    assert sampler._classes(u).tolist()==np.searchsorted(sampler.cum, u, side='right').tolist()
+    assert search(u).tolist()==np.searchsorted(search.cum, u, side='right').tolist()
+    search.n_cells = 64
+    search.first = np.searchsorted(search.cum, np.arange(64)/64, side='right').astype(search.dtype)
+    assert search(u).tolist()==np.searchsorted(search.cum, u, side='right').tolist()
 
 @pytest.mark.parametrize('dtype', [np.int64, np.int32, np.uint8])
 def test_items_among_others_are_drawn_by_their_own_numbers(dtype):

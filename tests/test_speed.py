@@ -2,8 +2,6 @@
 graphs compiled, memory formats changed. Each count is held against a plain fit, or against arithmetic."""
 
 from collections import Counter
-from contextlib import contextmanager
-from multiprocessing import Value
 from unittest import mock
 import numpy as np
 import pytest
@@ -12,22 +10,12 @@ from torch import nn
 from fastai.vision.all import Callback,DataLoaders,IntToFloatTensor,Normalize,TensorImage,TfmdDL,Transform,imagenet_stats
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
-from toys import Numbered,Points,Probe,close,fixed_lams,make_learner,make_net,quiet_fit,seeded_dl,tail_targets
+from toys import Numbered,Points,Probe,Tally,close,fixed_lams,make_learner,make_net,quiet_fit,seeded_dl,tail_targets
 
 # Batches of 8 with λ and without; for pairs also one that has both
 MIXED_AND_SKIPPED = {False:(.3,0,.6,0,0), True:(*[.3]*8, *[0]*8, *[.6,0]*4)}
 
 # Items
-
-class Tally(Numbered):
-    "Counts the items opened, in whichever process"
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.opened = Value('i', 0)
-
-    def __getitem__(self, i):
-        with self.opened.get_lock(): self.opened.value += 1
-        return super().__getitem__(i)
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 @pytest.mark.parametrize('per_item', [False, True])
@@ -35,15 +23,15 @@ def test_an_epoch_opens_each_item_and_the_partners_that_count(per_item, num_work
     ds = Tally(tail_targets(60, 25, 5))
     p = pair_loader(seeded_dl(ds, 8, num_workers=num_workers), .2, per_item=per_item, rng=np.random.default_rng(0))
     for _ in range(3):
-        ds.opened.value = 0
+        ds.n_opened.zero_()
         for _ in p: pass
         # The last of twelve batches has 2 items
         n_partners = (p.lams>0).sum() if per_item else sum((8 if k<11 else 2) for k,lam in enumerate(p.lams) if lam>0)
-        assert ds.opened.value==90+n_partners and 0<n_partners<90
+        assert int(ds.n_opened.sum())==90+n_partners and 0<n_partners<90
 
 def test_a_fit_opens_no_more_than_its_epochs_and_one_item_to_check():
     ds = Tally(tail_targets(60, 25, 5), shape=(6,))
-    probe = Probe(lambda o: (ds.opened.value, sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)), 'after_train')
+    probe = Probe(lambda o: (int(ds.n_opened.sum()), sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)), 'after_train')
     quiet_fit(make_learner(ds), 3, [BalancedMixUp(seed=0), probe])
     expected = 1 + np.cumsum([90+n for _,n in probe.seen]) + 90*np.arange(3) # validations between them
     assert [n for n,_ in probe.seen]==expected.tolist()

@@ -11,7 +11,7 @@ from PIL import Image
 from fastai.vision.all import PILImage,PILImageBW,PILMask,TensorCategory,TensorImage,TensorPoint
 from fastai_balmix.loaders import store as room
 from fastai_balmix.loaders.store import Store,pack,packed_size,unpack
-import toys
+import toys # noqa: F401 # hypothesis' profile
 
 fork = get_context('fork')
 
@@ -110,7 +110,9 @@ def test_changes_in_place_do_not_reach_what_is_kept():
     for _ in range(2):
         t1,a1,im1 = unpack(s.get(0))
         assert not t1.any() and not a1.any() and im1.getpixel((0,0))==picture('RGB').getpixel((0,0))
-        t1 += 1; a1 += 1; im1.putpixel((0,0), (1,2,3))
+        t1 += 1
+        a1 += 1
+        im1.putpixel((0,0), (1,2,3))
     with pytest.raises(TypeError): s.get(0)[0] = 1
 
 # The store

@@ -42,6 +42,16 @@ class Counting(Numbered):
         self.opened.append(i)
         return super().__getitem__(i)
 
+class Tally(Numbered):
+    "Counts how often each item is opened, in memory that all processes share"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.n_opened = torch.zeros(len(self), dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, i):
+        self.n_opened[i] += 1
+        return super().__getitem__(i)
+
 class Points(Counting):
     "Item i is a random point, with its label"
     def __init__(self, counts=(28,14,6,3), seed=0):

@@ -1,7 +1,8 @@
 """Name the item and the file that could not be loaded.
 
-Errors of items. One broken file among a hundred thousand is found by its name. The loaders of this package add a note to whatever error an item
-raises: the number of the item, and the file it is made from where the data set tells.
+Errors of items. One broken file among a hundred thousand is found by its name. The loaders of this package add a
+note to whatever error an item raises: the number of the item, and the file it is made from where the data set
+tells.
 
 ```python
 ds = Datasets(['photos/1.jpg', 'photos/2.jpg'], [[str.upper], [len]])

@@ -1,7 +1,8 @@
-"""What is constant of every item is made once, for all workers and epochs.
+"""Cache the deterministic part of each item, shared by all workers.
 
-Kept items. `dls.cached('2GB')` gives loaders that keep what is constant of each item, such as the decoded and resized picture, in memory that all workers share, and make what is random anew each time. Training sees the
-same images in the same order, to the last bit; it waits less for them.
+Kept items. `dls.cached('2GB')` gives loaders that keep what is constant of each item, such as the decoded and
+resized picture, in memory that all workers share, and make what is random anew each time. Training sees the same
+images in the same order, to the last bit; it waits less for them.
 
 ```python
 kept = dls.cached('20MB') # new loaders; `dls` is as it was
@@ -49,7 +50,7 @@ def size_bytes(
     words = re.fullmatch(_size_pattern, size, re.IGNORECASE) if isinstance(size, str) else None
     is_number = isinstance(size, int|np.integer) and not isinstance(size, bool)
     allowed = "a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'"
-    check(words is not None or is_number and size>=0, 'size', owner, allowed, repr(size))
+    check(words is not None or (is_number and size>=0), 'size', owner, allowed, repr(size))
     if words is None: return int(size)
     number,prefix,binary = words.groups()
     power = '_kmgt'.index(prefix.lower() or '_')
@@ -135,7 +136,9 @@ def _data_steps(dl):
     ds,own = dl.dataset,vars(dl).get('create_item')
     usual = type(dl).create_item is DataLoader.create_item
     lists = ds.tls if isinstance(ds, Datasets) and type(ds).__getitem__ is Datasets.__getitem__ else []
-    def known(tl): return type(tl).__getitem__ is TfmdLists.__getitem__ and type(tl)._after_item is TfmdLists._after_item
+    def known(tl):
+        kind = type(tl)
+        return kind.__getitem__ is TfmdLists.__getitem__ and kind._after_item is TfmdLists._after_item
     if lists and all(map(known, lists)) and usual and own is None: return True,[[*o.tfms.fs] for o in lists]
     if own is not None: return False,[[own]]
     return False,[[ds.__getitem__ if usual else partial(type(dl).create_item, dl)]]
@@ -150,25 +153,27 @@ def _step_name(f):
     if isinstance(f, Transform): return getattr(f, '_name', type(f).__name__)
     return getattr(f, '__qualname__', type(f).__name__)
 
-class Steps:
-    "The steps in which a loader makes its items, and how many of the first of them are constant"
-    def __init__(self,
-        dl # A fastai loader
-    ):
+def _arguments(tfm):
+    "What a transform was made with, by name"
+    return {k: getattr(tfm, k, None) for k in inspect.signature(type(tfm).__init__).parameters}
+
+# %% ../../nbs/loaders/cache.ipynb #f02b7d63
+class _AllSteps:
+    "The steps in which a loader makes its items, in two parts: up to `fixed` and `n_after`, and the rest"
+    def __init__(self, dl):
         self.ds,self.n = dl.dataset,len(dl.dataset)
         self.split_idx = getattr(dl.dataset, 'split_idx', None)
         self.opened,self.rows = _data_steps(dl)
         self.after = _item_steps(dl)
+        # How many of the first are constant
         self.fixed = [len(o) for o in self.rows]
         self.n_after = len(self.after)
-        sample = dict.fromkeys(np.linspace(0, self.n-1, 4).astype(int).tolist())
-        tried = [i for i in sample if self._compare(i)]
-        self.sizes = []
-        if self:
-            with no_random(): self.sizes = [packed_size(pack(self.constant(i))) for i in tried or [0]]
-        self.settings = self._settings()
 
-    def __bool__(self): return not self.rows[0] or self.fixed[0]>0
+    def _same_as(self, dl):
+        "Does a loader still make its items in these steps?"
+        ds = dl.dataset
+        if ds is not self.ds or len(ds)!=self.n or getattr(ds, 'split_idx', None)!=self.split_idx: return False
+        return _data_steps(dl)==(self.opened,self.rows) and _item_steps(dl)==self.after
 
     def _raw(self, i): return [L(o.items, use_list=None)[i] for o in self.ds.tls] if self.opened else [i]
 
@@ -194,6 +199,22 @@ class Steps:
             x = self._joined([_run(o, row[k:], self.split_idx) for o,row,k in zip(x, self.rows, self.fixed)])
         return _run(x, self.after[self.n_after:], self.split_idx)
 
+# %% ../../nbs/loaders/cache.ipynb #a83cf512
+class Steps(_AllSteps):
+    "The steps in which a loader makes its items, and how many of the first of them are constant"
+    def __init__(self,
+        dl # A fastai loader
+    ):
+        super().__init__(dl)
+        sample = dict.fromkeys(np.linspace(0, self.n-1, 4).astype(int).tolist())
+        tried = [i for i in sample if self._compare(i)]
+        self.sizes = []
+        if self:
+            with no_random(): self.sizes = [packed_size(pack(self.constant(i))) for i in tried or [0]]
+        self.settings = self._settings()
+
+    def __bool__(self): return not self.rows[0] or self.fixed[0]>0
+
     def _trial(self, i, seed):
         "Bytes of what each step makes of item `i`, up to the first random one: by row, and after them"
         with no_random(seed, reproducible=False):
@@ -213,17 +234,13 @@ class Steps:
     def _settings(self):
         "Arguments of the constant steps as they are now"
         constant = [f for row,k in zip(self.rows, self.fixed) for f in row[:k]] + self.after[:self.n_after]
-        def arguments(f): return {k: getattr(f, k, None) for k in inspect.signature(type(f).__init__).parameters}
-        return repr([arguments(f) for f in constant if isinstance(f, Transform)])
+        return repr([_arguments(f) for f in constant if isinstance(f, Transform)])
 
     def hold(self,
         dl # The loader
     )->bool:
-        "Does a loader still make its items in these steps?"
-        ds = dl.dataset
-        if ds is not self.ds or len(ds)!=self.n or getattr(ds, 'split_idx', None)!=self.split_idx: return False
-        if _data_steps(dl)!=(self.opened,self.rows) or _item_steps(dl)!=self.after: return False
-        return self._settings()==self.settings
+        "Does a loader still make its items in these steps, with the same arguments?"
+        return self._same_as(dl) and self._settings()==self.settings
 
     def names(self):
         "Names of the constant steps, and of the others"
@@ -258,7 +275,7 @@ class Cached(LoaderExtension):
         if not numbered: return super().do_item(i)
         try: return self.steps.rest(self._stored(k))
         except SkipItemException: return None
-        except Exception as e: raise item_error(e, self, i)
+        except Exception as e: raise item_error(e, self, i) # noqa: B904 # may be `e` itself
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)

@@ -1,8 +1,8 @@
-r"""How many images has each class, how often should each be drawn, and drawing so.
+r"""Class counts, sampling probabilities, and a sampler.
 
-Sampling by class. A training set holds $n_j$ images of class $j$; sampling with exponent $q$ draws class $j$ with probability
-$p_j = n_j^q / \sum_k n_k^q$ and then an image of it uniformly
-([Galdran et al. 2021](https://doi.org/10.1007/978-3-030-87240-3_31), equation 2). `q=1` is the data as they come, `q=0` gives every
+Sampling by class. A training set holds $n_j$ images of class $j$; sampling with exponent $q$ draws class $j$ with
+probability $p_j = n_j^q / \sum_k n_k^q$ and then an image of it uniformly ([Galdran et al.
+2021](https://doi.org/10.1007/978-3-030-87240-3_31), equation 2). `q=1` is the data as they come, `q=0` gives every
 class the same share, `q=1/2` stands between.
 
 ```python
@@ -74,6 +74,27 @@ def mixed_probs(
     return (1-lam)*p1 + lam*p2
 
 # %% ../../nbs/loaders/draws.ipynb #e7ba8682
+class _ClassSearch:
+    "Finds the class to which a number from [0,1) belongs, class k having the share `probs[k]` of them"
+    def __init__(self, probs):
+        cum = np.cumsum(probs)
+        # Dividing by the last entry makes it exactly 1, also where the classes at the end are empty
+        self.cum = cum/cum[-1]
+        # The smallest type that holds the number of a class
+        self.dtype = np.min_scalar_type(len(probs))
+        self.n_cells = 2**min((16*len(cum)).bit_length(), 20)
+        self.first = self._search(np.arange(self.n_cells)/self.n_cells)
+
+    def _search(self, u): return np.searchsorted(self.cum, u, side='right').astype(self.dtype)
+
+    def __call__(self, u):
+        "Classes of numbers `u`, as `_search` has them"
+        k = self.first[(u*self.n_cells).astype(np.int32)]
+        late = np.flatnonzero(self.cum[k]<=u)
+        k[late] = self._search(u[late])
+        return k
+
+# %% ../../nbs/loaders/draws.ipynb #35d8f0b6
 _piece = 2**15 # Draws at a time, which stay in the processor's cache
 
 class ClassSampler:
@@ -97,45 +118,28 @@ class ClassSampler:
         if self.multi: labels = np.column_stack([labels, ~labels.any(1)])
         self.counts = labels.sum(0) if self.multi else np.bincount(labels, minlength=n_classes or 0)
         self.probs = sampling_probs(self.counts, q)
+        self.search = _ClassSearch(self.probs)
         by_class = self._sorted(labels)
         if among is not None: by_class = among[by_class]
         self.by_class = by_class.astype(np.int32) if by_class.max()<2**31 else by_class
         self.starts = np.cumsum(self.counts) - self.counts
-        cum = np.cumsum(self.probs)
-        # Dividing by the last entry makes it exactly 1, also where the classes at the end are empty
-        self.cum = cum/cum[-1]
-        self.n_cells = 2**min((16*len(cum)).bit_length(), 20)
-        self.first = self._search(np.arange(self.n_cells)/self.n_cells)
-
-    @property
-    def _small(self):
-        "The smallest type that holds the number of a class"
-        return np.min_scalar_type(len(self.counts))
 
     def _sorted(self, labels):
         "Items in the order of their classes"
         if self.multi: return labels.T.nonzero()[1]
         # NumPy sorts integers of 16 bits in linear time
-        return np.argsort(labels.astype(self._small), kind='stable')
-
-    def _search(self, u): return np.searchsorted(self.cum, u, side='right').astype(self._small)
-
-    def _classes(self, u):
-        "Classes of numbers `u` from [0,1), as `_search` has them"
-        k = self.first[(u*self.n_cells).astype(np.int32)]
-        late = np.flatnonzero(self.cum[k]<=u)
-        k[late] = self._search(u[late])
-        return k
+        return np.argsort(labels.astype(self.search.dtype), kind='stable')
 
     def draw(self,
         n:int, # Number of items
         rng:np.random.Generator # Source of randomness
     )->np.ndarray: # Indices of the items, (n,) int64
         "Draw `n` items with replacement"
-        k,res = np.empty(n, self._small),np.empty(n, np.int64)
+        k = np.empty(n, self.search.dtype)
+        res = np.empty(n, np.int64)
         # The random numbers are those of one piece: first all that find a class, then all that find an item
         pieces = [slice(i, min(i+_piece, n)) for i in range(0, n, _piece)]
-        for s in pieces: k[s] = self._classes(rng.random(s.stop-s.start))
+        for s in pieces: k[s] = self.search(rng.random(s.stop-s.start))
         for s in pieces: res[s] = self.by_class[self.starts[k[s]] + rng.integers(self.counts[k[s]])]
         return res
 

@@ -1,8 +1,8 @@
 """A copy of a loader that does one thing differently, whatever class the loader is of.
 
-A loader in front of a loader. Weighted draws, pairs of images and a cache change one thing each about a loader that is already there: which items it
-visits, what a batch holds, how an item is made. `extend_loader` gives a copy of the loader whose class is a mixin in front of the
-loader's own class, so that all else stays as it was.
+A loader in front of a loader. Weighted draws, pairs of images and a cache change one thing each about a loader that
+is already there: which items it visits, what a batch holds, how an item is made. `extend_loader` gives a copy of
+the loader whose class is a mixin in front of the loader's own class, so that all else stays as it was.
 
 ```python
 class Backwards(LoaderExtension):
@@ -22,7 +22,7 @@ __all__ = ['generator_types', 'LoaderExtension', 'extend_loader', 'own_class', '
 # %% ../../nbs/loaders/extend.ipynb #9cbb9377
 import random,traceback
 from copy import copy
-from functools import lru_cache
+from functools import cache
 from multiprocessing import active_children
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .labels import item_loader,n_items
 from .blame import item_error
 
 # %% ../../nbs/loaders/extend.ipynb #b75bba4e
-@lru_cache(maxsize=None)
+@cache
 def _joint_class(mixin, base):
     "The class with `mixin` in front of `base`, the same one each time"
     return type(f'{mixin.__name__}_{base.__name__}', (mixin,base), {'_extension':True})
@@ -55,7 +55,7 @@ class LoaderExtension:
     "Base of the classes that `extend_loader` puts in front of a loader's own"
     def do_item(self, i):
         try: return super().do_item(i)
-        except Exception as e: raise item_error(e, self, i)
+        except Exception as e: raise item_error(e, self, i) # noqa: B904 # may be `e` itself
 
     def __iter__(self):
         workers = self.fake_l.num_workers>0

@@ -1,7 +1,7 @@
 """Read the labels of a loader without opening an image.
 
-Class counts, weighted draws and Balanced-MixUp need the class of every training item before training starts. `train_labels` reads
-it from wherever the data set keeps it, so that no image is opened.
+Class counts, weighted draws and Balanced-MixUp need the class of every training item before training starts.
+`train_labels` reads it from wherever the data set keeps it, so that no image is opened.
 
 ```python
 dls = digits_lt()

@@ -1,12 +1,12 @@
-"""One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
+"""A loader of batches that hold the items of a plain epoch, followed by class-balanced partners.
 
-Paired loaders. Balanced-MixUp needs two images for one: the first as an ordinary epoch brings it, the second from a class-balanced draw. The
-first comes from the user's own loader, in the order of a plain fit; the second from a `ClassSampler`. Both are
-loaded by the same workers, collated into one batch and transformed together.
+Paired loaders. Balanced-MixUp needs two images for one: the first as an ordinary epoch brings it, the second from a
+class-balanced draw. The first comes from the user's own loader, in the order of a plain fit; the second from a
+`ClassSampler`. Both are loaded by the same workers, collated into one batch and transformed together.
 
-The weight λ of the second image is drawn together with the indices, before anything is loaded. λ follows Beta(α, 1), which puts much of its mass next to
-zero: at α = 0.1 more than half of all draws change a picture by less than one grey level. There λ counts as 0 and no second
-image is loaded.
+The weight λ of the second image is drawn together with the indices, before anything is loaded. λ follows Beta(α,
+1), which puts much of its mass next to zero: at α = 0.1 more than half of all draws change a picture by less than
+one grey level. There λ counts as 0 and no second image is loaded.
 
 ```python
 mix_pairs(tensor([0.]), tensor([1.]), lam=.25) # λ is the weight of the second, the class-balanced one
@@ -51,7 +51,7 @@ def open_item(
 ):
     "Item `i` of a loader, as its item transforms make it. Raises a `ValueError` where the data set skips it."
     try: item = dl.do_item(i)
-    except Exception as e: raise item_error(e, dl, i)
+    except Exception as e: raise item_error(e, dl, i) # noqa: B904 # may be `e` itself
     if item is None:
         raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
                           f"at item {i}: remove such items from the data set before training.")
@@ -73,10 +73,7 @@ class Paired(LoaderExtension):
 
     @property
     def after_batch(self): return self.source.after_batch if self.late is None else self.early
-
-    def finish(self, xb):
-        "What `after_batch` left out, done to inputs that are mixed"
-        return xb if self.late is None else self.late(xb)
+    def finish(self, xb): return xb if self.late is None else self.late(xb)
 
     def wif(self):
         self.maker.num_workers,self.maker.offs = self.num_workers,self.offs

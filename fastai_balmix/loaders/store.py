@@ -1,7 +1,8 @@
-"""Items as bytes, in memory that all worker processes share, of a size that is never passed.
+"""Items as bytes, in memory of a fixed size that all worker processes share.
 
-A place for items. `pack` makes bytes of an item, `unpack` the item again, equal to the last bit and in memory of its own. A `Store` keeps packed items for all processes of a loader, in one file that has no name: the system frees it when the last of them is gone,
-whatever it died of.
+A place for items. `pack` makes bytes of an item, `unpack` the item again, equal to the last bit and in memory of
+its own. A `Store` keeps packed items for all processes of a loader, in one file that has no name: the system frees
+it when the last of them is gone, whatever it died of.
 
 ```python
 item = PILImage.create(load_sample_image('flower.jpg')), TensorCategory(3)
@@ -18,6 +19,7 @@ __all__ = ['unpicklable', 'pack', 'unpack', 'packed_size', 'Store']
 # %% ../../nbs/loaders/store.ipynb #3393c21d
 import io,mmap,os,pickle,struct,tempfile,threading
 from contextlib import contextmanager
+from itertools import pairwise
 from multiprocessing import context,reduction
 try: import fcntl
 except ImportError: fcntl = None # type: ignore[assignment] # there is none on Windows
@@ -92,7 +94,7 @@ def unpack(
     n, = struct.unpack_from('<q', mem)
     ends = [8*(1+n)]
     for size in struct.unpack_from(f'<{n}q', mem, 8): ends.append(ends[-1]+size)
-    head,*bufs = [mem[start:end] for start,end in zip(ends, ends[1:])]
+    head,*bufs = [mem[start:end] for start,end in pairwise(ends)]
     return pickle.loads(head, buffers=bufs)
 
 def _aligned(n): return -(-n//64)*64
@@ -110,10 +112,8 @@ def _reserve(fd, n_bytes):
     block = bytes(2**20)
     for i in range(0, n_bytes, len(block)): os.write(fd, block[:n_bytes-i])
 
-class Store:
-    """Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`.
-
-    Raises an `OSError` where there is no room."""
+class _SharedFile:
+    "A file without a name that all processes of a loader share, with a table of items at its beginning and a lock"
     def __init__(self,
         n_bytes:int, # Size of the file: that of the items, and `overhead`
         sizes, # Bytes of each item, as far as is known, (N,) ints
@@ -122,7 +122,7 @@ class Store:
         folder=None # Where the file is. Default: the folder for temporary files.
     ):
         if fcntl is None: raise OSError('this system has no locks on files')
-        self.file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self.file = tempfile.TemporaryFile(dir=folder, buffering=0) # noqa: SIM115 # open as long as the store is there
         _reserve(self.file.fileno(), n_bytes)
         sizes = np.asarray(sizes)
         order = np.arange(len(sizes)) if order is None else np.asarray(order)
@@ -150,14 +150,6 @@ class Store:
         # Where each item is: 0 not kept, -1 being written
         self.at = np.frombuffer(self.mem, np.int64, len(sizes), self.head.nbytes)
 
-    def __reduce__(self):
-        # A spawned worker is handed the file; whatever else is pickled, such as an exported learner, does without
-        if context.get_spawning_popen() is None: return _no_store, ()
-        fd = reduction.DupFd(self.file.fileno())
-        return _handed_store, (fd,self.n_bytes,self.sizes,self.ends,self.n_loaders)
-
-    def __deepcopy__(self, memo): return self
-
     @contextmanager
     def _locked(self):
         with self.threads:
@@ -168,6 +160,19 @@ class Store:
     def unlock(self):
         "Free what Ctrl-C may have left locked"
         fcntl.lockf(self.file, fcntl.LOCK_UN)
+
+# %% ../../nbs/loaders/store.ipynb #c40e72d9
+class Store(_SharedFile):
+    """Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`.
+
+    Raises an `OSError` where there is no room."""
+    def __reduce__(self):
+        # A spawned worker is handed the file; whatever else is pickled, such as an exported learner, does without
+        if context.get_spawning_popen() is None: return _no_store, ()
+        fd = reduction.DupFd(self.file.fileno())
+        return _handed_store, (fd,self.n_bytes,self.sizes,self.ends,self.n_loaders)
+
+    def __deepcopy__(self, memo): return self
 
     def get(self,
         k:int, # Number of the item
@@ -213,6 +218,7 @@ class Store:
         "Bytes of the items that are kept"
         return int(self.head[0])-self.start
 
+# %% ../../nbs/loaders/store.ipynb #d7713e0c
 def _no_store(): return None
 
 def _handed_store(fd, *args):

@@ -1,7 +1,7 @@
 r"""Loaders that draw each class with a chosen probability.
 
-Weighted loaders. `dls.weighted(q)` makes new loaders of those that are already there. The training loader draws class $j$ with probability
-$p_j \propto n_j^q$, as many items in an epoch as before.
+Weighted loaders. `dls.weighted(q)` makes new loaders of those that are already there. The training loader draws
+class $j$ with probability $p_j \propto n_j^q$, as many items in an epoch as before.
 
 ```python
 dls = digits_lt()
