@@ -1,5 +1,5 @@
-"""The notebook shows the tests on one list of differences. Here they meet scipy, plain sums, closed testing, and simulated
-folds that correlate."""
+"""The notebook shows the tests on one list of differences. Here they meet scipy, plain sums, closed testing, and
+simulated folds that correlate."""
 
 from functools import partial
 import numpy as np
@@ -8,7 +8,7 @@ from hypothesis import assume,given
 from hypothesis import strategies as st
 from scipy import stats
 from fastai_balmix.metrics.differences import corrected_interval,corrected_t,holm
-from toys import close,closed_testing
+from toys import close,closed_testing,must_be
 
 close = partial(close, atol=1e-9, rtol=1e-9)
 
@@ -38,7 +38,8 @@ def test_with_folds_only_the_variance_factor_differs(d, more, level):
     if abs(got.p-(1-level))>1e-6: assert (got.p<1-level)==(ci.low>0 or ci.high<0)
 
 def test_what_has_no_spread_has_no_interval():
-    assert np.isnan(corrected_interval([.3], 5)[1:]).all() and np.isnan([corrected_t([.3], 5).t, corrected_t([.3]).p]).all()
+    assert np.isnan(corrected_interval([.3], 5)[1:]).all()
+    assert np.isnan([corrected_t([.3], 5).t, corrected_t([.3]).p]).all()
     for x in [.1+.2,.3],[.7]*5:
         assert np.isnan(corrected_interval(x)[1:]).all() and np.isnan(corrected_t(x).p)
         close(corrected_interval(x).value, np.mean(x))
@@ -85,19 +86,18 @@ def test_holm_is_closed_testing_by_bonferroni(p, rng):
 
 def test_holm_of_nothing(): assert holm([]).shape==(0,) and np.isnan(holm([np.nan])).all()
 
-REPEATS,OF_D = 'must be a list of finite numbers, one for each fold or seed. Got ',"The 'd' parameter of corrected_t "
+REPEATS = 'a list of finite numbers, one for each fold or seed. Got '
 
 @pytest.mark.parametrize('call,words', [
-    (lambda: corrected_t([[1,2]]), f'{OF_D}{REPEATS}an array of shape (1, 2) instead.'),
+    (lambda: corrected_t([[1,2]]), must_be('corrected_t', 'd', REPEATS+'an array of shape (1, 2) instead.')),
     (lambda: corrected_t([]), 'Got an array of shape (0,) instead.'),
-    (lambda: corrected_interval([1,np.inf], 5), f"The 'x' parameter of corrected_interval {REPEATS}inf instead."),
-    (lambda: corrected_t([1,2], 1),
-        "The 'n_folds' parameter of corrected_t must be an int in the range [2, inf). Got 1 instead."),
-    (lambda: corrected_interval([1,2,3], 2), "The 'x' parameter of corrected_interval must be at most 2 numbers, one for each "
-        "fold: seeds are averaged within a fold first. Got 3 numbers instead."),
+    (lambda: corrected_interval([1,np.inf], 5), must_be('corrected_interval', 'x', REPEATS+'inf instead.')),
+    (lambda: corrected_t([1,2], 1), must_be('corrected_t', 'n_folds', 'an int in the range [2, inf). Got 1 instead.')),
+    (lambda: corrected_interval([1,2,3], 2), must_be('corrected_interval', 'x',
+        'at most 2 numbers, one for each fold: seeds are averaged within a fold first. Got 3 numbers instead.')),
     (lambda: corrected_interval([1,2], 5, 1.),
-        "The 'level' parameter of corrected_interval must be a float in the range [0, 1). Got 1.0 instead."),
-    (lambda: holm([[.1]]), "The 'p' parameter of holm must be a list of numbers from 0 to 1, or NaN. Got [[0.1]] instead."),
+        must_be('corrected_interval', 'level', 'a float in the range [0, 1). Got 1.0 instead.')),
+    (lambda: holm([[.1]]), must_be('holm', 'p', 'a list of numbers from 0 to 1, or NaN. Got [[0.1]] instead.')),
     (lambda: holm([-.1]), 'Got [-0.1] instead.'),
     (lambda: holm([1.1]), 'Got [1.1] instead.')])
 def test_bad_arguments_are_told_so(call, words):

@@ -1,6 +1,6 @@
-"""The notebook shows on one network what flipping and another prior do. Here images come from files through random pipelines, and the
-passes of a plain PyTorch loop are the measure; passes are interrupted; Bayes' rule is counted out in a world of whole numbers; EM and
-`PriorCalibrator` meet other optimisers, and standard errors a hundred simulated selection splits."""
+"""The notebooks show on one network what flipping and another prior do. Here images come from files through random
+pipelines, and the passes of a plain PyTorch loop are the measure; passes are interrupted; Bayes' rule is counted out
+in a world of whole numbers; EM and `PriorCalibrator` meet other optimisers, and standard errors simulated splits."""
 
 import warnings
 from functools import partial
@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader as TorchDL,SubsetRandomSampler,TensorDat
 from fastai.vision import all as fv
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior,operating_curve,PriorCalibrator
 from fastai_balmix.inference.tta import FlipTTA
-from fastai_balmix.loaders import weighted # the method `dls.weighted`
+import fastai_balmix.loaders.weighted # noqa: F401, for the method `dls.weighted`
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.losses import GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss
 from fastai_balmix.metrics.learner import BalancedAcc
 from fastai_balmix.metrics.scores import mcc
 import toys
-from toys import Probe,close,equal,params,quiet_fit,tail_targets
+from toys import Probe,close,equal,must_be,params,quiet_fit,tail_targets
 
 # ------------------------------------------------------------------ image and mirror image
 
@@ -58,10 +58,13 @@ class Noted(fv.PILImage):
 def nothing_opened(): Noted.opened.clear()
 
 normalise = fv.Normalize.from_stats(*fv.imagenet_stats)
-random_item,random_batch = fv.RandomResizedCrop(32, min_scale=.3),[*fv.aug_transforms(size=24, max_rotate=30., p_affine=1., p_lighting=1.), normalise]
+random_item,random_batch = fv.RandomResizedCrop(32,
+    min_scale=.3),[*fv.aug_transforms(size=24, max_rotate=30., p_affine=1., p_lighting=1.), normalise]
 
-def make_dls(path, item_tfms=random_item, batch_tfms=random_batch, bs=5, get_y=fv.parent_label, y_block=fv.CategoryBlock, **kwargs):
-    block = fv.DataBlock((fv.TransformBlock(Noted.create, batch_tfms=fv.IntToFloatTensor), y_block), get_items=fv.get_image_files, get_y=get_y,
+def make_dls(path, item_tfms=random_item, batch_tfms=random_batch, bs=5, get_y=fv.parent_label,
+    y_block=fv.CategoryBlock, **kwargs):
+    block = fv.DataBlock((fv.TransformBlock(Noted.create, batch_tfms=fv.IntToFloatTensor), y_block),
+        get_items=fv.get_image_files, get_y=get_y,
                          splitter=fv.RandomSplitter(.4, seed=0), item_tfms=item_tfms, batch_tfms=batch_tfms)
     dls = block.dataloaders(path, bs=bs, **{'num_workers':0, **kwargs})
     Noted.opened.clear()
@@ -70,7 +73,8 @@ def make_dls(path, item_tfms=random_item, batch_tfms=random_batch, bs=5, get_y=f
 def make_net(n_out=3, n_in=3):
     "Sees left from right, and holds what training and evaluation mode do differently"
     torch.manual_seed(5)
-    net = nn.Sequential(nn.Conv2d(n_in, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.5), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, n_out))
+    net = nn.Sequential(nn.Conv2d(n_in, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(.5),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, n_out))
     net[1].running_mean.normal_()
     net[-1].weight.data *= 5
     return net
@@ -88,19 +92,24 @@ softmax = partial(torch.softmax, dim=1)
 def two_passes(net, batches, act=softmax):
     "The mean of two ordinary passes, the second over mirrored tensors, and each of the two"
     net.eval()
-    with torch.no_grad(): p,p1 = (torch.cat([act(net(f(fv.TensorBase(x).as_subclass(torch.Tensor)))) for x in batches]) for f in (lambda x: x, lambda x: x.flip(3)))
+    with torch.no_grad():
+        p,p1 = (torch.cat([act(net(f(fv.TensorBase(x).as_subclass(torch.Tensor)))) for x in batches])
+            for f in (lambda x: x, lambda x: x.flip(3)))
     return (p+p1)/2,p,p1
 
 def inputs(dl): return [b[0] for b in dl]
 
-@pytest.mark.parametrize('item_tfms,batch_tfms', [(random_item, random_batch), (fv.Resize(28), [*fv.aug_transforms(), normalise]),
-    (fv.Resize(28, method='squish'), [fv.Flip(p=1.), normalise]), (fv.RandomCrop(24), [normalise])], ids=['random', 'crop', 'flip', 'item'])
+@pytest.mark.parametrize('item_tfms,batch_tfms', [(random_item, random_batch),
+    (fv.Resize(28), [*fv.aug_transforms(), normalise]),
+    (fv.Resize(28, method='squish'), [fv.Flip(p=1.), normalise]), (fv.RandomCrop(24), [normalise])],
+    ids=['random', 'crop', 'flip', 'item'])
 def test_tta_flip_is_the_mean_of_two_validation_passes(item_tfms, batch_tfms, pictures):
     learn = make_learner(make_dls(pictures, item_tfms, batch_tfms))
     expected,p,p1 = two_passes(learn.model, inputs(learn.dls.valid))
     probs,targs = tta(learn)
     close(probs, expected)
-    assert probs.shape==(16,3) and targs.tolist()==[fv.parent_label(o)==kinds[1] and 1 or 2*(fv.parent_label(o)==kinds[2]) for o in learn.dls.valid.items]
+    assert probs.shape==(16,3)
+    assert targs.tolist()==[kinds.index(fv.parent_label(o)) for o in learn.dls.valid.items]
     # the mirror image is another image to this network, and images differ
     assert (p-p1).abs().max()>.05 and probs.std(0).max()>.05
     close(probs.sum(1), torch.ones(16))
@@ -108,7 +117,9 @@ def test_tta_flip_is_the_mean_of_two_validation_passes(item_tfms, batch_tfms, pi
 def test_images_are_what_pillow_and_numpy_make_of_the_files(pictures):
     learn = make_learner(make_dls(pictures, fv.Resize(28, method='squish'), [normalise]))
     mean,std = (np.array(o)[:,None,None] for o in fv.imagenet_stats)
-    def tensor(fn): return torch.tensor((np.asarray(Image.open(fn).convert('RGB').resize((28,28), Image.BILINEAR)).transpose(2,0,1)/255-mean)/std, dtype=torch.float32)
+    def tensor(fn):
+        return torch.tensor((np.asarray(Image.open(fn).convert('RGB').resize((28,28), Image.BILINEAR)).transpose(2,0,
+            1)/255-mean)/std, dtype=torch.float32)
     expected,*_ = two_passes(learn.model, [torch.stack([tensor(fn) for fn in learn.dls.valid.items])])
     close(tta(learn)[0], expected)
 
@@ -161,8 +172,10 @@ def test_files_without_targets(pictures):
 def state(learn):
     "What a pass over some loader must not change"
     dls = learn.dls
-    return ([(dl.dataset.split_idx, [[(t, t.split_idx) for t in tl.tfms.fs] for tl in dl.dataset.tls], dl.after_item, dl.after_batch, [*dl.after_item.fs], [*dl.after_batch.fs],
-              dl.shuffle, dl.drop_last, dl.get_idxs.__func__) for dl in dls], [*dls.loaders], sorted(cb.name for cb in learn.cbs), learn.loss_func, learn.loss_func.reduction, learn.model,
+    return ([(dl.dataset.split_idx, [[(t, t.split_idx) for t in tl.tfms.fs] for tl in dl.dataset.tls], dl.after_item,
+        dl.after_batch, [*dl.after_item.fs], [*dl.after_batch.fs],
+              dl.shuffle, dl.drop_last, dl.get_idxs.__func__) for dl in dls], [*dls.loaders],
+              sorted(cb.name for cb in learn.cbs), learn.loss_func, learn.loss_func.reduction, learn.model,
             learn.lock.locked(), [p.requires_grad for p in learn.model.parameters()])
 
 def fit_after(f, path):
@@ -184,7 +197,8 @@ def test_everything_is_left_as_it_was(ds_idx, pictures):
     learn = make_learner(make_dls(pictures))
     first = state(learn)
     modes = {}
-    for nm,f in dict(tta_flip=lambda: tta(learn, ds_idx=ds_idx), get_preds=lambda: quiet(learn.get_preds, learn), again=lambda: interrupted(learn, ds_idx=ds_idx)).items():
+    for nm,f in dict(tta_flip=lambda: tta(learn, ds_idx=ds_idx), get_preds=lambda: quiet(learn.get_preds, learn),
+        again=lambda: interrupted(learn, ds_idx=ds_idx)).items():
         learn.model.train()
         Noted.opened.clear()
         f()
@@ -197,12 +211,14 @@ def test_everything_is_left_as_it_was(ds_idx, pictures):
 @pytest.mark.parametrize('ds_idx', [0, 1])
 def test_a_fit_afterwards_is_that_of_a_fresh_learner(ds_idx, cut, pictures):
     plain = fit_after(lambda learn: None, pictures)
-    equal(fit_after(lambda learn: interrupted(learn, cut, ds_idx=ds_idx) if cut else tta(learn, ds_idx=ds_idx), pictures), plain)
+    equal(fit_after(lambda learn: interrupted(learn, cut, ds_idx=ds_idx) if cut else tta(learn, ds_idx=ds_idx),
+        pictures), plain)
 
 def test_two_workers(pictures):
     learn,parallel = (make_learner(make_dls(pictures, num_workers=n)) for n in (0,2))
     for ds_idx in range(2):
-        for a,b in zip(tta(learn, ds_idx=ds_idx), tta(parallel, ds_idx=ds_idx)): equal(torch.as_tensor(a), torch.as_tensor(b))
+        for a,b in zip(tta(learn, ds_idx=ds_idx), tta(parallel, ds_idx=ds_idx)):
+            equal(torch.as_tensor(a), torch.as_tensor(b))
 
 # Losses
 
@@ -211,11 +227,15 @@ classes = torch.tensor(tail_targets(12, 7, 4))
 
 def tensor_dls(y=classes, x=images, bs=5):
     ds = TensorDataset(x, y)
-    return fv.DataLoaders(fv.DataLoader(ds, bs=bs, shuffle=True, num_workers=0), fv.DataLoader(ds, bs=bs, num_workers=0))
+    return fv.DataLoaders(fv.DataLoader(ds, bs=bs, shuffle=True, num_workers=0),
+        fv.DataLoader(ds, bs=bs, num_workers=0))
 
-losses = {'nn.CrossEntropyLoss': nn.CrossEntropyLoss, 'weighted': lambda: nn.CrossEntropyLoss(weight=torch.tensor([1.,2.,9.])), 'function': lambda: F.cross_entropy,
-    'partial': lambda: partial(F.cross_entropy, label_smoothing=.1), 'CrossEntropyLossFlat': fv.CrossEntropyLossFlat, 'LabelSmoothingCrossEntropyFlat': fv.LabelSmoothingCrossEntropyFlat,
-    'LabelSmoothingCrossEntropy': fv.LabelSmoothingCrossEntropy, 'FocalLossFlat': fv.FocalLossFlat, 'LogitAdjustedLoss': lambda: LogitAdjustedLoss([.5,.3,.2]),
+losses = {'nn.CrossEntropyLoss': nn.CrossEntropyLoss,
+    'weighted': lambda: nn.CrossEntropyLoss(weight=torch.tensor([1.,2.,9.])), 'function': lambda: F.cross_entropy,
+    'partial': lambda: partial(F.cross_entropy, label_smoothing=.1), 'CrossEntropyLossFlat': fv.CrossEntropyLossFlat,
+    'LabelSmoothingCrossEntropyFlat': fv.LabelSmoothingCrossEntropyFlat,
+    'LabelSmoothingCrossEntropy': fv.LabelSmoothingCrossEntropy, 'FocalLossFlat': fv.FocalLossFlat,
+    'LogitAdjustedLoss': lambda: LogitAdjustedLoss([.5,.3,.2]),
     'GaussianLabelSmoothing': GaussianLabelSmoothing, 'QWKLoss': QWKLoss}
 
 @pytest.mark.parametrize('name', losses)
@@ -242,7 +262,8 @@ def test_losses_of_labels_that_do_not_exclude_each_other(loss_func, shift):
 def test_multi_category_block(pictures):
     # the class, and whether the file is a PNG
     get_y = lambda fn: [fv.parent_label(fn)] + ['png']*(fn.suffix=='.png')
-    learn = make_learner(make_dls(pictures, get_y=get_y, y_block=fv.MultiCategoryBlock), fv.BCEWithLogitsLossFlat(), make_net(4))
+    learn = make_learner(make_dls(pictures, get_y=get_y, y_block=fv.MultiCategoryBlock), fv.BCEWithLogitsLossFlat(),
+        make_net(4))
     expected,*_ = two_passes(learn.model, inputs(learn.dls.valid), torch.sigmoid)
     probs,targs = tta(learn)
     close(probs, expected)
@@ -256,7 +277,8 @@ def test_outputs_as_they_are_for_a_loss_without_activation():
 def test_another_activation_is_refused():
     class Odd(fv.CrossEntropyLossFlat):
         def activation(self, x): return x.square()/x.square().sum(1, keepdim=True)
-    with pytest.raises(ValueError, match='FlipTTA needs a loss whose activation is softmax, sigmoid or none'): tta(make_learner(tensor_dls(), Odd()))
+    with pytest.raises(ValueError, match='FlipTTA needs a loss whose activation is softmax, sigmoid or none'):
+        tta(make_learner(tensor_dls(), Odd()))
 
 class Sure(nn.Module):
     "Answers with `z` for class 1, whatever the image"
@@ -303,7 +325,8 @@ def test_a_fit_validates_by_both_images_and_trains_exactly_as_without(pictures):
     assert len(seen[0])==2*4
     p,*_ = two_passes(learn.model, inputs(dls.valid))
     y = torch.tensor([kinds.index(fv.parent_label(o)) for o in dls.valid.items])
-    expected = F.nll_loss(p.log(), y).item(),(p.argmax(1)==y).double().mean().item(),sk.balanced_accuracy_score(y, p.argmax(1))
+    expected = F.nll_loss(p.log(), y).item(),(p.argmax(1)==y).double().mean().item(),sk.balanced_accuracy_score(y,
+        p.argmax(1))
     close(values[1][-1][1:], expected, 1e-5)
     # the training loss is the plain one, the validation loss is not
     assert values[0][-1][0]==values[1][-1][0] and abs(values[0][-1][1]-values[1][-1][1])>1e-3
@@ -312,7 +335,8 @@ def test_get_preds_with_loss_is_the_cross_entropy_of_the_mean():
     for loss_func in fv.CrossEntropyLossFlat(),nn.CrossEntropyLoss():
         learn = make_learner(tensor_dls(), loss_func)
         p,*_ = two_passes(learn.model, [images])
-        probs,targs,loss = quiet(learn.get_preds, learn, with_loss=True, act=None if hasattr(loss_func, 'activation') else softmax, cbs=FlipTTA())
+        probs,_,loss = quiet(learn.get_preds, learn, with_loss=True,
+            act=None if hasattr(loss_func, 'activation') else softmax, cbs=FlipTTA())
         close(probs, p)
         close(loss, -p[range(23),classes].log())
 
@@ -344,7 +368,8 @@ def test_exported_and_loaded(tmp_path, pictures):
 def test_pytorch_loaders():
     ds = TensorDataset(images, classes)
     for shuffle in False,True:
-        learn = make_learner(fv.DataLoaders(TorchDL(ds, batch_size=5, shuffle=True, drop_last=True), TorchDL(ds, batch_size=4, shuffle=shuffle)))
+        learn = make_learner(fv.DataLoaders(TorchDL(ds, batch_size=5, shuffle=True, drop_last=True),
+            TorchDL(ds, batch_size=4, shuffle=shuffle)))
         expected,*_ = two_passes(learn.model, [images])
         for kwargs in dict(),dict(ds_idx=0),dict(dl=learn.dls.valid),dict(dl=learn.dls.train):
             probs,targs = tta(learn, **kwargs)
@@ -382,12 +407,14 @@ def test_inputs_that_are_no_images_are_refused():
     dl = fv.DataLoader(ds, bs=5, num_workers=0)
     refused(make_learner(fv.DataLoaders(dl, dl), net=Joined()), want+'there are 2 inputs.')
     refused(make_learner(tensor_dls(x=torch.randn(23,4)), net=nn.Linear(4,3)), want+'the input is of shape (5, 4).')
-    refused(make_learner(tensor_dls(x=torch.randn(23,2,4,4,4)), net=nn.Sequential(nn.Flatten(), nn.Linear(128,3))), want+'the input is of shape (5, 2, 4, 4, 4).')
+    refused(make_learner(tensor_dls(x=torch.randn(23,2,4,4,4)), net=nn.Sequential(nn.Flatten(), nn.Linear(128,3))),
+        want+'the input is of shape (5, 2, 4, 4, 4).')
 
 def test_outputs_that_are_no_row_of_classes_are_refused():
     # A mask of the mirror image is a mirrored mask: the mean of the two is of no use
     masks = torch.randint(3, (23,8,8), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match='FlipTTA needs a network whose output'): tta(make_learner(tensor_dls(masks), fv.CrossEntropyLossFlat(axis=1), nn.Conv2d(3,3,1)))
+    with pytest.raises(ValueError, match='FlipTTA needs a network whose output'):
+        tta(make_learner(tensor_dls(masks), fv.CrossEntropyLossFlat(axis=1), nn.Conv2d(3,3,1)))
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -470,31 +497,6 @@ def test_arrays_lists_and_zeros():
 
 half,third = [.5,.5],[.2,.3,.5]
 
-@pytest.mark.parametrize('args,kwargs,words', [
-    (([[.5,.5]], [.9,.2]), {}, "The 'from_prior' parameter of adjust_prior must be probabilities: all above 0, sum 1. Got [0.9, 0.2] instead."),
-    (([[.5,.5]], [1.,0.]), {}, "The 'from_prior' parameter of adjust_prior must be probabilities: all above 0, sum 1. Got [1.0, 0.0] instead."),
-    (([[.5,.5]], [1.5,-.5]), {}, "Got [1.5, -0.5] instead."),
-    (([[.5,.5]], [np.nan,.5]), {}, "all above 0, sum 1. Got [nan, 0.5] instead."),
-    (([[.5,.5]], half, [0.,1.]), {}, "The 'to_prior' parameter of adjust_prior must be probabilities: all above 0, sum 1. Got [0.0, 1.0] instead."),
-    (([[.5,.5]], third), {}, "The 'from_prior' parameter of adjust_prior must be 2 probabilities, one for each class. Got 3 of them instead."),
-    (([[.5,.5]], half, third), {}, "The 'to_prior' parameter of adjust_prior must be 2 probabilities"),
-    (([[.5,.5]], [half]), {}, "must be a row of class probabilities"),
-    (([[.5,.5]], 'even'), {}, "probabilities, 'balanced', or 'train' where `counts` are given. Got 'even' instead."),
-    (([[.5,.5]], half, 'train'), {}, "The 'to_prior' parameter of adjust_prior must be probabilities, 'balanced', or 'train' where `counts` are given. Got 'train' instead."),
-    (([[.5,.5]], 'train'), dict(counts=[3,0]), "all above 0, sum 1. Got [1.0, 0.0] instead."),
-    (([[.5,.5]], 'train'), dict(counts=[0,0]), "not all 0"),
-    (([[.5,.5]], 'train'), dict(counts=[1,2,3]), "2 probabilities, one for each class. Got 3 of them instead."),
-    (([[.5,.5],[.5,.6]], half), {}, "The 'probs' parameter of adjust_prior must be rows of probabilities: none negative, sum 1. Got [0.5, 0.6] at index 1 instead."),
-    (([[.5,.5],[1.5,-.5]], half), {}, "Got [1.5, -0.5] at index 1 instead."),
-    (([[.5,.5],[.5,np.nan]], half), {}, "The 'probs' parameter of adjust_prior must be finite numbers. Got nan at index (1, 1) instead."),
-    (([[.5,.5],[np.inf,.5]], half), {}, "Got inf at index (1, 0) instead."),
-    (([.5,.5], half), {}, "must be an array of shape (N,K)"),
-    (([['a','b']], half), {}, "must be an array of shape (N,K)"),
-])
-def test_adjust_prior_refuses(args, kwargs, words):
-    with pytest.raises(ValueError) as e: adjust_prior(*args, **kwargs)
-    assert words in str(e.value)
-
 # The operating curve
 
 def rows(z):
@@ -515,7 +517,8 @@ def test_operating_curve_is_that_of_a_plain_loop():
     assert list(curve.columns)==['mcc','balanced_acc','macro_f1'] and list(curve.index)==ts and curve.index.name=='t'
     for t,row in zip(ts, curve.values):
         pred = np.array([max(range(4), key=lambda k: pi[k]/old[k]*n[k]**t) for pi in p])
-        close(row, [sk.matthews_corrcoef(y, pred), sk.balanced_accuracy_score(y, pred), sk.f1_score(y, pred, average='macro')], 1e-12)
+        close(row, [sk.matthews_corrcoef(y, pred), sk.balanced_accuracy_score(y, pred),
+            sk.f1_score(y, pred, average='macro')], 1e-12)
     assert np.ptp(curve.balanced_acc)>.05
     # other class sizes, other scores, and 21 points where none are stated
     other = operating_curve(torch.tensor(p), torch.tensor(y), 'train', counts=[10,10,20,40], scores=[mcc])
@@ -532,7 +535,8 @@ def test_ends_of_the_operating_curve():
         assert ends.mcc[t]==pytest.approx(sk.matthews_corrcoef(y, pred), abs=1e-12)
     # at t = 1 of its own prior, the network as it comes; of the balanced one at t = 0
     assert ends.balanced_acc[1]==pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)), abs=1e-12)
-    assert operating_curve(p, y, 'balanced', ts=[0]).macro_f1[0]==pytest.approx(sk.f1_score(y, p.argmax(1), average='macro'), abs=1e-12)
+    assert operating_curve(p, y, 'balanced', ts=[0]).macro_f1[0]==pytest.approx(sk.f1_score(y, p.argmax(1),
+        average='macro'), abs=1e-12)
 
 def test_scores_at_another_prevalence():
     y = np.array(tail_targets(200, 60, 20, 5))
@@ -541,26 +545,16 @@ def test_scores_at_another_prevalence():
     w = (there/np.bincount(y))[y]
     for t in curve.index:
         pred = np.argmax(p*np.bincount(y)**(t-1.), 1)
-        expected = sk.matthews_corrcoef(y, pred, sample_weight=w),sk.balanced_accuracy_score(y, pred),sk.f1_score(y, pred, average='macro', sample_weight=w)
+        expected = sk.matthews_corrcoef(y, pred, sample_weight=w),sk.balanced_accuracy_score(y, pred),sk.f1_score(y,
+            pred, average='macro', sample_weight=w)
         close(curve.loc[t], expected, 1e-12)
-    np.testing.assert_allclose(operating_curve(p, y, 'train', ts=[0], prevalence='balanced').balanced_acc, operating_curve(p, y, 'train', ts=[0]).balanced_acc)
-
-@pytest.mark.parametrize('args,kwargs,words', [
-    (([[.5,.5]], [0,1], half), {}, "The 'targs' parameter of operating_curve must be 1 ints, one for each item. Got 2 labels instead."),
-    (([[.5,.5]], [2], half), {}, "The 'targs' parameter of operating_curve must be ints in the range [0, 1]. Got 2 at index 0 instead."),
-    (([[.5,.5]], [0], half), {}, "The 'counts' parameter of operating_curve must be 2 numbers, all above 0: state them where `targs` lack a class. Got [1, 0] instead."),
-    (([[.5,.5]], [0], half), dict(counts=[1,2,3]), "Got [1, 2, 3] instead."),
-    (([[.5,.5]], [0], third), dict(counts=[1,2]), "The 'from_prior' parameter of operating_curve must be 2 probabilities"),
-    (([[.5,.5],[np.nan,1]], [0,1], half), {}, "The 'probs' parameter of operating_curve must be finite numbers. Got nan at index (1, 0) instead."),
-])
-def test_operating_curve_refuses(args, kwargs, words):
-    with pytest.raises(ValueError) as e: operating_curve(*args, **kwargs)
-    assert words in str(e.value)
+    np.testing.assert_allclose(operating_curve(p, y, 'train', ts=[0], prevalence='balanced').balanced_acc,
+        operating_curve(p, y, 'train', ts=[0]).balanced_acc)
 
 # ------------------------------------------------------------------ the prior that a network implies
 
 class Source:
-    "Points around a centre for each class; a network that knows everything but answers for the prior `implied`, at `temperature`"
+    "Points around class centres; a network that knows all but answers for the prior `implied`, at `temperature`"
     def __init__(self, k=3, sep=1.5, shares=(.6,.3,.1), implied=(.4,.35,.25), temperature=.5, seed=0):
         self.shares,self.implied,self.temperature = np.array(shares),np.array(implied),temperature
         self.centres = sep*np.random.default_rng(seed).normal(size=(k,3))
@@ -574,7 +568,7 @@ class Source:
     def answers(self, lik): return rows((lik+np.log(self.implied))*self.temperature)
 
 def _reference_calibrated(probs, y, nominal, strength):
-    "Slope and log prior by another optimiser over another way of writing the model, one item at a time; and errors from its Hessian"
+    "Slope and log prior by another optimiser over another form of the model, one item at a time; and the objective"
     n,k = probs.shape
     share = torch.tensor([np.mean(y==j) for j in range(k)])
     logs,centre = torch.tensor(np.log(probs)),torch.tensor(np.log(nominal))
@@ -633,8 +627,8 @@ def test_calibrated_probabilities_have_the_shares_of_the_split():
     lik,y = source.draw(3000, rng)
     p,nominal,strength = source.answers(lik),np.array([.4,.3,.2,.1]),3.
     cal = PriorCalibrator(nominal, strength).fit(p, y)
-    # At the optimum what is predicted of a class exceeds its items by as much as shrinkage pulls; the logarithms are known up to a
-    # constant, and the pulls of all classes sum to 0
+    # At the optimum what is predicted of a class exceeds its items by as much as shrinkage pulls; the logarithms are
+    # known up to a constant, and the pulls of all classes sum to 0
     pull = np.log(nominal/cal.prior_)
     close(cal.predict(p).sum(0)-np.bincount(y), strength*(pull.mean()-pull), 1e-2)
     close(PriorCalibrator(nominal, 1e-4).fit(p, y).predict(p).mean(0), np.bincount(y)/3000, 1e-5)
@@ -647,7 +641,8 @@ def simulated(request):
     for _ in range(150):
         lik,y = source.draw(2000, rng)
         cal = PriorCalibrator(source.shares, strength=.01).fit(source.answers(lik), y)
-        res.append([*(np.log(cal.prior_)-np.log(source.implied))/cal.prior_se_, (cal.temperature_-source.temperature)/cal.temperature_se_])
+        res.append([*(np.log(cal.prior_)-np.log(source.implied))/cal.prior_se_,
+            (cal.temperature_-source.temperature)/cal.temperature_se_])
     return np.array(res)
 
 def test_known_prior_and_temperature_are_recovered(simulated):
@@ -664,7 +659,9 @@ def test_a_class_that_the_split_lacks_keeps_its_nominal_place_and_is_named():
     lik,y = source.draw(300, rng)
     p = source.answers(lik)
     keep = (y!=3) & (y!=1)
-    with pytest.warns(UserWarning, match='PriorCalibrator: the selection split has no item of class 1, 3; the nominal prior stands for it.') as got: cal = PriorCalibrator(nominal).fit(p[keep], y[keep])
+    words = 'PriorCalibrator: the selection split has no item of class 1, 3; the nominal prior stands for it.'
+    with pytest.warns(UserWarning, match=words) as got:
+        cal = PriorCalibrator(nominal).fit(p[keep], y[keep])
     assert len(got)==1 and got[0].filename==__file__
     assert np.isfinite(cal.prior_).all() and (cal.prior_>0).all() and np.isfinite(cal.prior_se_).all()
     # between the two of which nothing is known, the nominal odds
@@ -675,7 +672,8 @@ def test_a_class_that_the_split_lacks_keeps_its_nominal_place_and_is_named():
     close(q.sum(1), 1, 0, 1e-9)
     # the others are estimated as though the absent classes were not there
     two = [0,2]
-    part = PriorCalibrator(nominal[two]/nominal[two].sum(), 1e-3).fit(p[keep][:,two]/p[keep][:,two].sum(1, keepdims=True), y[keep]//2)
+    part = PriorCalibrator(nominal[two]/nominal[two].sum(),
+        1e-3).fit(p[keep][:,two]/p[keep][:,two].sum(1, keepdims=True), y[keep]//2)
     with pytest.warns(UserWarning): alone = PriorCalibrator(nominal, 1e-3).fit(p[keep], y[keep])
     close(alone.prior_[0]/alone.prior_[2], part.prior_[0]/part.prior_[1], 0, 1e-2)
     assert alone.temperature_==pytest.approx(part.temperature_, rel=1e-2)
@@ -693,17 +691,21 @@ def test_much_strength_gives_the_nominal_prior_and_temperature_1():
     assert cal.temperature_==pytest.approx(1, abs=1e-4)
     assert cal.prior_se_.max()<1e-3 and cal.temperature_se_<1e-3
     # between the two ends, the more strength, the nearer
-    far = [np.abs(np.log(PriorCalibrator(nominal, s).fit(source.answers(lik), y).prior_/nominal)).max() for s in (.1,1,10,100,1e4)]
+    far = [np.abs(np.log(PriorCalibrator(nominal, s).fit(source.answers(lik), y).prior_/nominal)).max() for s in (.1,1,
+        10,100,1e4)]
     assert far==sorted(far, reverse=True) and far[0]>.3
 
 @given(st.permutations(range(4)))
 def test_permuting_classes_permutes(perm):
-    rng,source,nominal = np.random.default_rng(0),Source(4, shares=(.5,.3,.15,.05), implied=(.25,)*4),np.array([.4,.3,.2,.1])
+    rng,source,nominal = np.random.default_rng(0),Source(4, shares=(.5,.3,.15,.05),
+        implied=(.25,)*4),np.array([.4,.3,.2,.1])
     lik,y = source.draw(200, rng)
     p = source.answers(lik)
     cal,other = PriorCalibrator(nominal).fit(p, y),PriorCalibrator(nominal[perm]).fit(p[:,perm], np.argsort(perm)[y])
-    for a,b in (cal.prior_,other.prior_),(cal.prior_se_,other.prior_se_),(cal.shares_,other.shares_): close(a[perm], b, 0, 1e-4)
-    assert other.temperature_==pytest.approx(cal.temperature_, rel=1e-4) and other.temperature_se_==pytest.approx(cal.temperature_se_, rel=1e-3)
+    for a,b in (cal.prior_,other.prior_),(cal.prior_se_,other.prior_se_),(cal.shares_,other.shares_):
+        close(a[perm], b, 0, 1e-4)
+    assert other.temperature_==pytest.approx(cal.temperature_, rel=1e-4)
+    assert other.temperature_se_==pytest.approx(cal.temperature_se_, rel=1e-3)
 
 def finite(cal, p):
     for o in cal.prior_,cal.prior_se_,cal.temperature_,cal.temperature_se_,cal.log_loss_: assert np.isfinite(o).all()
@@ -732,7 +734,8 @@ def test_answers_that_are_always_wrong():
     assert cal.temperature_>10
 
 def test_answers_that_say_nothing():
-    # As the shares that the network implies may be anything then, they stay nominal, up to what the split's own shares say
+    # As the shares that the network implies may be anything then, they stay nominal, up to what the split's own shares
+    # say
     y = np.array(tail_targets(40, 10, 3))
     p = np.full((len(y),3), 1/3)
     cal = PriorCalibrator([.2,.3,.5]).fit(p, y)
@@ -740,7 +743,8 @@ def test_answers_that_say_nothing():
     close(cal.predict(p)[0], cal.shares_, .05)
 
 def test_a_single_item():
-    with pytest.warns(UserWarning, match='no item of class 0, 2'): cal = PriorCalibrator([.5,.3,.2]).fit([[.2,.3,.5]], [1])
+    with pytest.warns(UserWarning, match='no item of class 0, 2'):
+        cal = PriorCalibrator([.5,.3,.2]).fit([[.2,.3,.5]], [1])
     finite(cal, np.array([[.2,.3,.5]]))
     # the likelihood of the only class is 1 whatever the weights are
     close(cal.prior_, [.5,.3,.2], 0, 1e-6)
@@ -757,7 +761,8 @@ def test_few_classes_and_many(k):
     p,shares = rows(z),counts/counts.sum()
     cal = PriorCalibrator(np.full(k, 1/k)).fit(p, y)
     finite(cal, p)
-    assert sk.log_loss(y, cal.predict(p), labels=range(k))<=sk.log_loss(y, adjust_prior(p, 'balanced', shares), labels=range(k))
+    assert sk.log_loss(y, cal.predict(p), labels=range(k))<=sk.log_loss(y, adjust_prior(p, 'balanced', shares),
+        labels=range(k))
     # z are the logarithms of a Gaussian likelihood ratio of slope 4/2² = 1: temperature 1, and equal shares
     assert abs(cal.temperature_-1)<5*cal.temperature_se_
     assert (np.abs(np.log(cal.prior_*k))<5*cal.prior_se_).all()
@@ -775,7 +780,8 @@ def test_a_fit_can_be_repeated_and_replaced():
     np.testing.assert_array_equal(p, before)
 
 def test_on_real_digits_the_estimate_beats_the_nominal_prior():
-    # A net trained on a long tail of scanned digits, till it is too sure of itself; the rest are for selection and for the outcome
+    # A net trained on a long tail of scanned digits, till it is too sure of itself; the rest are for selection and for
+    # the outcome
     x,y = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     n = np.round(100*20**(-np.arange(10)/9)).astype(int)
@@ -789,40 +795,10 @@ def test_on_real_digits_the_estimate_beats_the_nominal_prior():
     sel,held = np.array_split(np.arange(len(rest)), 2)
     t,nominal = y[rest],n/n.sum()
     cal = PriorCalibrator(nominal).fit(p[sel], t[sel])
-    raw,moved,fitted = (sk.log_loss(t[held], q) for q in (p[held], adjust_prior(p[held], nominal), cal.predict(p[held], 'balanced')))
+    raw,moved,fitted = (sk.log_loss(t[held], q) for q in (p[held], adjust_prior(p[held], nominal),
+        cal.predict(p[held], 'balanced')))
     assert fitted<moved<raw
     assert abs(cal.temperature_-1)>4*cal.temperature_se_
-
-ok = [[.5,.5]]
-
-@pytest.mark.parametrize('f,words', [
-    (lambda: PriorCalibrator(strength=-1), "The 'strength' parameter of PriorCalibrator must be"),
-    (lambda: PriorCalibrator(strength=0.), "The 'strength' parameter of PriorCalibrator must be above 0. Got 0.0 instead."),
-    (lambda: PriorCalibrator(strength=np.inf), "Got inf instead."),
-    (lambda: PriorCalibrator(strength='much'), "Got 'much' instead."),
-    (lambda: PriorCalibrator([.5,.6]).fit(ok, [0]), "The 'nominal' parameter of PriorCalibrator must be probabilities: all above 0, sum 1. Got [0.5, 0.6] instead."),
-    (lambda: PriorCalibrator([1.,0.]).fit(ok, [0]), "all above 0, sum 1. Got [1.0, 0.0] instead."),
-    (lambda: PriorCalibrator(third).fit(ok, [0]), "The 'nominal' parameter of PriorCalibrator must be 2 probabilities, one for each class. Got 3 of them instead."),
-    (lambda: PriorCalibrator().fit(ok, [0,1]), "The 'targs' parameter of PriorCalibrator.fit must be 1 ints, one for each item. Got 2 labels instead."),
-    (lambda: PriorCalibrator().fit(ok, [2]), "The 'targs' parameter of PriorCalibrator.fit must be ints in the range [0, 1]. Got 2 at index 0 instead."),
-    (lambda: PriorCalibrator().fit(ok, [.5]), "float64 values"),
-    (lambda: PriorCalibrator().fit([[.5,.5],[.5,np.nan]], [0,1]), "The 'probs' parameter of PriorCalibrator.fit must be finite numbers. Got nan at index (1, 1) instead."),
-    (lambda: PriorCalibrator().fit([[2.,-1.]], [0]), "rows of probabilities: none negative, sum 1. Got [2.0, -1.0] at index 0 instead."),
-    (lambda: PriorCalibrator().fit(np.zeros((0,3)), []), "The 'probs' parameter of PriorCalibrator.fit must be probabilities of at least one item. Got none instead."),
-    (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict([third]), "The 'probs' parameter of PriorCalibrator.predict must be 2 columns, one for each class. Got 3 instead."),
-    (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict(ok, [0.,1.]), "The 'prior' parameter of PriorCalibrator.predict must be probabilities: all above 0, sum 1. Got [0.0, 1.0] instead."),
-    (lambda: PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1]).predict(ok, 'even'), "Got 'even' instead."),
-    (lambda: PriorCalibrator().predict(ok), "PriorCalibrator needs `fit` first"),
-    (lambda: estimate_prior(np.zeros((0,2)), half), "The 'probs' parameter of estimate_prior must be probabilities of at least one item. Got none instead."),
-    (lambda: estimate_prior(ok, [1.,0.]), "The 'from_prior' parameter of estimate_prior must be probabilities: all above 0, sum 1. Got [1.0, 0.0] instead."),
-    (lambda: estimate_prior(ok, half, n_iter=0), "The 'n_iter' parameter of estimate_prior must be an int in the range [1, inf). Got 0 instead."),
-    (lambda: estimate_prior(ok, half, tol=-1), "The 'tol' parameter of estimate_prior must be a float in the range [0, inf). Got -1 instead."),
-    (lambda: estimate_prior([[.5,.6]], half), "The 'probs' parameter of estimate_prior must be rows of probabilities"),
-])
-@pytest.mark.filterwarnings('ignore:PriorCalibrator')
-def test_calibrator_and_estimate_refuse(f, words):
-    with pytest.raises(ValueError) as e: f()
-    assert words in str(e.value)
 
 # ------------------------------------------------------------------ a prior that nobody knows
 
@@ -842,7 +818,9 @@ def test_estimate_prior_takes_the_steps_of_a_plain_em():
     source,rng = Source(temperature=1.),np.random.default_rng(0)
     p = source.answers(source.draw(60, rng, [.1,.2,.7])[0])
     for n in 1,2,7:
-        with pytest.warns(UserWarning, match=f'estimate_prior: shares still change by more than 1e-06 after {n} iterations.') as got: prior = estimate_prior(p, source.implied, n_iter=n)
+        words = f'estimate_prior: shares still change by more than 1e-06 after {n} iterations.'
+        with pytest.warns(UserWarning, match=words) as got:
+            prior = estimate_prior(p, source.implied, n_iter=n)
         assert len(got)==1 and got[0].filename==__file__
         close(prior, _reference_em(p, source.implied, n), 0, 1e-12)
     # it stops by itself, silently, at what no further step changes
@@ -867,8 +845,8 @@ def test_estimate_prior_is_the_maximum_of_the_mixture_likelihood(sep):
 def test_estimate_prior_recovers_known_shares():
     source,rng,there = Source(sep=3., temperature=1.),np.random.default_rng(0),np.array([.1,.2,.7])
     errors = [estimate_prior(source.answers(source.draw(400, rng, there)[0]), source.implied)-there for _ in range(60)]
-    # Were classes seen, a share would have the standard error (p(1-p)/400)^1/2 in one trial; four of them, of 60 trials, and half as
-    # much again for the doubt that is left
+    # Were classes seen, a share would have the standard error (p(1-p)/400)^1/2 in one trial; four of them, of 60
+    # trials, and half as much again for the doubt that is left
     assert (np.abs(np.mean(errors, 0))<1.5*4*np.sqrt(there*(1-there)/400/60)).all()
 
 def test_estimate_prior_of_sure_answers_counts_them():
@@ -876,3 +854,83 @@ def test_estimate_prior_of_sure_answers_counts_them():
     for p in np.eye(3)[y],torch.eye(3)[y]: close(estimate_prior(p, 'balanced'), [.7,.2,.1], 0, 1e-12)
     # of a class that no item can be of nothing is left
     close(estimate_prior(np.eye(3)[[0,1]], third), [.5,.5,0.], 1e-12)
+
+# ------------------------------------------------------------------ what is refused
+
+ok = [[.5,.5]]
+SUM_1 = 'probabilities: all above 0, sum 1. Got '
+def fitted(): return PriorCalibrator().fit([[.4,.6],[.5,.5]], [0,1])
+
+@pytest.mark.parametrize('f,words', [
+    (lambda: adjust_prior(ok, [.9,.2]), must_be('adjust_prior', 'from_prior', SUM_1+'[0.9, 0.2] instead.')),
+    (lambda: adjust_prior(ok, [1.,0.]), must_be('adjust_prior', 'from_prior', SUM_1+'[1.0, 0.0] instead.')),
+    (lambda: adjust_prior(ok, [1.5,-.5]), 'Got [1.5, -0.5] instead.'),
+    (lambda: adjust_prior(ok, [np.nan,.5]), SUM_1+'[nan, 0.5] instead.'),
+    (lambda: adjust_prior(ok, half, [0.,1.]), must_be('adjust_prior', 'to_prior', SUM_1+'[0.0, 1.0] instead.')),
+    (lambda: adjust_prior(ok, third), must_be('adjust_prior', 'from_prior',
+        '2 probabilities, one for each class. Got 3 of them instead.')),
+    (lambda: adjust_prior(ok, half, third), must_be('adjust_prior', 'to_prior', '2 probabilities')),
+    (lambda: adjust_prior(ok, [half]), 'must be a row of class probabilities'),
+    (lambda: adjust_prior(ok, 'even'),
+        "probabilities, 'balanced', or 'train' where `counts` are given. Got 'even' instead."),
+    (lambda: adjust_prior(ok, half, 'train'), must_be('adjust_prior', 'to_prior',
+        "probabilities, 'balanced', or 'train' where `counts` are given. Got 'train' instead.")),
+    (lambda: adjust_prior(ok, 'train', counts=[3,0]), 'all above 0, sum 1. Got [1.0, 0.0] instead.'),
+    (lambda: adjust_prior(ok, 'train', counts=[0,0]), 'not all 0'),
+    (lambda: adjust_prior(ok, 'train', counts=[1,2,3]), '2 probabilities, one for each class. Got 3 of them instead.'),
+    (lambda: adjust_prior([[.5,.5],[.5,.6]], half),
+        must_be('adjust_prior', 'probs',
+            'rows of probabilities: none negative, sum 1. Got [0.5, 0.6] at index 1 instead.')),
+    (lambda: adjust_prior([[.5,.5],[1.5,-.5]], half), 'Got [1.5, -0.5] at index 1 instead.'),
+    (lambda: adjust_prior([[.5,.5],[.5,np.nan]], half),
+        must_be('adjust_prior', 'probs', 'finite numbers. Got nan at index (1, 1) instead.')),
+    (lambda: adjust_prior([[.5,.5],[np.inf,.5]], half), 'Got inf at index (1, 0) instead.'),
+    (lambda: adjust_prior([.5,.5], half), 'must be an array of shape (N,K)'),
+    (lambda: adjust_prior([['a','b']], half), 'must be an array of shape (N,K)'),
+    (lambda: operating_curve(ok, [0,1], half), must_be('operating_curve', 'targs',
+        '1 ints, one for each item. Got 2 labels instead.')),
+    (lambda: operating_curve(ok, [2], half), must_be('operating_curve', 'targs',
+        'ints in the range [0, 1]. Got 2 at index 0 instead.')),
+    (lambda: operating_curve(ok, [0], half), must_be('operating_curve', 'counts',
+        '2 numbers, all above 0: state them where `targs` lack a class. Got [1, 0] instead.')),
+    (lambda: operating_curve(ok, [0], half, counts=[1,2,3]), 'Got [1, 2, 3] instead.'),
+    (lambda: operating_curve(ok, [0], third, counts=[1,2]),
+        must_be('operating_curve', 'from_prior', '2 probabilities')),
+    (lambda: operating_curve([[.5,.5],[np.nan,1]], [0,1], half),
+        must_be('operating_curve', 'probs', 'finite numbers. Got nan at index (1, 0) instead.')),
+    (lambda: PriorCalibrator(strength=-1), must_be('PriorCalibrator', 'strength', '')),
+    (lambda: PriorCalibrator(strength=0.), must_be('PriorCalibrator', 'strength', 'above 0. Got 0.0 instead.')),
+    (lambda: PriorCalibrator(strength=np.inf), 'Got inf instead.'),
+    (lambda: PriorCalibrator(strength='much'), "Got 'much' instead."),
+    (lambda: PriorCalibrator([.5,.6]).fit(ok, [0]), must_be('PriorCalibrator', 'nominal', SUM_1+'[0.5, 0.6] instead.')),
+    (lambda: PriorCalibrator([1.,0.]).fit(ok, [0]), 'all above 0, sum 1. Got [1.0, 0.0] instead.'),
+    (lambda: PriorCalibrator(third).fit(ok, [0]), must_be('PriorCalibrator', 'nominal',
+        '2 probabilities, one for each class. Got 3 of them instead.')),
+    (lambda: PriorCalibrator().fit(ok, [0,1]), must_be('PriorCalibrator.fit', 'targs',
+        '1 ints, one for each item. Got 2 labels instead.')),
+    (lambda: PriorCalibrator().fit(ok, [2]), must_be('PriorCalibrator.fit', 'targs',
+        'ints in the range [0, 1]. Got 2 at index 0 instead.')),
+    (lambda: PriorCalibrator().fit(ok, [.5]), 'float64 values'),
+    (lambda: PriorCalibrator().fit([[.5,.5],[.5,np.nan]], [0,1]),
+        must_be('PriorCalibrator.fit', 'probs', 'finite numbers. Got nan at index (1, 1) instead.')),
+    (lambda: PriorCalibrator().fit([[2.,-1.]], [0]),
+        'rows of probabilities: none negative, sum 1. Got [2.0, -1.0] at index 0 instead.'),
+    (lambda: PriorCalibrator().fit(np.zeros((0,3)), []),
+        must_be('PriorCalibrator.fit', 'probs', 'probabilities of at least one item. Got none instead.')),
+    (lambda: fitted().predict([third]), must_be('PriorCalibrator.predict', 'probs',
+        '2 columns, one for each class. Got 3 instead.')),
+    (lambda: fitted().predict(ok, [0.,1.]), must_be('PriorCalibrator.predict', 'prior', SUM_1+'[0.0, 1.0] instead.')),
+    (lambda: fitted().predict(ok, 'even'), "Got 'even' instead."),
+    (lambda: PriorCalibrator().predict(ok), 'PriorCalibrator needs `fit` first'),
+    (lambda: estimate_prior(np.zeros((0,2)), half),
+        must_be('estimate_prior', 'probs', 'probabilities of at least one item. Got none instead.')),
+    (lambda: estimate_prior(ok, [1.,0.]), must_be('estimate_prior', 'from_prior', SUM_1+'[1.0, 0.0] instead.')),
+    (lambda: estimate_prior(ok, half, n_iter=0), must_be('estimate_prior', 'n_iter',
+        'an int in the range [1, inf). Got 0 instead.')),
+    (lambda: estimate_prior(ok, half, tol=-1), must_be('estimate_prior', 'tol',
+        'a float in the range [0, inf). Got -1 instead.')),
+    (lambda: estimate_prior([[.5,.6]], half), must_be('estimate_prior', 'probs', 'rows of probabilities'))])
+@pytest.mark.filterwarnings('ignore:PriorCalibrator')
+def test_bad_arguments_are_told_so(f, words):
+    with pytest.raises(ValueError) as e: f()
+    assert words in str(e.value)

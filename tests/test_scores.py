@@ -1,13 +1,13 @@
-"""The notebooks show each score on one matrix. Here every score meets scikit-learn, scipy or exact fractions on the items that a matrix
-stands for, with classes absent and predictions constant; intervals and tests meet the enumeration of everything that could be
-drawn, and, in the slow part, simulated patients."""
+"""The notebooks show each score on one matrix. Here every score meets scikit-learn, scipy or exact fractions on the
+items that a matrix stands for, with classes absent and predictions constant; intervals and tests meet the enumeration
+of everything that could be drawn, and, in the slow part, simulated patients."""
 
 import warnings
 from collections import Counter
 from decimal import Decimal,localcontext
 from fractions import Fraction
 from functools import partial
-from itertools import product
+from itertools import pairwise,product
 from unittest import mock
 import numpy as np
 import pandas as pd
@@ -19,12 +19,16 @@ from scipy import stats
 from sklearn import metrics as skm
 from fastai_balmix import checks
 from fastai_balmix.metrics.intervals import confidence_interval,paired_test
-from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
-                                  macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,score_registry,score_row,wilson)
-from toys import close
+from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,
+    geometric_mean,group_classes,kendall_tau,
+                                  macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,score_registry,score_row,
+                                  wilson)
+from toys import close,must_be
 
-pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes:UserWarning', 'ignore:.*single label:UserWarning',
-                                        'ignore:.*zero_division:UserWarning', 'ignore:.*undefined:UserWarning', 'ignore::RuntimeWarning:sklearn')
+pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes:UserWarning',
+    'ignore:.*single label:UserWarning',
+                                        'ignore:.*zero_division:UserWarning', 'ignore:.*undefined:UserWarning',
+                                        'ignore::RuntimeWarning:sklearn')
 scores = {o.func.__name__: o.func for o in score_registry.values() if o.func and o.key!='accuracy'}
 every_score = pytest.mark.parametrize('name', scores)
 averages = dict(balanced_acc=balanced_acc, macro_f1=macro_f1, geometric_mean=geometric_mean)
@@ -42,7 +46,8 @@ def reference(name, t, p, k):
     if name=='macro_f1': return skm.f1_score(t, p, average='macro', zero_division=0)
     if name=='quad_kappa': return skm.cohen_kappa_score(t, p, weights='quadratic', labels=range(k))
     if name=='kendall_tau': return stats.kendalltau(t, p).statistic
-    if name=='geometric_mean': return stats.gmean(skm.recall_score(t, p, labels=np.unique(t), average=None, zero_division=0))
+    if name=='geometric_mean':
+        return stats.gmean(skm.recall_score(t, p, labels=np.unique(t), average=None, zero_division=0))
 
 @st.composite
 def matrices(draw, max_k=6):
@@ -54,7 +59,7 @@ def matrices(draw, max_k=6):
     return cm
 
 def tail_items(k, n, seed=0):
-    "True and predicted classes with a long tail, a third of the classes absent; wrong answers lie near the right one, or anywhere"
+    "True and predicted classes with a long tail, a third of the classes absent; wrong answers are near, or anywhere"
     rng = np.random.default_rng(seed)
     there = np.sort(rng.choice(k, max(2, 2*k//3), replace=False))
     t = there[np.minimum(rng.exponential(len(there)/5, n).astype(int), len(there)-1)]
@@ -140,11 +145,13 @@ def exact(cm):
     return dict(mcc=over_roots(sum(cm[i][i]*n-t[i]*p[i] for i in ks), *spread), kendall_tau=over_roots(order, *spread),
                 balanced_acc=float(sum(Fraction(cm[i][i], t[i]) for i in ks)/len(cm)),
                 macro_f1=float(sum(Fraction(2*cm[i][i], t[i]+p[i]) for i in ks)/len(cm)),
-                quad_kappa=float(1-Fraction(sum(cm[i][j]*(i-j)**2 for i,j in product(ks, ks))*n, sum(t[i]*p[j]*(i-j)**2 for i,j in product(ks, ks)))))
+                quad_kappa=float(1-Fraction(sum(cm[i][j]*(i-j)**2 for i,j in product(ks, ks))*n,
+                    sum(t[i]*p[j]*(i-j)**2 for i,j in product(ks, ks)))))
 
 # 19 million is torchmetrics' case; ten thousand million are the pixels of a few hundred slides
 @pytest.mark.parametrize('n', [19_000_000, 10**10])
-@pytest.mark.parametrize('rare', [[[0,0],[0,1]], [[0,1],[1,1]], [[0,3],[2,0]], [[0,0],[7,3]], [[0,2,1],[0,1,0],[1,1,2]]], ids=str)
+@pytest.mark.parametrize('rare', [[[0,0],[0,1]], [[0,1],[1,1]], [[0,3],[2,0]], [[0,0],[7,3]],
+    [[0,2,1],[0,1,0],[1,1,2]]], ids=str)
 def test_one_among_millions_is_counted_exactly(n, rare):
     cm = np.array(rare)
     cm[0,0] = n
@@ -191,7 +198,8 @@ def test_confusion_counts(y, more):
     top = max(t.max(), p.max())+1
     assert (confusion(p.astype(np.uint8), torch.tensor(t))==want[:top,:top]).all()
     onehot = np.eye(k)[p]
-    for o in onehot,torch.tensor(onehot).half(),torch.tensor(onehot).bfloat16(),onehot.astype(int): assert (confusion(o, pd.Series(t, index=t))==want).all()
+    for o in onehot,torch.tensor(onehot).half(),torch.tensor(onehot).bfloat16(),onehot.astype(int):
+        assert (confusion(o, pd.Series(t, index=t))==want).all()
 
 # --- class by class ---
 
@@ -218,9 +226,11 @@ def test_per_class_is_scikit_learn_s(cm, level):
     assert df.support.dtype==np.int64 and df.index.tolist()==[*range(k)]
     for c in range(k):
         parts = dict(recall=p[t==c]==c, precision=t[p==c]==c, specificity=p[t!=c]!=c)
-        if len(parts['specificity']): close(df.specificity[c], skm.recall_score(t==c, p==c, pos_label=False, zero_division=0))
+        if len(parts['specificity']):
+            close(df.specificity[c], skm.recall_score(t==c, p==c, pos_label=False, zero_division=0))
         for nm,x in parts.items():
-            want = stats.binomtest(int(x.sum()), len(x)).proportion_ci(level, method='wilson') if len(x) else (np.nan,np.nan)
+            want = stats.binomtest(int(x.sum()), len(x)).proportion_ci(level, method='wilson') if len(x) else (np.nan,
+                np.nan)
             close((df[f'{nm}_low'][c], df[f'{nm}_high'][c]), want)
             assert np.isnan(df[nm][c])==(len(x)==0)
 
@@ -289,12 +299,14 @@ def test_auc_of_each_class(ties):
     p[np.arange(300),t] += .2
     if ties: p = p.round(1)
     df = per_class_auc(p, t, specificity=.9, vocab=list('abcde'))
-    assert df.index.tolist()==list('abcde') and df.loc[['c','e']].isna().all(axis=None) and df.loc[['a','b','d']].notna().all(axis=None)
+    assert df.index.tolist()==list('abcde') and df.loc[['c','e']].isna().all(axis=None)
+    assert df.loc[['a','b','d']].notna().all(axis=None)
     for c in 0,1,3:
         row,y,s = df.iloc[c],t==c,p[:,c]
         close(row.auroc, (stats.mannwhitneyu(s[y], s[~y]).statistic/(y.sum()*(~y).sum())))
         close(row.average_precision, skm.average_precision_score(y, s))
-        at = [(s[y]>=c0).mean() for c0 in (*np.unique(s),np.inf) if Fraction(int((s[~y]<c0).sum()), int((~y).sum()))>=Fraction(9,10)]
+        at = [(s[y]>=c0).mean() for c0 in (*np.unique(s),np.inf) if Fraction(int((s[~y]<c0).sum()),
+            int((~y).sum()))>=Fraction(9,10)]
         close(row.sensitivity, max(at))
 
 def test_auc_of_a_single_class_is_undefined():
@@ -302,7 +314,7 @@ def test_auc_of_a_single_class_is_undefined():
 
 @pytest.mark.parametrize('n', [10, 30, 100])
 def test_a_specificity_that_is_just_reached_counts(n):
-    "With `wrong` of `n` healthy above every sick one but not above the rest, specificity (n-wrong)/n has sensitivity 1 and no less"
+    "With `wrong` of `n` healthy above every sick one but not above the rest, specificity (n-wrong)/n has sensitivity 1"
     for wrong in range(1, n):
         p1 = np.r_[np.zeros(n-wrong), np.full(wrong, .5), np.full(4, .5)]
         p,t = np.c_[1-p1,p1],np.repeat([0,1], [n,4])
@@ -361,83 +373,113 @@ def test_probabilities_of_nothing():
 @pytest.mark.parametrize('ordered', [False, True])
 def test_a_row_holds_the_scores_of_the_registry_and_checks_its_probabilities_once(ordered, prevalence):
     p,t = softmax_rows(200, 4),np.random.default_rng(4).integers(4, size=200)
-    with mock.patch.object(checks, 'as_preds', wraps=checks.as_preds) as seen, mock.patch('fastai_balmix.metrics.scores.as_preds', seen):
+    with (mock.patch.object(checks, 'as_preds', wraps=checks.as_preds) as seen,
+          mock.patch('fastai_balmix.metrics.scores.as_preds', seen)):
         row = score_row(p, torch.tensor(t), ordered, prevalence)
     assert seen.call_count==1
     cm = confusion(p, t) if prevalence is None else reweight(confusion(p, t), prevalence)
-    there = [o for o in score_registry.values() if (ordered or not o.ordered) and (prevalence is None or o.func or o.key=='mean_auc')]
+    there = [o for o in score_registry.values() if (ordered or not o.ordered) and (prevalence is None or o.func
+        or o.key=='mean_auc')]
     assert row=={o.key: float(o.func(cm)) if o.func else o.of_probs(p, t) for o in there}
 
 # --- bad arguments ---
 
 OK,P = np.diag([3,2,1]),[[.9,.1],[.2,.8]]
 bad = [
-    (lambda: mcc(5), "The 'cm' parameter of mcc must be square matrices, an array of shape (..., K, K). Got shape () instead."),
+    (lambda: mcc(5), must_be('mcc', 'cm', 'square matrices, an array of shape (..., K, K). Got shape () instead.')),
     (lambda: mcc(np.ones((2,3))), 'Got shape (2, 3) instead.'),
-    (lambda: kendall_tau([[1,-2],[0,1]]), "The 'cm' parameter of kendall_tau must be counts, none negative. Got -2 instead."),
-    *[(lambda f=f: f([1,2]), f"'cm' parameter of {f.__name__}") for f in (quad_kappa,macro_f1,balanced_acc,geometric_mean)],
+    (lambda: kendall_tau([[1,-2],[0,1]]), must_be('kendall_tau', 'cm', 'counts, none negative. Got -2 instead.')),
+    *[(lambda f=f: f([1,2]), f"'cm' parameter of {f.__name__}") for f in (quad_kappa,macro_f1,balanced_acc,
+        geometric_mean)],
     (lambda: reweight([1,2], 'balanced'), "'cm' parameter of reweight"),
     (lambda: group_classes([1,2], dict(a=[0])), "'cm' parameter of group_classes"),
-    *[(lambda f=f: f(OK, classes='some'), f"The 'classes' parameter of {nm} must be 'present', 'all' or a list of class numbers. Got 'some' instead.") for nm,f in averages.items()],
-    (lambda: macro_f1(OK, classes=[1,3]), "The 'classes' parameter of macro_f1 must be ints in the range [0, 2]. Got 3 at index 1 instead."),
+    *[(lambda f=f: f(OK, classes='some'), must_be(nm, 'classes',
+        "'present', 'all' or a list of class numbers. Got 'some' instead.")) for nm,f in averages.items()],
+    (lambda: macro_f1(OK, classes=[1,3]), must_be('macro_f1', 'classes',
+        'ints in the range [0, 2]. Got 3 at index 1 instead.')),
     (lambda: balanced_acc(OK, classes=[.5]), "'classes' parameter of balanced_acc must be one int per item"),
-    (lambda: confusion([0,1], [0]), "The 'targs' parameter of confusion must be 2 ints, one for each item. Got 1 labels instead."),
-    (lambda: confusion([0,3], [0,1], 3), "The 'preds' parameter of confusion must be ints in the range [0, 2]. Got 3 at index 1 instead."),
+    (lambda: confusion([0,1], [0]), must_be('confusion', 'targs', '2 ints, one for each item. Got 1 labels instead.')),
+    (lambda: confusion([0,3], [0,1], 3), must_be('confusion', 'preds',
+        'ints in the range [0, 2]. Got 3 at index 1 instead.')),
     (lambda: confusion([0,1], [0,-1]), "Got -1 at index 1 instead."),
-    (lambda: confusion([.5,.5], [0,1]), "The 'preds' parameter of confusion must be one int per item"),
-    (lambda: confusion(P, [0,2]), "The 'targs' parameter of confusion must be ints in the range [0, 1]. Got 2 at index 1 instead."),
-    (lambda: confusion(P, [0,1], 3), "The 'preds' parameter of confusion must be 3 columns, one for each class. Got 2 instead."),
-    (lambda: confusion([[.5,.5],[np.nan,1],[np.nan,1]], [0,1,1]), "The 'preds' parameter of confusion must be finite numbers. Got nan at index (1, 0) instead."),
+    (lambda: confusion([.5,.5], [0,1]), must_be('confusion', 'preds', 'one int per item')),
+    (lambda: confusion(P, [0,2]), must_be('confusion', 'targs', 'ints in the range [0, 1]. Got 2 at index 1 instead.')),
+    (lambda: confusion(P, [0,1], 3), must_be('confusion', 'preds', '3 columns, one for each class. Got 2 instead.')),
+    (lambda: confusion([[.5,.5],[np.nan,1],[np.nan,1]], [0,1,1]),
+        must_be('confusion', 'preds', 'finite numbers. Got nan at index (1, 0) instead.')),
     (lambda: confusion(torch.tensor([[0.,float('inf')]]), [0]), 'Got inf at index (0, 1) instead.'),
-    (lambda: confusion(np.zeros((2,2,2)), [0,1]), "must be an array of shape (N,K). Got float64 values of shape (2, 2, 2) instead."),
+    (lambda: confusion(np.zeros((2,2,2)), [0,1]),
+        'must be an array of shape (N,K). Got float64 values of shape (2, 2, 2) instead.'),
     (lambda: confusion([['a','b']], [0]), "must be an array of shape (N,K)"),
-    *[(lambda n=n: confusion([0], [0], n_classes=n), "The 'n_classes' parameter of confusion must be an int in the range [1, inf).") for n in (0, 1.5, '3')],
-    (lambda: per_class(np.stack([OK,OK])), "The 'cm' parameter of per_class must be one matrix, an array of shape (K,K). Got shape (2, 3, 3) instead."),
-    (lambda: per_class(OK, vocab=['a','b']), "The 'vocab' parameter of per_class must be 3 names, one for each class. Got 2 instead."),
-    (lambda: per_class(OK, level=1), "The 'level' parameter of per_class must be a float in the range [0, 1). Got 1 instead."),
-    *[(lambda v=v: per_class(OK, prevalence=v), f"The 'prevalence' parameter of per_class must be a float in (0, 1), or 3 of them. Got {v!r} instead.")
+    *[(lambda n=n: confusion([0], [0], n_classes=n),
+        must_be('confusion', 'n_classes', 'an int in the range [1, inf).')) for n in (0, 1.5, '3')],
+    (lambda: per_class(np.stack([OK,OK])), must_be('per_class', 'cm',
+        'one matrix, an array of shape (K,K). Got shape (2, 3, 3) instead.')),
+    (lambda: per_class(OK, vocab=['a','b']), must_be('per_class', 'vocab',
+        '3 names, one for each class. Got 2 instead.')),
+    (lambda: per_class(OK, level=1), must_be('per_class', 'level', 'a float in the range [0, 1). Got 1 instead.')),
+    *[(lambda v=v: per_class(OK, prevalence=v), must_be('per_class', 'prevalence',
+        f'a float in (0, 1), or 3 of them. Got {v!r} instead.'))
       for v in (0, 1, 1.5, [.1,.2], [.1,.2,0], np.nan, 'many')],
-    (lambda: group_classes(OK, {}), "The 'groups' parameter of group_classes must be non-empty lists of class numbers, none in two groups. Got {} instead."),
+    (lambda: group_classes(OK, {}), must_be('group_classes', 'groups',
+        'non-empty lists of class numbers, none in two groups. Got {} instead.')),
     (lambda: group_classes(OK, dict(a=[0], b=[])), 'non-empty lists'),
     (lambda: group_classes(OK, dict(a=[0,1], b=[1])), 'Got class 1 twice instead.'),
     (lambda: group_classes(OK, dict(a=[0,0])), 'Got class 0 twice instead.'),
-    (lambda: group_classes(OK, dict(a=[3])), "The 'groups' parameter of group_classes must be ints in the range [0, 2]. Got 3 at index 0 instead."),
+    (lambda: group_classes(OK, dict(a=[3])), must_be('group_classes', 'groups',
+        'ints in the range [0, 2]. Got 3 at index 0 instead.')),
     (lambda: group_classes(OK, dict(a=2)), "'groups' parameter of group_classes"),
     (lambda: group_classes(OK, [[1,2]]), "'groups' parameter of group_classes"),
-    (lambda: reweight(OK, [.5,.5]), "The 'prior' parameter of reweight must be 3 probabilities, one for each class. Got 2 of them instead."),
-    (lambda: reweight(OK, [3,2,1]), "The 'prior' parameter of reweight must be probabilities: none negative, sum 1. Got [3, 2, 1] instead."),
+    (lambda: reweight(OK, [.5,.5]), must_be('reweight', 'prior',
+        '3 probabilities, one for each class. Got 2 of them instead.')),
+    (lambda: reweight(OK, [3,2,1]), must_be('reweight', 'prior',
+        'probabilities: none negative, sum 1. Got [3, 2, 1] instead.')),
     (lambda: reweight(OK, [1.5,-.5,0]), 'none negative, sum 1'),
     (lambda: reweight(OK, 'train'), "'prior' parameter of reweight"),
-    (lambda: reweight(np.diag([3,0,1]), 'balanced'), "The 'prior' parameter of reweight must be zero for classes without items, whose rows cannot be scaled. Got 0.333333 for class 1 instead."),
-    (lambda: per_class_auc([0,1], [0,1]), "The 'probs' parameter of per_class_auc must be an array of shape (N,K)"),
-    (lambda: per_class_auc(P, [0,1], specificity=1.1), "The 'specificity' parameter of per_class_auc must be a float in the range [0, 1]. Got 1.1 instead."),
-    (lambda: per_class_auc(P, [0,1], vocab='abc'), "The 'vocab' parameter of per_class_auc must be 2 names, one for each class. Got 3 instead."),
-    (lambda: score_row([[.9,.2]], [0]), "The 'probs' parameter of score_row must be rows of probabilities"),
+    (lambda: reweight(np.diag([3,0,1]), 'balanced'),
+        must_be('reweight', 'prior',
+            'zero for classes without items, whose rows cannot be scaled. Got 0.333333 for class 1 instead.')),
+    (lambda: per_class_auc([0,1], [0,1]), must_be('per_class_auc', 'probs', 'an array of shape (N,K)')),
+    (lambda: per_class_auc(P, [0,1], specificity=1.1),
+        must_be('per_class_auc', 'specificity', 'a float in the range [0, 1]. Got 1.1 instead.')),
+    (lambda: per_class_auc(P, [0,1], vocab='abc'),
+        must_be('per_class_auc', 'vocab', '2 names, one for each class. Got 3 instead.')),
+    (lambda: score_row([[.9,.2]], [0]), must_be('score_row', 'probs', 'rows of probabilities')),
     *[o for f in (per_class_auc,calibration_bins,calibration_error,brier_error,score_row) for o in (
-        (lambda f=f: f(P, [0]), f"The 'targs' parameter of {f.__name__} must be 2 ints, one for each item. Got 1 labels instead."),
-        (lambda f=f: f(P, [0,2]), f"The 'targs' parameter of {f.__name__} must be ints in the range [0, 1]. Got 2 at index 1 instead."),
-        (lambda f=f: f([[np.nan,1]], [0]), f"The 'probs' parameter of {f.__name__} must be finite numbers. Got nan at index (0, 0) instead."))],
-    *[(lambda f=f, n=n: f(P, [0,1], n), f"The 'n_bins' parameter of {f.__name__} must be an int in the range [1, inf). Got {n!r} instead.")
+        (lambda f=f: f(P, [0]), must_be(f.__name__, 'targs', '2 ints, one for each item. Got 1 labels instead.')),
+        (lambda f=f: f(P, [0,2]), must_be(f.__name__, 'targs', 'ints in the range [0, 1]. Got 2 at index 1 instead.')),
+        (lambda f=f: f([[np.nan,1]], [0]), must_be(f.__name__, 'probs',
+            'finite numbers. Got nan at index (0, 0) instead.')))],
+    *[(lambda f=f, n=n: f(P, [0,1], n), must_be(f.__name__, 'n_bins',
+        f'an int in the range [1, inf). Got {n!r} instead.'))
       for f in (calibration_bins,calibration_error) for n in (0, 2.5)],
 ]
 # What intervals and tests share
 Y = [0,1,1]
-bad += [b for nm,f in dict(confidence_interval=confidence_interval, paired_test=lambda p, *args, **kw: paired_test(p, p, *args, **kw)).items() for b in (
-    (lambda f=f: f(Y, Y, 'mcc'), f"The 'score' parameter of {nm} must be a function of confusion matrices. Got 'mcc' instead."),
-    (lambda f=f: f(Y, [0], mcc), f"The 'targs' parameter of {nm} must be 3 ints, one for each item. Got 1 labels instead."),
-    (lambda f=f: f(Y, [0,1,2], mcc, n_classes=2), f"The 'targs' parameter of {nm} must be ints in the range [0, 1]. Got 2 at index 2 instead."),
-    (lambda f=f: f(Y, Y, mcc, groups=[1]), f"The 'groups' parameter of {nm} must be 3 values, one for each item. Got an array of shape (1,) instead."),
-    (lambda f=f: f(Y, Y, mcc, n=0), f"The 'n' parameter of {nm} must be an int in the range [1, inf). Got 0 instead."),
-    (lambda f=f: f(Y, Y, mcc, seed=-1), f"The 'seed' parameter of {nm} must be an int in the range [0, inf). Got -1 instead."),
+bad += [b for nm,f in dict(confidence_interval=confidence_interval, paired_test=lambda p, *args,
+    **kw: paired_test(p, p, *args, **kw)).items() for b in (
+    (lambda f=f: f(Y, Y, 'mcc'), must_be(nm, 'score', "a function of confusion matrices. Got 'mcc' instead.")),
+    (lambda f=f: f(Y, [0], mcc), must_be(nm, 'targs', '3 ints, one for each item. Got 1 labels instead.')),
+    (lambda f=f: f(Y, [0,1,2], mcc, n_classes=2), must_be(nm, 'targs',
+        'ints in the range [0, 1]. Got 2 at index 2 instead.')),
+    (lambda f=f: f(Y, Y, mcc, groups=[1]), must_be(nm, 'groups',
+        '3 values, one for each item. Got an array of shape (1,) instead.')),
+    (lambda f=f: f(Y, Y, mcc, n=0), must_be(nm, 'n', 'an int in the range [1, inf). Got 0 instead.')),
+    (lambda f=f: f(Y, Y, mcc, seed=-1), must_be(nm, 'seed', 'an int in the range [0, inf). Got -1 instead.')),
     (lambda f=f: f([[np.inf,0]], [0], mcc), 'must be finite numbers. Got inf at index (0, 0) instead.'),
     (lambda f=f: f([], [], mcc), 'must be predictions of at least one item. Got none instead.'))]
 bad += [
-    (lambda: confidence_interval(Y, Y, mcc, level=1.), "The 'level' parameter of confidence_interval must be a float in the range [0, 1). Got 1.0 instead."),
-    (lambda: confidence_interval(P, [0,1], mcc, n_classes=3), "The 'preds' parameter of confidence_interval must be 3 columns"),
+    (lambda: confidence_interval(Y, Y, mcc, level=1.),
+        must_be('confidence_interval', 'level', 'a float in the range [0, 1). Got 1.0 instead.')),
+    (lambda: confidence_interval(P, [0,1], mcc, n_classes=3),
+        must_be('confidence_interval', 'preds', '3 columns')),
     (lambda: paired_test(Y, [0,1], Y, mcc), "parameter of paired_test must be"),
-    (lambda: paired_test(P, np.eye(3)[:2], [0,1], mcc), "The 'preds_b' parameter of paired_test must be 2 columns, one for each class. Got 3 instead."),
-    (lambda: paired_test(P, [[np.nan,1],[0,1]], [0,1], mcc), "The 'preds_b' parameter of paired_test must be finite numbers. Got nan at index (0, 0) instead."),
-    (lambda: paired_test([[.5,np.nan]], [[1,0]], [0], mcc), "The 'preds_a' parameter of paired_test must be finite numbers. Got nan at index (0, 1) instead.")]
+    (lambda: paired_test(P, np.eye(3)[:2], [0,1], mcc),
+        must_be('paired_test', 'preds_b', '2 columns, one for each class. Got 3 instead.')),
+    (lambda: paired_test(P, [[np.nan,1],[0,1]], [0,1], mcc),
+        must_be('paired_test', 'preds_b', 'finite numbers. Got nan at index (0, 0) instead.')),
+    (lambda: paired_test([[.5,np.nan]], [[1,0]], [0], mcc),
+        must_be('paired_test', 'preds_a', 'finite numbers. Got nan at index (0, 1) instead.'))]
 
 @pytest.mark.parametrize('call,words', bad, ids=[w[:90] for _,w in bad])
 def test_bad_arguments_are_told_so(call, words):
@@ -461,7 +503,8 @@ def agree_with(interval, values, level, n):
     The share of draws below an end has standard deviation √(q(1-q)/n); five of them are allowed"""
     q = (1-level)/2
     tol = 5*np.sqrt(q*(1-q)/n) + 1/n
-    low,high = ((values<=interval.low+1e-12).mean(),(values<interval.low-1e-12).mean()),((values<=interval.high+1e-12).mean(),(values<interval.high-1e-12).mean())
+    low,high = ((values<=interval.low+1e-12).mean(),
+        (values<interval.low-1e-12).mean()),((values<=interval.high+1e-12).mean(),(values<interval.high-1e-12).mean())
     return low[0]>=q-tol and low[1]<=q+tol and high[0]>=1-q-tol and high[1]<=1-q+tol
 
 @pytest.mark.parametrize('score', [mcc, balanced_acc, quad_kappa], ids=lambda f: f.__name__)
@@ -498,8 +541,10 @@ def test_groups_are_drawn_whole_as_often_as_there_are_groups():
     g = np.repeat(np.arange(8), 2**np.arange(8))
     cm = drawn_matrices(g, g, groups=g.astype(str), n=5000)
     times = np.diagonal(cm, axis1=1, axis2=2)/2**np.arange(8)
-    assert cm.shape==(5000,8,8) and (times==times.astype(int)).all() and (times.sum(1)==8).all() and (cm.sum((1,2))==np.trace(cm, axis1=1, axis2=2)).all()
-    # Draws of a group: mean 1 and variance 7/8, as of Binomial(8, 1/8); five standard errors of the mean, and 15 % for the variance
+    assert cm.shape==(5000,8,8) and (times==times.astype(int)).all() and (times.sum(1)==8).all()
+    assert (cm.sum((1,2))==np.trace(cm, axis1=1, axis2=2)).all()
+    # Draws of a group: mean 1 and variance 7/8, as of Binomial(8, 1/8); five standard errors of the mean, and 15 % for
+    # the variance
     assert (np.abs(times.mean(0)-1)<5*np.sqrt(7/8/5000)).all() and (np.abs(times.var(0)/(7/8)-1)<.15).all()
     # Two groups drawn together less often than apart: covariance -1/8, whose standard error is about 1/√5000
     assert np.abs(np.cov(times.T)[~np.eye(8, dtype=bool)]+1/8).max()<5/np.sqrt(5000)
@@ -524,15 +569,18 @@ def test_as_many_resamples_as_asked_for_however_wide(groups):
 TWENTY = grouped(20, 3)
 OTHER = np.where(np.arange(60)%4, TWENTY[0], 0)
 
-@pytest.mark.parametrize('f', [lambda p, t, **kw: confidence_interval(p, t, mcc, n=300, **kw), lambda p, t, **kw: paired_test(p, OTHER, t, mcc, n=300, **kw)],
+@pytest.mark.parametrize('f', [lambda p, t, **kw: confidence_interval(p, t, mcc, n=300, **kw), lambda p, t,
+    **kw: paired_test(p, OTHER, t, mcc, n=300, **kw)],
                          ids=['confidence_interval', 'paired_test'])
 def test_seeds_decide_and_names_do_not(f):
     p,t,g = TWENTY
     state = np.random.get_state()[1].copy()
-    for groups in None,g: assert f(p, t, groups=groups, seed=5)==f(p, t, groups=groups, seed=5)!=f(p, t, groups=groups, seed=6)
+    for groups in None,g:
+        assert f(p, t, groups=groups, seed=5)==f(p, t, groups=groups, seed=5)!=f(p, t, groups=groups, seed=6)
     assert (np.random.get_state()[1]==state).all()
     names = np.array([f'patient {chr(122-o)}' for o in g])
-    for other in names,pd.Series(names, index=g),torch.tensor(g)+7,g*.5,np.where(names=='patient z', None, names): assert f(p, t, groups=other)==f(p, t, groups=g)
+    for other in names,pd.Series(names, index=g),torch.tensor(g)+7,g*.5,np.where(names=='patient z', None, names):
+        assert f(p, t, groups=other)==f(p, t, groups=g)
     probs = torch.tensor(np.eye(3)[p])
     assert f(probs, torch.tensor(t))==f(p, t)==f(p.tolist(), t.tolist(), n_classes=3)
 
@@ -548,15 +596,19 @@ def test_the_order_of_items_does_not_matter():
 def test_higher_levels_have_wider_intervals():
     p,t,_ = grouped(60, 1)
     ends = [confidence_interval(p, t, mcc, n=2000, level=level) for level in (0, .5, .9, .99)]
-    assert ends[0].low==ends[0].high and all(a.low>b.low and a.high<b.high and a.value==b.value for a,b in zip(ends, ends[1:]))
+    assert ends[0].low==ends[0].high
+    assert all(a.low>b.low and a.high<b.high and a.value==b.value for a,b in pairwise(ends))
 
 def test_undefined_resamples_are_left_out_and_told():
     y,recall = [0]*9+[1],lambda cm: balanced_acc(cm, classes=[1])
-    with pytest.warns(UserWarning, match=r'confidence_interval: the score is undefined in (\d+) of 5000 resamples') as w: got = confidence_interval(y, y, recall, n=5000)
+    words = r'confidence_interval: the score is undefined in (\d+) of 5000 resamples'
+    with pytest.warns(UserWarning, match=words) as w:
+        got = confidence_interval(y, y, recall, n=5000)
     lost = int(str(w[0].message).split(' in ')[1].split()[0])
     # A resample lacks the one item with probability .9^10 = .349; five standard deviations
     assert abs(lost/5000-.9**10)<5*np.sqrt(.35*.65/5000) and got==(1,1,1) and w[0].filename==__file__
-    with pytest.warns(UserWarning, match='in 100 of 100 resamples'): got = confidence_interval([0], [0], kendall_tau, n=100)
+    with pytest.warns(UserWarning, match='in 100 of 100 resamples'):
+        got = confidence_interval([0], [0], kendall_tau, n=100)
     assert np.isnan(got).all()
 
 # --- paired tests ---
@@ -573,7 +625,8 @@ def all_swaps(a, b, t, g, k, score):
 @pytest.mark.parametrize('seed', range(4))
 def test_p_is_the_share_of_all_swaps(score, sizes, seed):
     a,t,g = grouped(10, sizes, seed=seed, right=(.6,1.))
-    b = np.where(np.random.default_rng(seed).random(len(t))<.5, a, np.random.default_rng(seed+9).integers(3, size=len(t)))
+    b = np.where(np.random.default_rng(seed).random(len(t))<.5, a,
+        np.random.default_rng(seed+9).integers(3, size=len(t)))
     want = all_swaps(a, b, t, g, 3, score)
     for groups in [g]+[None]*(sizes==1):
         got = paired_test(a, b, t, score, groups=groups, n=4000, n_classes=3)
@@ -607,7 +660,8 @@ def test_an_undefined_difference_proves_nothing():
 def test_many_classes_and_groups_are_swapped_in_parts():
     rng,keep = np.random.default_rng(0),[]
     t = np.arange(6000)%70
-    paired_test(np.where(rng.random(6000)<.3, 0, t), np.where(rng.random(6000)<.3, 1, t), t, recorded(mcc, keep), n=2500)
+    paired_test(np.where(rng.random(6000)<.3, 0, t), np.where(rng.random(6000)<.3, 1, t), t, recorded(mcc, keep),
+        n=2500)
     sizes = [len(o) for o in keep]
     # The difference that was seen, and the permutations, of two networks each
     assert sum(sizes)==2*(1+2500) and len(sizes)>4
@@ -618,7 +672,7 @@ def test_many_classes_and_groups_are_swapped_in_parts():
 N_SIM,EYES = 1500,10
 
 def patients(rng, n=60):
-    "Truth and patient of each image, and for two networks whether they are right, by chances (mean 0.7) that patients have with each"
+    "Truth, patient and answers of two networks for each image, right by chances (mean 0.7) of each patient"
     chance = rng.beta(1.4, .6, size=(2,n))
     g = np.repeat(np.arange(n), EYES)
     t = rng.integers(2, size=len(g))
@@ -626,14 +680,16 @@ def patients(rng, n=60):
 
 @pytest.mark.slow
 def test_intervals_cover_where_patients_are_resampled_and_not_where_images_are():
-    "Images of one patient correlate by 1/3, so that their mean varies (1+9/3) = 4 times as much as that of independent ones: a 95 % interval of images holds what a 67 % one should"
+    """Images of one patient correlate by 1/3, so that their mean varies (1+9/3) = 4 times as much as if they were
+    independent: a 95 % interval of images holds what a 67 % one should"""
     rng,hits = np.random.default_rng(0),Counter()
     for i in range(N_SIM):
         t,g,(p,_) = patients(rng)
         for nm,groups in dict(grouped=g, alone=None).items():
             o = confidence_interval(p, t, balanced_acc, groups=groups, n=1000, seed=i)
             hits[nm] += o.low<=.7<=o.high
-    # Four standard deviations of a share of 1500, √(.95·.05/1500) = .0056; a percentile interval of 60 patients is about .01 short
+    # Four standard deviations of a share of 1500, √(.95·.05/1500) = .0056; a percentile interval of 60 patients is
+    # about .01 short
     assert .95-.01-4*.0056 < hits['grouped']/N_SIM < .95+4*.0056
     assert abs(hits['alone']/N_SIM-.67) < 4*np.sqrt(.67*.33/N_SIM)
 
@@ -643,7 +699,8 @@ def test_false_alarms_are_one_in_twenty_where_patients_are_swapped_and_not_where
     rng,alarms = np.random.default_rng(1),Counter()
     for i in range(N_SIM):
         t,g,(a,b) = patients(rng)
-        for nm,groups in dict(grouped=g, alone=None).items(): alarms[nm] += paired_test(a, b, t, balanced_acc, groups=groups, n=999, seed=i).p<=.05
+        for nm,groups in dict(grouped=g, alone=None).items():
+            alarms[nm] += paired_test(a, b, t, balanced_acc, groups=groups, n=999, seed=i).p<=.05
     # Four standard deviations of a share of 1500, √(.05·.95/1500) = .0056
     assert abs(alarms['grouped']/N_SIM-.05) < 4*.0056
     assert abs(alarms['alone']/N_SIM-.33) < 4*np.sqrt(.33*.67/N_SIM)

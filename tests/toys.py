@@ -136,6 +136,10 @@ def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
     if want.ndim==0: want = want.expand_as(got)
     torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
+def must_be(owner, name, rest):
+    "How the error of a bad argument begins, and `rest`, what is allowed and what came"
+    return f"The '{name}' parameter of {owner} must be {rest}"
+
 def closed_testing(p):
     "Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by Bonferroni"
     sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))

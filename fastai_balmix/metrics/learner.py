@@ -200,10 +200,10 @@ class ConfusionMetric(SummedMetric):
     def score(self, counts): return self.matrix_score(self._square(counts))
 
 # %% ../../nbs/metrics/learner.ipynb #6134518d
-def _registered(key, ordered=False, **kwargs)->ConfusionMetric:
+def _registered(key, name=None, ordered=False, **kwargs)->ConfusionMetric:
     "The metric of a score in the registry; `kwargs` are arguments of its function"
     func = score_registry[key].func
-    return ConfusionMetric(partial(func, **kwargs) if kwargs else func, ordered=ordered)
+    return ConfusionMetric(partial(func, **kwargs) if func and kwargs else func, name, ordered=ordered)
 
 def MCC()->ConfusionMetric:
     "Matthews' correlation, `mcc`, as a fastai metric"
@@ -223,11 +223,11 @@ def GeometricMean(classes='present')->ConfusionMetric:
 
 def QuadKappa(ordered=True)->ConfusionMetric:
     "Quadratic weighted κ, `quad_kappa`, as a fastai metric"
-    return _registered('quad_kappa', _stated_order(ordered, 'QuadKappa'))
+    return _registered('quad_kappa', ordered=_stated_order(ordered, 'QuadKappa'))
 
 def KendallTau(ordered=True)->ConfusionMetric:
     "Kendall's τ-b, `kendall_tau`, as a fastai metric"
-    return _registered('kendall_tau', _stated_order(ordered, 'KendallTau'))
+    return _registered('kendall_tau', ordered=_stated_order(ordered, 'KendallTau'))
 
 def imbalance_metrics(
     ordered=False # Are the classes ordered, as grades are? True, or their names in order.
@@ -253,8 +253,7 @@ def shot_metrics(
     ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()
     check(ok, 'counts', 'shot_metrics', 'a row of numbers, none negative', repr(counts))
     groups = dict(many_acc=n>many, medium_acc=(few<=n)&(n<=many), few_acc=n<few)
-    mean_recall = score_registry['balanced_accuracy'].func
-    return [ConfusionMetric(partial(mean_recall, classes=np.flatnonzero(v).tolist()), nm)
+    return [_registered('balanced_accuracy', nm, classes=np.flatnonzero(v).tolist())
             for nm,v in groups.items() if v.any()]
 
 # %% ../../nbs/metrics/learner.ipynb #1d2a2eb6
