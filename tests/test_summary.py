@@ -1,5 +1,5 @@
-"""The notebook reads one made-up summary. Here every number is counted again by scikit-learn, scipy and plain loops, tests
-meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that try to
+"""The notebook reads one made-up summary. Here every number is counted again by scikit-learn, scipy and plain loops,
+tests meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that try to
 break them."""
 
 import csv,io,re
@@ -52,10 +52,10 @@ def score(metric, y, probs):
 class Made:
     """Results with predictions drawn at random.
 
-    A method is right with a chance of its own, or one for each operating point. Items of each run come in an order of their own; groups hold three items each"""
+    A method is right with a chance of its own, or one for each operating point. Items of each run come in an order of
+    their own; groups hold three items each."""
     def __init__(self, skill, folds=(1,2,3), seeds=(0,), archs=('net',), n=40, k=3, groups=True, n_folds=None,
-            external=(),
-                 metrics=('mcc','balanced_accuracy','macro_f1'), seed=0, **meta):
+                 external=(), metrics=('mcc','balanced_accuracy','macro_f1'), seed=0, **meta):
         rng,rows,self.kept = np.random.default_rng(seed),[],{}
         parts = ['select','report',*external]
         truth = {(f,p):np.concatenate([np.arange(k), rng.integers(k, size=n-k)]) for f in folds for p in parts}
@@ -224,7 +224,9 @@ def test_what_is_tested_of_a_change_on_one_split(seeds):
         d = s.differences[s.differences.method==method].set_index('point')
         assert d.shown['as trained']=='better'
         for point in POINTS[1:]:
-            if d.shown[point]: assert np.isnan(d.p_change[point]); continue
+            if d.shown[point]:
+                assert np.isnan(d.p_change[point])
+                continue
             def scores(m, q): return np.array([reference('accuracy', *r.by_path(f'{m}.net.0.{i}', 'report', q)[:2])
                     for i in seeds])
             first,then = (scores(method, q)-scores('instance', q) for q in ('as trained',point))
@@ -627,11 +629,17 @@ def test_intervals_past_the_ends_of_a_score_are_explained():
 NASTY = 'a|b_c&<b>x</b>$%{}~^\\[1]*`#_d_'
 
 class Cells(HTMLParser):
-    def __init__(self): super().__init__(); self.rows,self.text,self.on = [],[],None
+    def __init__(self):
+        super().__init__()
+        self.rows,self.text,self.on = [],[],None
+
     def handle_starttag(self, tag, attrs):
-        assert tag in 'p b small table thead tbody tr th td ul li'.split()
+        assert tag in ('p','b','small','table','thead','tbody','tr','th','td','ul','li')
         if tag=='tr': self.rows.append([])
-        if tag in ('td','th'): self.rows[-1].append(''); self.on = tag
+        if tag in ('td','th'):
+            self.rows[-1].append('')
+            self.on = tag
+
     def handle_endtag(self, tag): self.on = None if tag==self.on else self.on
     def handle_data(self, data):
         if self.on: self.rows[-1][-1] += data
@@ -761,8 +769,9 @@ def test_tables_1_and_3_have_the_paper_s_shape(number):
     assert len(t.data)==48
     for o in t.data.itertuples():
         assert o.published==pub[o.method,o.arch,o.metric]
-        if o.method not in ('instance','class',
-                'balmix_0.2'): assert np.isnan(o.measured) and np.isnan(o.difference) and o.runs==''; continue
+        if o.method not in ('instance','class','balmix_0.2'):
+            assert np.isnan(o.measured) and np.isnan(o.difference) and o.runs==''
+            continue
         arch = {'mobilenetv2':'mobilenetv2_100', 'bit_resnext50_1':BIT}[o.arch]
         v = [[reference(o.metric, *r.by_path(f'{o.method}.{arch}.{f}.{s}', 'report', 'as trained')[:2])
             for s in seeds] for f in folds]
@@ -837,8 +846,8 @@ def wrong_labels(run, part):
     (lambda: summarise(GOOD, 'plain'),
         "The 'baseline' parameter of summarise must be a method that was run: instance, other. Got 'plain' instead."),
     (lambda: summarise(GOOD, metrics=['mcc','kappa']),
-        "The 'metrics' parameter of summarise must be some of mcc, balanced_accuracy, macro_f1, geometric_mean, quad_kappa, "
-        "kendall_tau, accuracy, brier. Got 'kappa' instead."),
+        "The 'metrics' parameter of summarise must be some of mcc, balanced_accuracy, macro_f1, geometric_mean, "
+        "quad_kappa, kendall_tau, accuracy, brier. Got 'kappa' instead."),
     (lambda: summarise(GOOD, metrics='mean_auc'), "Got 'mean_auc' instead."),
     (lambda: summarise(changed(df=GOOD.df.assign(mcc=GOOD.df.mcc.where(GOOD.df.part=='select'))), metrics='mcc'),
         "Got 'mcc' instead."),
