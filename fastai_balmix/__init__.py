@@ -1,40 +1,51 @@
 """Modules:
 
-- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows none of fastai's.
-- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and goes on from its last epoch as though nothing had happened.
+- `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows no fastai name.
+- `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
-- `fastai_balmix.callback.show`: What a network is shown: the imbalance, and what mixing does to it and to the images.
+- `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
-- `fastai_balmix.classifier`: The body of a network trained on the data as they come, and its last layer balanced afterwards.
+- `fastai_balmix.classifier`: Balance only the last layer of a trained network.
+- `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command.
+- `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
+- `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
-- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, as one call or one command, that can be stopped and goes on.
+- `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
+- `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
+- `fastai_balmix.compare.presets`: Comparisons with a name, for `balmix-compare --preset NAME`.
+- `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
-- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
+- `fastai_balmix.compare.results`: Read what a comparison has written to disk.
+- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.images`: Open any image file as RGB.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.sources`: Readers for the paper's data sets, for MedMNIST and Fashion-MNIST, and for a folder or a table of your own.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
-- `fastai_balmix.demo`: `balmix-demo` trains three networks in three ways each, and says what came out.
+- `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.
 - `fastai_balmix.inference.prior`: Move a trained network to the class shares of the place where it will be used.
 - `fastai_balmix.inference.tta`: Average the predictions of an image and its mirror image.
+- `fastai_balmix.loaders.blame`: Name the item and the file that could not be loaded.
 - `fastai_balmix.loaders.cache`: What is constant of every item is made once, for all workers and epochs.
 - `fastai_balmix.loaders.draws`: How many images has each class, how often should each be drawn, and drawing so.
-- `fastai_balmix.loaders.extend`: What a loader's items are, without opening one, and loaders that draw them by class.
+- `fastai_balmix.loaders.extend`: A copy of a loader that does one thing differently, whatever class the loader is of.
 - `fastai_balmix.loaders.labels`: Read the labels of a loader without opening an image.
 - `fastai_balmix.loaders.pairing`: One loader whose every batch holds what a plain epoch would bring, followed by class-balanced partners.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory that all worker processes share, of a size that is never passed.
-- `fastai_balmix.losses`: What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.
-- `fastai_balmix.metrics.differences`: Test whether two methods differ over folds and seeds.
+- `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
+- `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
+- `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.
+- `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than images alone explain.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
 - `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
@@ -43,7 +54,7 @@
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
 - `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.
-- `fastai_balmix.report.page`: One page that says how a comparison, or a network, came out, and for whom: to read, to print, to share, and to keep beside the model.
+- `fastai_balmix.report.page`: One page about a comparison or a network: how it came out, and for whom. To read, print and share.
 - `fastai_balmix.report.sections`: What the templates of the page need of Python: figures as SVG, numbers as text, and choices."""
 
 __version__ = "0.0.1"

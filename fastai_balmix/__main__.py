@@ -1,4 +1,4 @@
 "`python -m fastai_balmix` is `balmix-demo`"
 from fastai_balmix.demo import demo
 
-demo()
+if __name__=='__main__': demo()

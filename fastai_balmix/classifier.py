@@ -1,11 +1,14 @@
-"""The body of a network trained on the data as they come, and its last layer balanced afterwards.
+"""Balance only the last layer of a trained network.
 
-Two ways of balancing only the last layer of a trained network, after *Decoupling representation and classifier for long-tailed recognition* ([Kang et al., ICLR 2020](https://openreview.net/forum?id=r1gRTCVFvB)). Good features are learned best from the data as
-they come; it is the classifier on top of them that leans towards frequent classes. `crt` trains that layer again, class-balanced, on a body that is held; `tau_normalise` rescales it without any training.
+Two ways to balance the last layer of a network that was trained on the data as they come, after *Decoupling
+representation and classifier for long-tailed recognition* ([Kang et al., ICLR
+2020](https://openreview.net/forum?id=r1gRTCVFvB)). Features are learned best from such data; it is the classifier on
+top of them that leans towards frequent classes. `crt` trains that layer again, class-balanced, while the rest is
+held; `tau_normalise` rescales it without any training.
 
 ```python
 dls = digits_lt()
-learn = Learner(dls, small_net(), metrics=imbalance_metrics())
+learn = Learner(dls, small_net(dls.c), metrics=imbalance_metrics())
 learn.fit_one_cycle(10, 1e-2)
 plain = deepcopy(learn.model)
 crt(learn, 5, 1e-2)
@@ -30,15 +33,17 @@ def find_head(
     owner:str='find_head' # Name that errors give
 )->nn.Linear|nn.Conv2d: # A convolution is of size 1
     "The last layer of a classification network"
-    def linear(m): return isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.kernel_size==(1,1)
+    def linear(m): return isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size==(1,1))
     if head is not None:
-        check(any(m is head for m in model.modules()) and linear(head), 'head', owner, 'a linear layer, or a 1×1 convolution, of the model', repr(head))
+        ok = linear(head) and any(m is head for m in model.modules())
+        check(ok, 'head', owner, 'a linear layer, or a 1×1 convolution, of the model', repr(head))
         return head
     last = model.get_classifier() if hasattr(model, 'get_classifier') else None
     if last is None or isinstance(last, nn.Identity):
         weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
         last = weighted[-1] if weighted else None
-    check(linear(last), 'model', owner, 'a network whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer', repr(last))
+    allowed = 'a network whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer'
+    check(linear(last), 'model', owner, allowed, repr(last))
     return last # type: ignore[return-value] # checked
 
 # %% ../nbs/classifier.ipynb #ac74cc7e
@@ -53,23 +58,31 @@ def crt(
     lr:float|None=None, # Highest learning rate of one cycle. Default: the learner's.
     q='class', # Exponent of the draw, see `sampling_probs`
     head:nn.Module|None=None, # The layer to be trained. Default: as `find_head` finds it.
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
+    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
     seed:int|None=None, # Seed of the draws
     cbs=None # Callbacks of this training
 )->None:
-    """Classifier re-training (cRT, Kang et al. 2020, section 4.2): a new last layer, trained class-balanced on a body that is held.
+    """Classifier re-training (cRT): a new last layer, trained class-balanced on a body that is held.
 
-    Works on the learner's own network, whose last layer is replaced; the optimiser is made anew at the next fit. Raises a `ValueError` before anything is changed where the layer or the labels cannot be found."""
+    Kang et al. 2020, section 4.2. Works on the learner's own network, whose last layer is replaced;
+    the optimiser is made anew at the next fit. Raises a `ValueError` before anything is changed
+    where the layer or the labels cannot be found."""
     check_int(n_epoch, 'n_epoch', 'crt', low=1)
-    named,head,c = head is not None,find_head(learn.model, head, 'crt'),getattr(learn.dls, 'c', None)
-    check(named or c is None or len(head.weight)==c, 'model', 'crt', f'a network whose last layer has {c} outputs, or `head` must name that layer', repr(head))
-    dls,old = learn.dls.weighted(q, seed=seed, labels=labels),(learn.dls,learn.splitter)
-    wanted = {p: p.requires_grad for p in learn.model.parameters()} # type: ignore[attr-defined] # fastai takes a model for any function
+    named = head is not None
+    head = find_head(learn.model, head, 'crt')
+    c = getattr(learn.dls, 'c', None)
+    allowed = f'a network whose last layer has {c} outputs, or `head` must name that layer'
+    check(named or c is None or len(head.weight)==c, 'model', 'crt', allowed, repr(head))
+    dls = learn.dls.weighted(q, seed=seed, labels=labels)
+    old = learn.dls,learn.splitter
+    # fastai's annotations take a model for any function
+    wanted = {p: p.requires_grad for p in learn.model.parameters()} # type: ignore[attr-defined]
     head.reset_parameters()
     try:
         for p in wanted: p.requires_grad_(False)
         for p in head.parameters(): p.requires_grad_(True)
-        learn.dls,learn.splitter,learn.opt = dls,lambda m: params(head),None # type: ignore[attr-defined]
+        learn.dls,learn.splitter = dls,lambda m: params(head) # type: ignore[attr-defined]
+        learn.opt = None
         learn.fit_one_cycle(n_epoch, lr, cbs=[_HeldBody(), *L(cbs)])
     finally:
         learn.dls,learn.splitter = old # type: ignore[attr-defined]
@@ -83,14 +96,17 @@ def tau_normalise(
     head:nn.Module|None=None, # The layer. Default: the last that the network defines, see `find_head`.
     bias:bool=False # Keep the layer's bias? Kang et al. leave it out.
 )->nn.Module: # A copy of `model`
-    "τ-normalisation of the last layer (Kang et al. 2020, section 4.3): w_k / ‖w_k‖^τ for each class k. `learn.model = tau_normalise(learn.model)`"
+    """τ-normalisation of the last layer (Kang et al. 2020, section 4.3): w_k / ‖w_k‖^τ for each class k.
+
+    Use as `learn.model = tau_normalise(learn.model)`."""
     check_real(tau, 'tau', 'tau_normalise', low=0)
     head = find_head(model, head, 'tau_normalise')
-    name = next(nm for nm,m in model.named_modules() if m is head)
+    name = next(name for name,module in model.named_modules() if module is head)
     res = deepcopy(model)
     head = find_head(res, res.get_submodule(name), 'tau_normalise')
     with torch.no_grad():
-        n = head.weight.flatten(1).norm(dim=1)
-        head.weight /= torch.where(n>0, n, 1).pow(tau).view(-1, *[1]*(head.weight.ndim-1))
+        length = head.weight.flatten(1).norm(dim=1)
+        scale = torch.where(length>0, length, 1)**tau
+        head.weight /= scale.view(-1, *[1]*(head.weight.ndim-1)) # a convolution has two more axes
         if head.bias is not None and not bias: head.bias.zero_()
     return res

@@ -1,15 +1,17 @@
-"""What a loss can do about rare classes and about grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive and kappa losses.
+"""Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
 
-The losses that Balanced-MixUp is compared with, or that its paper cites, as fastai losses. Two kinds make up for rare classes: `ClassBalancedLoss` and
-`WeightedFocalLoss` give their items more weight, `LogitAdjustedLoss` moves the logits that are trained. Three kinds know that classes may be grades, so that a near miss is
-better than a far one: `GaussianLabelSmoothing`, `CostSensitiveRegularisation` and `QWKLoss`.
+fastai losses for rare classes and for grades: those that Balanced-MixUp is compared with, or that its paper cites.
+`ClassBalancedLoss` and `WeightedFocalLoss` make up for rare classes by giving their items more weight;
+`LogitAdjustedLoss` adjusts the logits during training. `GaussianLabelSmoothing`, `CostSensitiveRegularisation` and
+`QWKLoss` know that classes may be grades, so that a near miss is better than a far one.
 
-Weights, logit adjustment and class-balanced sampling make up for the same thing: use one of them. `corrects_prior` of a loss says whether it does.
+Weights, logit adjustment and class-balanced sampling make up for the same thing: use one of them. `corrects_prior` of
+a loss says whether it does.
 
 ```python
 dls = digits_lt()
 counts = class_counts(train_labels(dls.train))
-learn = Learner(dls, small_net(), loss_func=ClassBalancedLoss(counts, beta=0.99), metrics=BalancedAccuracy())
+learn = Learner(dls, small_net(dls.c), loss_func=ClassBalancedLoss(counts, beta=0.99), metrics=BalancedAccuracy())
 learn.fit_one_cycle(5, 1e-2)
 ```"""
 
@@ -20,7 +22,8 @@ __all__ = ['ClassLoss', 'WeightedFocalLoss', 'cb_weights', 'ClassBalancedLoss', 
            'CostSensitiveRegularisation', 'QWKLoss']
 
 # %% ../nbs/losses.ipynb #a5ee6ad8
-import math,warnings
+import math
+import warnings
 from contextlib import contextmanager
 from numbers import Real
 import numpy as np
@@ -30,13 +33,16 @@ from .checks import as_probs,check,check_real,label_array
 
 # %% ../nbs/losses.ipynb #b3b8f569
 class ClassLoss(Module):
-    """Base of losses that compare class scores with ints: `items` takes (N,K) logits and (N,) ints to (N,) losses, the rest is done here.
+    """Base of losses that compare class scores with ints.
 
-    Predictions have the shape (B,K), or any other that has the K logits along `axis`; targets the same without that axis. Logits in half
-    precision are taken to float32. `reduction` 'mean' divides by the number of items, whatever their classes weigh. Watchers read `ordered`
-    (does the order of the classes matter?), `corrects_prior` (what makes up for the training prior, or None) and `soft_targets` (are (B,K) targets
-    taken too?)."""
-    y_int,ordered,soft_targets = True,False,False
+    A subclass defines `items`, which makes (N,) losses of (N,K) logits and (N,) ints. Predictions
+    have the shape (B,K), or any other that has the K logits along `axis`; targets the same without
+    that axis. Logits in half precision are taken to float32. `reduction` 'mean' divides by the
+    number of items, whatever their classes weigh. Watchers read `ordered` (does the order of the
+    classes matter?), `corrects_prior` (what makes up for the training prior, or None) and
+    `soft_targets` (are (B,K) targets taken too?)."""
+    y_int = True
+    ordered = soft_targets = False
     corrects_prior:str|None = None
     def __init__(self,
         axis:int=-1, # Class axis of the predictions
@@ -65,8 +71,8 @@ class ClassLoss(Module):
     )->Tensor: # (N,) int64
         "`targ` as a row of ints, one for each item of `pred`"
         n = pred.numel()//pred.shape[self.axis]
-        check(targ.numel()==n and not targ.is_floating_point(), 'targ', type(self).__name__, f'{n} ints, one for each item of the predictions',
-              f'a {targ.dtype} tensor of shape {tuple(targ.shape)}')
+        ok = targ.numel()==n and not targ.is_floating_point()
+        check(ok, 'targ', type(self).__name__, f'{n} ints, one for each item of the predictions', _described(targ))
         return targ.as_subclass(torch.Tensor).reshape(-1).long()
 
     def forward(self, pred, targ): return self.loss(self.rows(pred), self.labels(targ, pred))
@@ -78,8 +84,11 @@ class ClassLoss(Module):
     def _for_classes(self, x, name, logits):
         "`x`, whose first axis are the classes, on the device and with the type of `logits`"
         k = logits.shape[-1]
-        check(len(x)==k, name, type(self).__name__, f'for {k} classes, as many as the predictions have', f'one for {len(x)}')
+        allowed = f'for {k} classes, as many as the predictions have'
+        check(len(x)==k, name, type(self).__name__, allowed, f'one for {len(x)}')
         return x.to(logits)
+
+def _described(targ): return f'a {targ.dtype} tensor of shape {tuple(targ.shape)}'
 
 # %% ../nbs/losses.ipynb #e08ad547
 def _class_row(x, name, owner):
@@ -89,8 +98,11 @@ def _class_row(x, name, owner):
     check(ok, name, owner, 'a row of numbers, none negative and not all 0', str(x.tolist()))
     return x.astype(np.float64)
 
-# No label is left out in silence, as -100 is by default: a mean over all items would count it
-def _cross_entropy(logits, targ): return F.cross_entropy(logits, targ, ignore_index=torch.iinfo(torch.int64).min, reduction='none')
+def _cross_entropy(logits, targ):
+    "Cross-entropy of each item, (N,)"
+    # By default PyTorch leaves out the label -100 in silence, and a mean over all items would count it
+    no_label = torch.iinfo(torch.int64).min
+    return F.cross_entropy(logits, targ, ignore_index=no_label, reduction='none')
 
 def _uneven(x): return np.ptp(x) > 1e-6*np.max(x)
 
@@ -98,13 +110,26 @@ def _check_positive(x, name, owner):
     ok = isinstance(x, Real) and not isinstance(x, bool) and 0<x<np.inf
     check(ok, name, owner, 'a float in the range (0, inf)', repr(x))
 
+# %% ../nbs/losses.ipynb #e64f97b5
+def loss_correction(
+    loss_func # A loss: of this page, of fastai or PyTorch, or a function
+)->str|None: # A few words, or None
+    "What a loss does about the class prior"
+    if hasattr(loss_func, 'corrects_prior'): return loss_func.corrects_prior
+    if isinstance(loss_func, partial): weight = loss_func.keywords.get('weight')
+    else: weight = getattr(getattr(loss_func, 'func', loss_func), 'weight', None)
+    each_class = isinstance(weight, torch.Tensor) and weight.ndim==1 and len(weight)>1
+    return 'class weights' if each_class and _uneven(label_array(weight)) else None
+
 # %% ../nbs/losses.ipynb #21ebf61a
 class WeightedFocalLoss(ClassLoss):
-    """Focal loss w_y·(1-p_t)^γ·(-log p_t), p_t being the softmax of the true class *without* weights: Lin et al. 2017, equation 5.
+    """Focal loss w_y·(1-p_t)^γ·(-log p_t), p_t being the softmax of the true class *without* weights.
 
-    Its mean divides by the number of items, as in Lin et al. and Cui et al., not by the sum of their weights. fastai's `FocalLossFlat(weight=...)`
-    takes p_t from the weighted cross-entropy, which is no probability; without weights the two are the same. Raises a `ValueError` if `weight`
-    has negative numbers or only zeros or, at the first call, another number of classes than the predictions; if `gamma` is negative."""
+    Lin et al. 2017, equation 5. Its mean divides by the number of items, as in Lin et al. and Cui
+    et al., not by the sum of their weights. fastai's `FocalLossFlat(weight=...)` takes p_t from the
+    weighted cross-entropy, which is no probability; without weights the two are the same. Raises a
+    `ValueError` if `weight` has negative numbers or only zeros or, at the first call, another
+    number of classes than the predictions; if `gamma` is negative."""
     _weight_name = 'weight'
     def __init__(self,
         weight=None, # Weight of each class, (K,). Default: all 1.
@@ -123,9 +148,12 @@ class WeightedFocalLoss(ClassLoss):
 
     def items(self, logits, targ):
         loss = _cross_entropy(logits, targ)
-        # -expm1(-CE) is 1-p_t. Where it is 0, a power below 1 has no finite slope
-        if self.gamma: loss = (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)**self.gamma * loss
-        return loss if self.weight is None else loss*self._for_classes(self.weight, self._weight_name, logits)[targ]
+        if self.gamma:
+            # 1-p_t. Where it is 0, a power below 1 has no finite slope.
+            wrong = (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny)
+            loss = wrong**self.gamma * loss
+        if self.weight is None: return loss
+        return loss*self._for_classes(self.weight, self._weight_name, logits)[targ]
 
 # %% ../nbs/losses.ipynb #3014e882
 def cb_weights(
@@ -133,21 +161,28 @@ def cb_weights(
     beta:float, # In [0,1): 0 gives every class the same weight, towards 1 the weights go to 1/n
     owner:str='cb_weights' # Whose parameters these are
 )->np.ndarray: # (K,) float64, sum K
-    "Weight of each class ∝ 1/E_n, E_n = (1-βⁿ)/(1-β) being the effective number of n items (Cui et al. 2019). An empty class counts as one item."
+    """Weight of each class ∝ 1/E_n, E_n = (1-βⁿ)/(1-β) being the effective number of n items (Cui et al. 2019).
+
+    An empty class counts as one item, with a warning."""
     n = _class_row(counts, 'counts', owner)
     check_real(beta, 'beta', owner, low=0, high=1, high_open=True)
     empty = np.flatnonzero(n==0)
-    if len(empty): warnings.warn(f"{owner}: no training image of class {', '.join(map(str, empty))}; weighted as if there were one.", stacklevel=2)
-    # expm1 loses no digits where β is next to 1
-    with np.errstate(divide='ignore', over='ignore'): e = -np.expm1(np.where(n==0, 1, n)*np.log(beta))
-    w = e.min()/e
-    return w*len(w)/w.sum()
+    if len(empty):
+        names = ', '.join(map(str, empty))
+        warnings.warn(f"{owner}: no training image of class {names}; weighted as if there were one.", stacklevel=2)
+    # expm1 loses no digits where β is next to 1. The factor 1/(1-β) cancels.
+    with np.errstate(divide='ignore', over='ignore'):
+        effective = -np.expm1(np.where(n==0, 1, n)*np.log(beta))
+    weight = effective.min()/effective
+    return weight*len(weight)/weight.sum()
 
+# %% ../nbs/losses.ipynb #43d8b4bb
 class ClassBalancedLoss(WeightedFocalLoss):
-    """Class-balanced loss: cross-entropy, or with `gamma` focal loss, weighted by `cb_weights`. Cui et al. 2019, section 4.
+    """Class-balanced loss: cross-entropy, or with `gamma` focal loss, weighted by `cb_weights`.
 
-    Its mean is Σ w_y·loss / B. Raises a `ValueError` if `counts` are negative, all 0 or, at the first call, other in number than the classes of
-    the predictions; if `beta` is outside [0,1) or `gamma` negative. Warns of classes without items."""
+    Cui et al. 2019, section 4. Its mean is Σ w_y·loss / B. Raises a `ValueError` if `counts` are
+    negative, all 0 or, at the first call, other in number than the classes of the predictions; if
+    `beta` is outside [0,1) or `gamma` negative. Warns of classes without items."""
     _weight_name = 'counts'
     def __init__(self,
         counts, # Training items per class, (K,)
@@ -161,11 +196,12 @@ class ClassBalancedLoss(WeightedFocalLoss):
 
 # %% ../nbs/losses.ipynb #b0ff8f4e
 class LogitAdjustedLoss(ClassLoss):
-    """Cross-entropy of logits + τ·log(prior): Menon et al. 2021, equation 10. τ = 1 is the *balanced softmax* of Ren et al. 2020.
+    """Cross-entropy of logits + τ·log(prior): Menon et al. 2021, equation 10.
 
-    Only the training loss is adjusted: the logits themselves are used as they are at inference and answer for a balanced prior. Raises a
-    `ValueError` if `prior` is no row of positive probabilities or, at the first call, of another length than the predictions' classes;
-    if `tau` is negative."""
+    τ = 1 is the *balanced softmax* of Ren et al. 2020. Only the training loss is adjusted: the
+    logits themselves are used as they are at inference and answer for a balanced prior. Raises a
+    `ValueError` if `prior` is no row of positive probabilities or, at the first call, of another
+    length than the predictions' classes; if `tau` is negative."""
     def __init__(self,
         prior, # Share of each class in what the network is trained on, (K,)
         tau:float=1., # Strength τ: 0 is cross-entropy
@@ -174,7 +210,8 @@ class LogitAdjustedLoss(ClassLoss):
     ):
         super().__init__(axis, reduction)
         check_real(tau, 'tau', type(self).__name__, low=0)
-        self.prior,self.tau = as_probs(prior, 'prior', type(self).__name__, positive=True),tau
+        self.tau = tau
+        self.prior = as_probs(prior, 'prior', type(self).__name__, positive=True)
         if tau>0 and _uneven(self.prior): self.corrects_prior = 'logit adjustment'
         self.register_buffer('shift', torch.tensor(tau*np.log(self.prior), dtype=torch.float32))
 
@@ -183,10 +220,11 @@ class LogitAdjustedLoss(ClassLoss):
 
 # %% ../nbs/losses.ipynb #9d6829f0
 class GaussianLabelSmoothing(ClassLoss):
-    """Cross-entropy with a soft target for grades: class j of an item of class y gets a share ∝ exp(-(j-y)²/2σ²). Galdran et al. 2020.
+    """Cross-entropy with a soft target for grades: class j of an item of class y gets a share ∝ exp(-(j-y)²/2σ²).
 
-    For classes in an order. The shares of a row sum to 1. The authors' released code places every row at class 0; here, as in their paper, row y is
-    centred at y. Raises a `ValueError` unless `sigma` is positive."""
+    Galdran et al. 2020. For classes in an order. The shares of a row sum to 1. The authors'
+    released code places every row at class 0; here, as in their paper, row y is centred at y.
+    Raises a `ValueError` unless `sigma` is positive."""
     ordered = True
     def __init__(self,
         sigma:float=0.5, # Width σ, in grades
@@ -204,64 +242,67 @@ class GaussianLabelSmoothing(ClassLoss):
     )->Tensor: # Target rows, (N,K), each with sum 1
         "The distribution over grades that stands for each label"
         # From σ = 1e-15 down a row is one-hot already, and a smaller square could not be represented
-        return F.embedding(targ, F.softmax(-_sq_gaps(k, targ.device, dtype)/(2*max(self.sigma, 1e-15)**2), dim=-1))
+        sigma = max(self.sigma, 1e-15)
+        rows = F.softmax(-_squared_distances(k, targ.device, dtype)/(2*sigma**2), dim=-1)
+        return F.embedding(targ, rows)
 
-    def items(self, logits, targ): return F.cross_entropy(logits, self.soft(targ, logits.shape[-1], logits.dtype), reduction='none')
+    def items(self, logits, targ):
+        soft = self.soft(targ, logits.shape[-1], logits.dtype)
+        return F.cross_entropy(logits, soft, reduction='none')
 
-def _sq_gaps(k, device, dtype):
+def _squared_distances(k, device, dtype):
     "(i-j)² for grades i and j, (K,K)"
-    j = torch.arange(k, device=device, dtype=dtype)
-    return (j-j[:,None])**2
+    grade = torch.arange(k, device=device, dtype=dtype)
+    return (grade-grade[:,None])**2
+
+def _grade_costs(logits):
+    "Squared distance of grades, the largest 1, (K,K)"
+    k = logits.shape[-1]
+    return _squared_distances(k, logits.device, logits.dtype)/max(k-1, 1)**2
 
 # %% ../nbs/losses.ipynb #6843c8a7
 class CostSensitiveRegularisation(ClassLoss):
     """A base loss plus `weight` times the expected cost Σ_j M[y,j]·p_j of the prediction: Galdran et al., MICCAI 2020.
 
-    Without `cost` the classes are grades, and M is their squared distance, its largest entry 1. Class weights belong to the base; one whose mean
-    divides by the number of items (`WeightedFocalLoss`, `ClassBalancedLoss`) keeps its scale whatever the batch. Raises a `ValueError` unless `cost` is a
-    square matrix of finite numbers, none negative, with zeros on its diagonal, or if, at the first call, it is for another number of classes than
-    the predictions; if `weight` is negative or `base` no loss with a `reduction`."""
+    Without `cost` the classes are grades, and M is their squared distance, its largest entry 1.
+    Class weights belong to the base; one whose mean divides by the number of items
+    (`WeightedFocalLoss`, `ClassBalancedLoss`) keeps its scale whatever the batch. Raises a
+    `ValueError` unless `cost` is a square matrix of finite numbers, none negative, with zeros on
+    its diagonal, or if, at the first call, it is for another number of classes than the
+    predictions; if `weight` is negative or `base` no loss with a `reduction`."""
     def __init__(self,
         cost=None, # Cost of predicting class j for an item of class y, M[y,j], (K,K). Default: (y-j)²/(K-1)².
         weight:float=10., # Weight of the expected cost
-        base=None, # Loss that is regularised. Its `reduction` follows this one's. Default: `GaussianLabelSmoothing(0.5)`.
+        base=None, # Loss to add the cost to; its `reduction` follows this one's. Default: `GaussianLabelSmoothing()`.
         axis:int=-1, # Class axis of the predictions
         reduction:str='mean' # 'mean', 'sum' or 'none'
     ):
         super().__init__(axis, reduction)
         owner = type(self).__name__
         check_real(weight, 'weight', owner, low=0)
-        base = ifnone(base, GaussianLabelSmoothing())
-        check(hasattr(base, 'reduction') and not isinstance(base, type), 'base', owner, 'a loss with a `reduction`', repr(base))
+        if base is None: base = GaussianLabelSmoothing()
+        reducible = hasattr(base, 'reduction') and not isinstance(base, type)
+        check(reducible, 'base', owner, 'a loss with a `reduction`', repr(base))
         self.weight,self.base = weight,base
         # fastai's flat losses are no modules themselves: what they hold must come along to other devices
         if isinstance(getattr(base, 'func', None), nn.Module): self.base_func = base.func
         self.ordered = cost is None or getattr(base, 'ordered', False)
-        self.corrects_prior = getattr(base, 'corrects_prior', _weights_of(base))
-        self.register_buffer('cost', None if cost is None else torch.tensor(_as_cost(cost, owner), dtype=torch.float32))
+        self.corrects_prior = loss_correction(base)
+        if cost is not None: cost = torch.tensor(_as_cost(cost, owner), dtype=torch.float32)
+        self.register_buffer('cost', cost)
 
     def loss(self, logits, targ):
         # These are rows already, their classes last
-        with _changed(self.base, reduction=self.reduction, axis=-1): base = self.base(logits, targ)
+        with _attributes_set(self.base, reduction=self.reduction, axis=-1): base = self.base(logits, targ)
         return base.as_subclass(torch.Tensor) + self.weight*self.reduce(self.items(logits, targ))
 
     def items(self, logits, targ):
         cost = _grade_costs(logits) if self.cost is None else self._for_classes(self.cost, 'cost', logits)
         return (F.embedding(targ, cost)*logits.softmax(-1)).sum(-1)
 
-def _weights_of(loss_func):
-    "'class weights' if a loss of PyTorch or fastai has them, or None"
-    w = getattr(getattr(loss_func, 'func', loss_func), 'weight', None)
-    return 'class weights' if torch.is_tensor(w) and _uneven(label_array(w)) else None
-
-def _grade_costs(logits):
-    "Squared distance of grades, the largest 1, (K,K)"
-    k = logits.shape[-1]
-    return _sq_gaps(k, logits.device, logits.dtype)/max(k-1, 1)**2
-
 @contextmanager
-def _changed(o, **attrs):
-    "Sets those of `attrs` that `o` has, and puts them back"
+def _attributes_set(o, **attrs):
+    "Set those of `attrs` that `o` has, and put them back"
     old = {k:getattr(o, k) for k in attrs if hasattr(o, k)}
     try:
         for k in old: setattr(o, k, attrs[k])
@@ -271,19 +312,25 @@ def _changed(o, **attrs):
 
 def _as_cost(cost, owner):
     "`cost` as an array, if it is a matrix of costs"
-    m = label_array(cost)
-    ok = m.dtype.kind in 'iuf' and m.ndim==2 and m.shape[0]==m.shape[1] and np.isfinite(m).all() and (m>=0).all() and not m.diagonal().any()
-    check(ok, 'cost', owner, 'a square matrix of finite numbers, none negative, with zeros on its diagonal', str(m.tolist()))
-    return m
+    matrix = label_array(cost)
+    square = matrix.dtype.kind in 'iuf' and matrix.ndim==2 and matrix.shape[0]==matrix.shape[1]
+    ok = square and np.isfinite(matrix).all() and (matrix>=0).all() and not matrix.diagonal().any()
+    allowed = 'a square matrix of finite numbers, none negative, with zeros on its diagonal'
+    check(ok, 'cost', owner, allowed, str(matrix.tolist()))
+    return matrix
 
 # %% ../nbs/losses.ipynb #f13fe2a2
 class QWKLoss(ClassLoss):
-    """log(1-κ) - log(eps), κ being the quadratic weighted kappa of the soft predictions of one batch: de la Torre et al. 2018.
+    """log(1-κ) - log(eps), κ being the quadratic weighted kappa of the soft predictions of one batch.
 
-    1-κ = N/D: N is the mean over the batch of the expected squared distance in grades between label and prediction, D what it would be if the labels
-    were dealt out at random among the predictions. Both are parts of the largest distance, with `eps` added. The constant, -log(eps), changes no gradient and keeps the
-    loss above 0, as fastai's `lr_find` wants it. Targets are ints, (B,), or distributions over the classes, (B,K). It is a ratio over a batch, which must be large enough
-    to hold several grades: with one item, or labels of one grade alone, κ is 0 whatever is predicted. There is no value per item: setting `reduction` to anything but 'mean' raises a `ValueError`."""
+    After de la Torre et al. 2018. 1-κ = N/D: N is the mean over the batch of the expected squared
+    distance in grades between label and prediction, D what it would be if the labels were dealt out
+    at random among the predictions. Both are parts of the largest distance, with `eps` added. The
+    constant, -log(eps), changes no gradient and keeps the loss above 0, as fastai's `lr_find` wants
+    it. Targets are ints, (B,), or distributions over the classes, (B,K). It is a ratio over a
+    batch, which must be large enough to hold several grades: with one item, or labels of one grade
+    alone, κ is 0 whatever is predicted. There is no value per item: setting `reduction` to anything
+    but 'mean' raises a `ValueError`."""
     ordered = soft_targets = True
     def __init__(self,
         eps:float=1e-6, # Added to N and D, so that a perfect batch has a finite loss
@@ -297,16 +344,20 @@ class QWKLoss(ClassLoss):
     def reduction(self): return 'mean'
     @reduction.setter
     def reduction(self, v):
-        check(v=='mean', 'reduction', type(self).__name__, "'mean': it is a ratio over the whole batch and has no value per item", repr(v))
+        allowed = "'mean': it is a ratio over the whole batch and has no value per item"
+        check(v=='mean', 'reduction', type(self).__name__, allowed, repr(v))
 
     def labels(self, targ, pred):
         if not targ.is_floating_point(): return F.one_hot(super().labels(targ, pred), pred.shape[self.axis])
-        check(targ.shape==pred.shape, 'targ', type(self).__name__, f'ints, or distributions over the classes of shape {tuple(pred.shape)}',
-              f'a {targ.dtype} tensor of shape {tuple(targ.shape)}')
+        allowed = f'ints, or distributions over the classes of shape {tuple(pred.shape)}'
+        check(targ.shape==pred.shape, 'targ', type(self).__name__, allowed, _described(targ))
         return self.rows(targ)
 
     def items(self, logits, targ):
-        p,t,cost = logits.softmax(-1),targ.to(logits),_grade_costs(logits)
+        p,t = logits.softmax(-1),targ.to(logits)
+        cost = _grade_costs(logits)
         # Under autocast a product of matrices would come out in half precision
-        with torch.autocast(t.device.type, enabled=False): n,d = ((t@cost)*p).sum(-1).mean(),((t.mean(0)@cost)*p.mean(0)).sum()
-        return torch.log((n+self.eps)/(d+self.eps)) - math.log(self.eps)
+        with torch.autocast(t.device.type, enabled=False):
+            seen = ((t@cost)*p).sum(-1).mean()
+            by_chance = ((t.mean(0)@cost)*p.mean(0)).sum()
+        return torch.log((seen+self.eps)/(by_chance+self.eps)) - math.log(self.eps)

@@ -158,9 +158,12 @@ def make_report(folder):
     rng = np.random.default_rng(0)
     for k,name in enumerate(hostile):
         (Path('images')/name).mkdir(parents=True)
-        for i in range(24-12*k): Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(Path('images')/name/f'p{k}{i}_1.png')
+        for i in range(24-12*k):
+            noise = rng.integers(0, 255, (8,8,3), dtype=np.uint8)
+            Image.fromarray(noise).save(Path('images')/name/f'p{k}{i}_1.png')
     d = datasets.from_folder_table('images', group=r'(p\d+)_')
-    compare(d.with_folds(2), ['instance','class'], archs='small', epochs=1, out='results', size=8, bs=8, lr=.05, augment='none', pretrained=False, tta=False)
+    compare(d.with_folds(2), ['instance','class'], archs='small', epochs=1, out='results', size=8, bs=8, lr=.05,
+            augment='none', pretrained=False, tta=False)
     report('results', out='report.html')
 
 
@@ -184,13 +187,15 @@ def test_report_sorts(report_file, visit):
     page = visit(report_file.as_uri())
     table = page.locator('table.sortable:visible').filter(has_text='instance').first
     first = table.locator('th[aria-sort]').first
-    def column(): return table.locator('tbody tr').evaluate_all('rows => rows.map(o => o.cells[0].textContent.trim())')
+    rows = table.locator('tbody tr')
+    def column(): return rows.evaluate_all('rows => rows.map(o => o.cells[0].textContent.trim())')
     seen = {}
     for _ in range(2):
         first.locator('button').click()
         seen[first.get_attribute('aria-sort')] = column()
     assert {*seen}=={'ascending','descending'}
-    assert len({*seen['ascending']})>1 and seen['ascending']==seen['descending'][::-1]==sorted(seen['ascending'], key=str.casefold)
+    up = seen['ascending']
+    assert len({*up})>1 and up==seen['descending'][::-1]==sorted(up, key=str.casefold)
 
 
 def test_hostile_names_stay_text(report_file, visit):

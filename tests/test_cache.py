@@ -312,7 +312,7 @@ def test_data_sets_that_make_items_in_their_own_way_are_taken_whole(photos):
 def test_items_that_are_random_from_the_first_step_are_refused():
     dls = DataLoaders(seeded_dl(toys.Noisy()), seeded_dl(toys.Noisy()))
     with pytest.raises(ValueError) as e: dls.cached()
-    assert str(e.value)=="The 'dls' parameter of cached must be loaders of items that begin with a constant step, such as opening a file. Got Noisy.__getitem__, which is random instead."
+    assert str(e.value)=="cached needs items that begin with a constant step, such as opening a file, but the first step of these, Noisy.__getitem__, is random."
 
 def test_random_validation_items_are_no_reason_to_refuse():
     kept = DataLoaders(seeded_dl(Points()), seeded_dl(toys.Noisy(), shuffle=False)).cached('1MB')
@@ -503,14 +503,14 @@ def test_zero_keeps_nothing(photos):
 
 def test_less_than_an_item_keeps_nothing(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('3kB'))
-    assert len(said)==1 and said[0].startswith('cached: 3,000 bytes have no room for an item, which takes 3,') and said[0].endswith('Nothing is kept.')
+    assert len(said)==1 and said[0].startswith('cached: a cache of 3,000 bytes is too small, as one item needs 3,') and said[0].endswith('Caching is off.')
     assert_trains_without(kept, photos)
 
 def test_a_folder_that_cannot_be_written_to(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('10MB', folder='/proc'))
-    assert len(said)==1 and "cannot be reserved in '/proc'" in said[0] and 'training goes on without' in said[0]
+    assert len(said)==1 and "cannot be reserved in '/proc'" in said[0] and 'Caching is off' in said[0]
     assert_trains_without(kept, photos)
-    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that is there. Got '/nowhere'"): photo_dls(photos).cached(folder='/nowhere')
+    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that exists. Got '/nowhere'"): photo_dls(photos).cached(folder='/nowhere')
 
 def test_a_full_disk(photos, monkeypatch):
     def full(fd, offset, n): raise OSError(28, 'No space left on device')

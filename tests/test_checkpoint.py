@@ -539,8 +539,8 @@ def test_code_in_a_file_is_not_run(tmp_path):
         assert not (tmp_path/'harm').exists()
 
 def test_what_belongs_elsewhere_is_refused_at_once(tmp_path):
-    unopened("The 'cbs' parameter of a fit with Checkpoint must be without SaveModelCallback", tmp_path/'a.pth', cbs=[SaveModelCallback('accuracy')])
-    unopened("The 'path' parameter of Checkpoint must be in a folder that is there", tmp_path/'none'/'a.pth')
+    unopened('Checkpoint cannot be combined with SaveModelCallback', tmp_path/'a.pth', cbs=[SaveModelCallback('accuracy')])
+    unopened("The 'path' parameter of Checkpoint must be in a folder that exists", tmp_path/'none'/'a.pth')
     with pytest.raises(ValueError, match='must be among the `cbs` of `fit`, not of a Learner'): make_learner(cbs=Checkpoint(tmp_path/'a.pth'))
 
 # --- writing ---

@@ -111,7 +111,7 @@ two = dict(path=['x','y'], label=['a','b'])
     (bad(dict(two, path=['x','/etc/y'])), "paths inside the root. Got '/etc/y'"),
     (bad(dict(two, path=['x','a/../../y'])), "paths inside the root. Got '../y'"),
     (bad(dict(two, path=['..','y'])), "paths inside the root. Got '..'"),
-    (bad(dict(two, group=[1,None])), "'groups' parameter of ImageData must be a group for each item.*none at index 1"),
+    (bad(dict(two, group=[1,None])), "'groups' parameter of ImageData must be one value for each item. Got no value at index 1"),
     (bad(dict(two, group=[1,1], split=['train','valid'])), "groups that each lie in one part. Got 1 with items in train and valid"),
     (bad(dict(two, group=['p','p'], fold=[1,2])), "Got 'p' with items in fold 1 and fold 2"),
     (bad(dict(two, split=['train','test'], fold=[1,2])), "a column 'split' or a column 'fold'. Got both"),

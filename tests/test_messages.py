@@ -54,7 +54,9 @@ def owners(text):
     "Names that the checks of a module call their owners"
     tree = ast.parse(text)
     named = [(o.targets[0].id, o.value.value) for o in ast.walk(tree) if isinstance(o, ast.Assign) and isinstance(o.targets[0], ast.Name) and o.targets[0].id in ('o','own','owner') and isinstance(o.value, ast.Constant)]
-    calls = [o.args[2] for o in ast.walk(tree) if isinstance(o, ast.Call) and getattr(o.func, 'id', '') in ('check','check_real','check_int') and len(o.args)>2]
+    places = dict(check=2, check_real=2, check_int=2, bad_argument=1) # where the owner stands among the arguments
+    calls = [(o, places.get(getattr(o.func, 'id', ''))) for o in ast.walk(tree) if isinstance(o, ast.Call)]
+    calls = [o.args[i] for o,i in calls if i is not None and len(o.args)>i]
     return {a.value for a in calls if isinstance(a, ast.Constant)} | {v for k,v in named if isinstance(v, str) and any(isinstance(a, ast.Name) and a.id==k for a in calls)}
 
 
@@ -68,4 +70,4 @@ def test_whoever_checks_has_an_entry():
 
 
 def test_owners_are_found():
-    assert owners("o = 'a'\ncheck(x, 'n', o, 'y', 'z')\ncheck_int(x, 'n', 'b')\nprint(1, 2, 'c')")=={'a','b'}
+    assert owners("o = 'a'\ncheck(x, 'n', o, 'y', 'z')\ncheck_int(x, 'n', 'b')\nprint(1, 2, 'c')\nraise bad_argument('n', 'd', 'y', 'z')")=={'a','b','d'}

@@ -1,12 +1,15 @@
 """What only the whole package can show: that it is a good guest in a fastai session, and that what README says to type works."""
-import ast,os,re,sys
+import ast,importlib,os,re,sys
 from configparser import ConfigParser
 from inspect import getattr_static
 
+import pytest
 from conftest import root,warm_call
 from test_sync import blocks,read
 
 package = root/'fastai_balmix'
+
+def module(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
 
 
 # Names
@@ -41,6 +44,52 @@ def test_shadowing_is_seen():
     assert (changed,new)==(['x','C.f'],['z','C.g'])
 
 
+# Callbacks of every learner
+
+def callbacks_after(imports):
+    "Names in fastai's `defaults.callbacks` before and after each of several imports, or, with a `!` before it, after loading a module anew"
+    from fastai.basics import defaults
+    sys.path.insert(0, str(root))
+    res = [[o.__name__ for o in defaults.callbacks]]
+    for mod in imports:
+        if mod.startswith('!'): importlib.reload(sys.modules[mod[1:]])
+        else: importlib.import_module(mod)
+        res.append([o.__name__ for o in defaults.callbacks])
+    return res
+
+
+def test_only_all_changes_the_callbacks_of_every_learner():
+    alone = [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix', *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
+    before,*after = warm_call(callbacks_after, alone)
+    assert [*map(set, after)]==[{*before}]*len(alone), 'importing a room changes defaults.callbacks'
+
+
+def test_all_adds_one_callback_also_when_loaded_anew():
+    before,*after = warm_call(callbacks_after, ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all'])
+    assert after==[[*before, 'FitCheck']]*4
+
+
+# Examples
+
+def examples():
+    "The example in the docstring of each module that has one"
+    doc = {module(p): ast.get_docstring(ast.parse(p.read_text(encoding='utf-8'))) or '' for p in package.rglob('[!_]*.py')}
+    return {mod: re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) for mod,text in doc.items() if '```python' in text}
+
+
+def run_example(folder, mod, blocks):
+    "Run an example after README's two imports"
+    os.chdir(folder)
+    sys.path.insert(0, str(root))
+    ns = dict(__name__='__main__')
+    exec('from fastai.vision.all import *\nfrom fastai_balmix.all import *', ns)
+    for o in blocks: exec(compile(o, f'<example of {mod}>', 'exec'), ns)
+
+
+@pytest.mark.parametrize('mod', examples())
+def test_example_of_a_module_runs(mod, tmp_path): warm_call(run_example, str(tmp_path), mod, examples()[mod])
+
+
 # Imports
 
 def imports(path):
@@ -59,7 +108,6 @@ def rooms():
     return re.findall(r'^\| `([a-z_.]+)` \|', shown, flags=re.MULTILINE)
 
 
-def module(path): return '.'.join(path.relative_to(package).with_suffix('').parts)
 def wing(mod): return mod.partition('.')[0]
 
 

@@ -1,10 +1,12 @@
-"""The notebook shows splits of one table; here hypothesis makes the tables: patients of all sizes with all mixtures of classes, classes of one image,
-fewer patients than folds. The authors' folds meet a second way of computing them, and what scikit-learn deals meets what is claimed of it."""
+"""The notebook shows splits of one table. Here hypothesis makes the tables: patients of all sizes with all mixtures of classes,
+classes of one image, fewer patients than folds. Folds are compared with those of scikit-learn, and the authors' folds with a
+second way of computing them."""
 
-import os,subprocess,sys,warnings
+import os,subprocess,sys,time,warnings
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from hypothesis import assume,given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
@@ -70,26 +72,35 @@ def test_the_leftover_of_rounding_goes_to_classes_by_chance_where_they_are_equal
     # Binomial with p = 1/2, 200 times: within 5 standard errors
     assert np.abs(taken.sum(0)-100).max() < 5*(200*.25)**.5
 
+def dealt(y, g, n_folds, seed):
+    "Folds of scikit-learn, from 0; before version 1.8 it shuffled the classes of the groups and not the groups"
+    cv = (StratifiedKFold if g is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
+    res = np.zeros(len(y), dtype=int)
+    with warnings.catch_warnings(action='ignore'):
+        for k,(_,idx) in enumerate(cv.split(y, y, g)): res[idx] = k
+    return res
+
+needs_1_8 = pytest.mark.skipif(tuple(map(int, sklearn.__version__.split('.')[:2]))<(1,8), reason='scikit-learn deals groups otherwise')
+
+@needs_1_8
 @pytest.mark.parametrize('share,n,m', [(.1,10,1), (.2,5,1), (.25,4,1), (.3,10,3), (.15,20,3), (.4,5,2)])
-def test_groups_are_dealt_by_scikit_learn(share, n, m):
-    rng = np.random.default_rng(1)
+def test_groups_are_held_out_as_by_scikit_learn(share, n, m):
     g = np.repeat(np.arange(120), 2)
-    y = rng.choice(3, 240, p=[.6,.3,.1])
-    tests = [t for _,t in StratifiedGroupKFold(n, shuffle=True, random_state=7).split(y, y, g)]
-    assert np.flatnonzero(split_off(y, g, share, seed=7)).tolist()==sorted(np.concatenate(tests[:m]).tolist())
+    y = np.random.default_rng(1).choice(3, 240, p=[.6,.3,.1])
+    assert split_off(y, g, share, seed=7).tolist()==(dealt(y, g, n, 7)<m).tolist()
 
 def test_names_of_groups_do_not_matter():
     y,g = np.array(tail_targets(20, 12, 8)),np.arange(40)//2
     for rename in lambda o: f'patient {o}', lambda o: 1000-o, lambda o: ('x',o): assert split_off(y, pd.Series(map(rename, g)), .2).tolist()==split_off(y, g, .2).tolist()
 
+@needs_1_8
 def test_the_smallest_group_comes_back_and_nothing_else():
-    # Class 1 is in two patients, of three images and of one; wherever scikit-learn holds out both, the one with one image returns
+    # Class 1 is in two patients, of three images and of one; wherever both would be held out, the one with one image returns
     y = np.array([0]*20+[1]*4)
     g = np.array([f'a{i:02}' for i in range(20)]+['b','b','b','c'])
     times = 0
     for s in range(20):
-        with warnings.catch_warnings(action='ignore'): tests = [t for _,t in StratifiedGroupKFold(10, shuffle=True, random_state=s).split(y, y, g)]
-        want = np.isin(np.arange(24), np.concatenate(tests[:9]))
+        want = dealt(y, g, 10, s)<9
         assert not want[y==0].all()
         if want[y==1].all(): want,times = want & (g!='c'),times+1
         assert split_off(y, g, share=.9, seed=s).tolist()==want.tolist()
@@ -166,12 +177,22 @@ def test_images_are_dealt_evenly(sizes, n_folds, seed):
     t = pd.crosstab(fold, y).reindex(range(1, n_folds+1), fill_value=0).to_numpy()
     assert (t.max(0)-t.min(0)<=1).all() and ((t>0).sum(0)>1).all()
 
-def test_folds_are_those_of_scikit_learn():
-    y,g = np.array(tail_targets(50, 30, 20)),np.arange(100)//2
-    for cv,groups in (StratifiedKFold,None),(StratifiedGroupKFold,g):
-        want = np.zeros(100, dtype=int)
-        for k,(_,idx) in enumerate(cv(5, shuffle=True, random_state=3).split(y, y, groups)): want[idx] = k+1
-        assert fold_numbers(y, groups, 5, 3).tolist()==want.tolist()
+def test_folds_of_images_are_those_of_scikit_learn():
+    y = np.array(tail_targets(50, 30, 20))
+    assert fold_numbers(y, None, 5, 3).tolist()==(dealt(y, None, 5, 3)+1).tolist()
+
+@needs_1_8
+@given(patients(n_min=12, n_classes=9), st.integers(2, 12), seeds)
+def test_folds_of_groups_are_those_of_scikit_learn(table, n_folds, seed):
+    y,g = table
+    g = pd.factorize(g)[0]
+    want = dealt(y, g, n_folds, seed) if np.bincount(y).max()>=n_folds else None
+    assume(want is not None and len(set(want))==n_folds and (pd.Series(want).groupby(y).nunique()>1).all()) # nothing to mend
+    assert quiet_folds(y, g, n_folds, seed).tolist()==(want+1).tolist()
+
+def test_folds_of_groups_do_not_depend_on_the_version_of_scikit_learn():
+    y,g = np.array([0,0,0,1,0,2,1,1,0,0,2,0,1,0,0,0]),np.arange(16)//2
+    assert fold_numbers(y, g, 4, seed=1)[::2].tolist()==[2,1,4,4,3,3,2,1]
 
 def test_grades_are_spread_over_folds_of_patients():
     rng = np.random.default_rng(0)
@@ -179,6 +200,15 @@ def test_grades_are_spread_over_folds_of_patients():
     y = rng.choice(5, 1000, p=[.7,.1,.1,.06,.04])
     t = pd.crosstab(fold_numbers(y, g, 5), y).to_numpy()
     assert (np.abs(t-t.mean(0))<=np.maximum(2, .06*t.mean(0))).all()
+
+def test_many_patients_are_dealt_at_once():
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(17_563), 2)
+    y = rng.choice(5, len(g), p=[.735,.07,.15,.025,.02])
+    for deal in split_off,fold_numbers:
+        start = time.process_time()
+        deal(y, g)
+        assert time.process_time()-start < 1, deal.__name__
 
 def test_small_classes_are_named_once():
     y,g = [0]*10+[1]*4+[2]*3,[*range(10), 10,10,11,11, 12,13,14]
@@ -206,8 +236,8 @@ def test_small_classes_are_named_once():
     (lambda: split_off([0,1], share=0), "'share' parameter of split_off must be above 0. Got 0"),
     (lambda: split_off([0,1], share=None), "'share' parameter of split_off must be a float"),
     (lambda: split_off([0,1], seed=.5), "'seed' parameter of split_off"),
-    (lambda: split_off([0,1], [float('nan'),1]), "'groups' parameter of split_off must be a group for each item.* Got none at index 0"),
-    (lambda: split_off([0,1], [3,3]), "at least two, that one of them may be held out. Got 1"),
+    (lambda: split_off([0,1], [float('nan'),1]), "'groups' parameter of split_off must be one value for each item. Got no value at index 0"),
+    (lambda: split_off([0,1], [3,3]), "at least two groups, so that one of them can be held out. Got 1"),
     (lambda: split_off([0,2], n_classes=2), "'y' parameter of split_off"),
     (lambda: authors_folds([0,0]), r"'n' parameter of authors_folds must be an int in the range \[5, inf\)"),
     (lambda: authors_folds([0]*20+[1]), "authors_folds: fold 1 cannot be cut off. The least populated class"),

@@ -1,15 +1,19 @@
 """Two mistakes that leave no trace in a table of results, found before the first batch.
 
-Two mistakes that no error reveals. The class prior corrected twice: a network that is shown rare classes more often *and* has their loss weighted up, or its outputs adjusted, ends with too many alarms. Ordered classes out of order:
-fastai sorts names, so that *mild* comes before *none*, and a κ, or a loss that counts grades, means nothing.
+Two mistakes raise no error. The first is the class prior corrected twice: a network that is shown rare classes more
+often *and* has their loss weighted up, or its outputs adjusted, gives too many alarms. The second is ordered classes
+out of order: fastai sorts names, so that *mild* comes before *none*, and a κ, or a loss that counts grades, means
+nothing.
 
-`FitCheck` looks for both before the first batch, in every learner that is made after this module was imported. It warns once and changes nothing. Metrics that cannot score the targets it refuses, before an epoch is lost on them. An exported learner does not hold it.
+`FitCheck` looks for both before the first batch. It warns once and changes nothing. It also refuses metrics that
+cannot score the targets, before an epoch is lost on them. `from fastai_balmix.all import *` puts it into every
+learner made afterwards; otherwise pass it as a callback. An exported learner does not hold it.
 
 ```python
 dls = digits_lt()
 counts = class_counts(train_labels(dls.train))
 weight = tensor(counts.max()/counts).float()
-learn = Learner(dls.weighted('class'), small_net(), loss_func=CrossEntropyLossFlat(weight=weight))
+learn = Learner(dls.weighted('class'), small_net(dls.c), loss_func=CrossEntropyLossFlat(weight=weight))
 with learn.no_bar(), learn.no_logging(): test_warns(lambda: learn.fit(1), show=True)
 ```"""
 
@@ -19,7 +23,8 @@ with learn.no_bar(), learn.no_logging(): test_warns(lambda: learn.fit(1), show=T
 __all__ = ['nominal_prior', 'check_order', 'FitCheck']
 
 # %% ../../nbs/callback/fitcheck.ipynb #f3c601d7
-import re,warnings
+import re
+import warnings
 import numpy as np
 import torch
 from fastai.basics import *
@@ -30,12 +35,13 @@ from ..loaders.draws import mixed_probs,q_value
 from ..loaders.labels import first_target,item_loader,single_labels,task_error
 from ..loaders.extend import fastai_loader
 from ..loaders.weighted import loader_sampler,Weighted
+from ..losses import loss_correction
 from .mixup import BalancedMixUp
 from .rivals import ProgressiveSampling,Remix
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
-def _drawn_elsewhere(dl):
-    "Name of what draws items of a loader in shares of its own, as fastai and PyTorch do it; None where nothing does"
+def _other_sampling(dl):
+    "Name of what makes a loader draw items in shares of its own, as fastai and PyTorch do it; None if nothing does"
     if getattr(dl, 'wgts', None) is not None: return type(dl).__name__
     return 'a WeightedRandomSampler' if isinstance(vars(dl).get('sampler'), WeightedRandomSampler) else None
 
@@ -43,32 +49,28 @@ def _sampling_corrections(learn):
     "Words for whatever makes a learner draw its classes in other shares than the data's"
     dl = item_loader(learn.dls.train)
     if isinstance(dl, Weighted) and q_value(dl.q)!=1: yield f'dls.weighted({dl.q!r})'
-    if _drawn_elsewhere(dl): yield _drawn_elsewhere(dl)
+    if (other := _other_sampling(dl)): yield other
     for cb in learn.cbs:
         # asked of the class, since a callback passes unknown names on to the learner and its model
         if getattr(type(cb), 'corrects_prior', None) and cb.corrects_prior: yield cb.corrects_prior
-
-def _loss_correction(loss_func):
-    "Words for a correction in the loss, or None"
-    if hasattr(loss_func, 'corrects_prior'): return loss_func.corrects_prior
-    fn = getattr(loss_func, 'func', loss_func)
-    w = loss_func.keywords.get('weight') if isinstance(loss_func, partial) else getattr(fn, 'weight', None)
-    return 'class weights' if isinstance(w, torch.Tensor) and w.ndim==1 and len(w)>1 and (w!=w[0]).any() else None
 
 # %% ../../nbs/callback/fitcheck.ipynb #b8192572
 def nominal_prior(
     dls:DataLoaders, # Loaders, as they are or `weighted`
     *cbs, # Callbacks of the fit, such as `BalancedMixUp`
-    labels=None # Class of each training item, for data sets that do not tell, (N,) ints
+    labels=None # Class of each training item; needed if it cannot be read from the data set. (N,) ints
 )->np.ndarray: # (K,) float64, sum 1
-    """Shares of the classes in the label mass that a network is shown: plain, weighted, or under `BalancedMixUp`, by `mixed_probs`.
+    """Shares of the classes in the label mass that a network is shown: plain, weighted, or under `BalancedMixUp`.
 
-    What a fit with `ProgressiveSampling` ends on is the balanced prior. Raises a `ValueError` where labels cannot be read or an item may have several, and for what gives no known shares: `Remix`,
-    fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ: `PriorCalibrator` estimates it."""
+    A fit with `ProgressiveSampling` ends on the balanced prior. Raises a `ValueError` if labels
+    cannot be read, if an item may have several, and for what gives no known shares: `Remix`,
+    fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ:
+    `PriorCalibrator` estimates it."""
     train = item_loader(fastai_loader(dls.train, 'nominal_prior'))
-    unknown = _drawn_elsewhere(train)
+    unknown = _other_sampling(train)
     check(not unknown, 'dls', 'nominal_prior', 'loaders that draw items as they come, or by `dls.weighted`', unknown)
-    check(not any(isinstance(cb, Remix) for cb in cbs), 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
+    known = not any(isinstance(cb, Remix) for cb in cbs)
+    check(known, 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
     single_labels(train, labels, 'nominal_prior')
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
     p = probs(train.q if isinstance(train, Weighted) else 'instance')
@@ -92,16 +94,24 @@ def check_order(
     vocab, # Names of the classes as a learner has them
     ordered=True # True, or the names in the order they should have
 )->None:
-    "Warn where ordered classes seem to be in alphabetical order; raise a `ValueError` where they are not in the order stated"
+    "Warn if ordered classes seem to be in alphabetical order; raise a `ValueError` if they are not in the order stated"
+    names = [str(o) for o in vocab]
     if not isinstance(ordered, bool):
-        check([*map(str, ordered)]==[*map(str, vocab)], 'ordered', 'ordered metrics and losses', f'the order of the loaders, {list(vocab)}', str(list(ordered)))
+        right = [str(o) for o in ordered]==names
+        allowed = f'the order of the loaders, {list(vocab)}'
+        check(right, 'ordered', 'ordered metrics and losses', allowed, str(list(ordered)))
     elif _alphabetical(vocab):
-        warnings.warn(f"Ordered classes are taken as {' < '.join(map(str, vocab))}, the order of the alphabet. If that is not their order, give it to the loaders, "
-                      f"`CategoryBlock(vocab=[...], sort=False)`; if it is, to the metrics, `imbalance_metrics(ordered=[...])`.", stacklevel=2)
+        warnings.warn(
+            f"Ordered classes are taken as {' < '.join(names)}, the order of the alphabet. If that is not their order, "
+            "give it to the loaders, `CategoryBlock(vocab=[...], sort=False)`; if it is, to the metrics, "
+            "`imbalance_metrics(ordered=[...])`.", stacklevel=2)
 
 # %% ../../nbs/callback/fitcheck.ipynb #914dab78
 class FitCheck(Callback):
-    "Before the first batch of a fit, or of a validation: is the prior corrected twice, are ordered classes in order, and can metrics score the targets?"
+    """Warn before the first batch of a fit if its prior is corrected twice or its ordered classes are out of order.
+
+    Metrics that cannot score the targets are a `ValueError`. The order is also checked before a
+    validation."""
     order = -1
     def __init__(self): self.heard = set()
     # An exported learner gets a plain `Callback` in its place, and can be loaded where this package is not installed
@@ -117,11 +127,13 @@ class FitCheck(Callback):
         if not any(isinstance(cb, GatherPredsCallback) for cb in self.learn.cbs): self._check_order()
 
     def _check_metrics(self):
-        "An error, as a whole epoch would be lost before the metric itself could say it"
+        "An error, as the metric itself could raise it only after a whole epoch"
         names = [m.name for m in self.learn.metrics if getattr(type(m), 'one_class', False)]
         y = first_target(self.dls.valid) if names and len(self.dls.loaders)>1 else None
-        if isinstance(y, (torch.Tensor,np.ndarray)) and y.ndim==1 and len(y)>1:
-            raise task_error(f'{len(y)} labels, or shares, for each', 'use metrics such as `accuracy_multi` and `F1ScoreMulti`', ', '.join(names), 'with one class for each item of validation')
+        if isinstance(y, torch.Tensor | np.ndarray) and y.ndim==1 and len(y)>1:
+            raise task_error(f'{len(y)} labels, or shares, for each',
+                             'use metrics such as `accuracy_multi` and `F1ScoreMulti`',
+                             ', '.join(names), 'with one class for each item of validation')
 
     def _new(self, said):
         "Is this said for the first time?"
@@ -130,26 +142,31 @@ class FitCheck(Callback):
         return new
 
     def _check_prior(self):
-        by,loss = [*_sampling_corrections(self.learn)],_loss_correction(self.loss_func)
-        if not by or not loss: return
+        by = [*_sampling_corrections(self.learn)]
+        loss = loss_correction(self.loss_func)
+        if not by or not loss or self._adjusted_for_the_rest(): return
+        if self._new((*by,loss)):
+            warnings.warn(f"The class prior is corrected twice: {' and '.join(by)} in what is drawn, {loss} in the "
+                          "loss. Rare classes will be predicted too often; one of the two is enough.", stacklevel=2)
+
+    def _adjusted_for_the_rest(self):
+        "Is the loss adjusted for the very prior that the sampling leaves?"
         prior = getattr(getattr(self.loss_func, 'base', self.loss_func), 'prior', None)
-        if prior is not None:
-            try: seen = nominal_prior(self.dls, *self.learn.cbs)
-            except ValueError: seen = None # not known
-            # a prior for another number of classes is left to the loss, which says so
-            if np.shape(prior)==np.shape(seen) and np.allclose(prior, seen, atol=.01): return
-        if self._new((*by,loss)): warnings.warn(f"The class prior is corrected twice: {' and '.join(by)} in what is drawn, {loss} in the loss. Rare classes will be predicted too often; one of the two is enough.")
+        if prior is None: return False
+        try: left = nominal_prior(self.dls, *self.learn.cbs)
+        except ValueError: return False # not known
+        # a prior for another number of classes is left to the loss, which says so
+        return np.shape(prior)==np.shape(left) and np.allclose(prior, left, atol=.01)
 
     def _check_order(self):
-        ordered = [o for o in (*(vars(m).get('ordered') for m in self.learn.metrics), getattr(self.loss_func, 'ordered', False)) if o]
         vocab = getattr(self.dls, 'vocab', None)
-        if not ordered or not isinstance(vocab, (CollBase,list,tuple)) or any(isinstance(o, (CollBase,list,tuple)) for o in vocab): return
-        stated = [o for o in ordered if not isinstance(o, bool)]
-        key = ' < '.join(map(str, vocab)),str(stated)
+        names = CollBase | list | tuple
+        if not isinstance(vocab, names) or any(isinstance(o, names) for o in vocab): return
+        ordered = [vars(m).get('ordered') for m in self.learn.metrics] + [getattr(self.loss_func, 'ordered', False)]
+        if not any(ordered): return
+        stated = [o for o in ordered if o and not isinstance(o, bool)]
         for o in stated: check_order(vocab, o)
-        if not self._new(key): return
+        words = ' < '.join(map(str, vocab))
+        if not self._new((words,str(stated))): return
         if not stated: check_order(vocab)
-        print(f'Order of the classes: {key[0]}')
-
-# By name, so that a module which is loaded anew does not bring a second one
-if FitCheck.__name__ not in [o.__name__ for o in defaults.callbacks]: defaults.callbacks.append(FitCheck)
+        print(f'Order of the classes: {words}')

@@ -1,6 +1,6 @@
-"""What a network is shown: the imbalance, and what mixing does to it and to the images.
+"""The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 
-Pictures before any training. `plot_class_distribution` shows what the data hold and what a network sees of each class under the ways of sampling;
+`plot_class_distribution` shows what the data hold and what a network sees of each class under the ways of sampling.
 `BalancedMixUp(...).show(dls)` shows real pairs from the loaders and their mixtures.
 
 ```python
@@ -32,19 +32,22 @@ def class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
+    labels=None # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
 )->pd.DataFrame: # A row a class, largest first: `images`, and in images per epoch `instance`, `class`, `balmix`
-    """How many images a class has, and with how many a network sees it in an epoch of as many images as there are.
+    """How many images each class has, and as how many a network sees it in an epoch as long as the data set.
 
-    Where an image may have several labels, it counts for each; images without any have a row of their own."""
+    Where an image may have several labels, it counts for each; images without any have a row of
+    their own."""
     check_real(alpha, 'alpha', 'class_distribution', low=0)
     def sampler(q): return loader_sampler(dls.train, q, labels, 'class_distribution')
-    first,lam = sampler(q),alpha/(1+alpha)
-    counts,n,multi = first.counts,first.n_drawn,first.multi
+    balanced = sampler(q)
+    counts,n = balanced.counts,balanced.n_drawn
     plain = sampler(dls.train.q).shares() if isinstance(dls.train, Weighted) else counts/n
-    shares = dict(instance=counts/n, **{'class':sampler('class').shares()}, balmix=(1-lam)*plain + lam*first.shares())
-    df = pd.DataFrame({'images':counts, **{k:v*n for k,v in shares.items()}}, index=pd.Index(class_names(dls.train, len(counts), multi), name='class'))
-    if multi and not counts[-1]: df = df[:-1]
+    lam = alpha/(1+alpha) # its mean
+    shares = {'instance':counts/n, 'class':sampler('class').shares(), 'balmix':(1-lam)*plain + lam*balanced.shares()}
+    names = pd.Index(class_names(dls.train, len(counts), balanced.multi), name='class')
+    df = pd.DataFrame({'images':counts, **{k:v*n for k,v in shares.items()}}, index=names)
+    if balanced.multi and not counts[-1]: df = df[:-1] # no image is without a label
     return df.sort_values('images', ascending=False, kind='stable')
 
 # %% ../../nbs/callback/show.ipynb #13c4f7d3
@@ -52,23 +55,26 @@ def plot_class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None, # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
+    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
     "Images of each class, and what a network sees of it under instance, class and Balanced-MixUp sampling"
     df = class_distribution(dls, alpha, q, labels)
-    k,x = len(df),np.arange(len(df))
+    k = len(df)
+    few = k<=30 # else dots would merge into a band, and names would not fit
+    x = np.arange(k)
     if ax is None: ax = plt.subplots(figsize=(np.clip(.45*k, 5, 12), 4), layout='constrained')[1]
-    ax.bar(x, df.images, color='0.8', width=.8 if k<=30 else 1., label='in the data, and seen under instance sampling')
-    style = dict(marker='o', ms=5) if k<=30 else {} # dots would merge into a band
+    ax.bar(x, df.images, color='0.8', width=.8 if few else 1., label='in the data, and seen under instance sampling')
+    style = dict(marker='o', ms=5) if few else {}
     ax.plot(x, df['class'], '--', c='C1', label='seen under class-balanced sampling', **style)
     ax.plot(x, df.balmix, c='C0', label=f'seen under Balanced-MixUp, α = {alpha:g}', **style)
     if df.images.max() > 20*max(df.images.min(), 1):
         ax.set_yscale('log')
         ax.set_ylim(bottom=max(df.images.min(), 1)/2)
-    if k<=30:
+    if few:
         room = 9*ax.figure.get_size_inches()[0]*ax.get_position().width/k # characters that fit below a bar
-        ax.set_xticks(x, df.index, **({} if max(map(len, df.index))<=room else dict(rotation=40, ha='right', rotation_mode='anchor')))
+        slanted = dict(rotation=40, ha='right', rotation_mode='anchor')
+        ax.set_xticks(x, df.index, **(slanted if max(map(len, df.index))>room else {}))
     else: ax.set_xlabel('class, by size')
     ax.set(ylabel='images per epoch', xlim=(-.6, k-.4))
     ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0,1), borderaxespad=.2)
@@ -83,27 +89,43 @@ def show(self:BalancedMixUp,
     figsize=None # Width and height in inches
 )->np.ndarray: # `Axes`, (n, 2+len(quantiles))
     "Show pairs from the training loader and their mixtures at quantiles of λ"
-    check(self.alpha>0, 'alpha', 'BalancedMixUp.show', 'above 0: without a partner there is nothing to show', repr(self.alpha))
-    check_int(n, 'n', 'BalancedMixUp.show', low=1)
-    dl = item_loader(fastai_loader(dls.train, 'BalancedMixUp.show'))
-    sampler = loader_sampler(dls.train, self.q, self.labels, 'BalancedMixUp.show')
-    check_inputs(dls.train, 'BalancedMixUp.show')
-    y,rng = train_labels(dls.train, self.labels),np.random.default_rng(self.seed)
+    owner = 'BalancedMixUp.show'
+    check(self.alpha>0, 'alpha', owner, 'above 0: without a partner there is nothing to show', repr(self.alpha))
+    check_int(n, 'n', owner, low=1)
+    dl = item_loader(fastai_loader(dls.train, owner))
+    batch,words = _drawn_pairs(self, dls, dl, n, owner)
+    size = batch[0].shape
+    check(len(size)==4 and size[1] in (1,3), 'dls', owner, 'loaders of images with 1 or 3 channels',
+          f'a batch of shape {tuple(size)}')
+    lams = [0.,1.,*np.asarray(quantiles)**(1/self.alpha)]
+    heads = ['from the data', 'class-balanced']
+    heads += [f'λ = {lam:.2f}\n{quantile:.0%} of draws are below' for lam,quantile in zip(lams[2:], quantiles)]
+    if figsize is None: figsize = 2*len(lams),2.3*len(words)+.3
+    _,axs = plt.subplots(len(words), len(lams), figsize=figsize, squeeze=False, layout='constrained')
+    for col,(lam,head) in enumerate(zip(lams, heads)):
+        x = torch.cat([mix_pairs(*split_pairs(batch[0], .5), lam)]*2) # as long as the targets beside it
+        images = dl.decode((x,*batch[1:]))[0] if hasattr(dl, 'decode') else x
+        for row,(first,second) in enumerate(words):
+            text = _mixture(first, second, lam) if col>1 else (first,second)[col]
+            show_image(images[row], ctx=axs[row,col], title=f'{head}\n{text}' if row==0 else text)
+            axs[row,col].title.set_fontsize(9)
+    return axs
+
+def _mixture(first, second, lam):
+    "Label of two images, of which the second weighs `lam`"
+    return first if first==second else f'{1-lam:.2f}·{first} + {lam:.2f}·{second}'
+
+def _drawn_pairs(cb, dls, dl, n, owner):
+    "A batch of items and then their partners, and the labels of each pair in words"
+    sampler = loader_sampler(dls.train, cb.q, cb.labels, owner)
+    check_inputs(dls.train, owner)
+    y = train_labels(dls.train, cb.labels)
+    rng = np.random.default_rng(cb.seed)
     items = np.unique(sampler.by_class)
     first = rng.choice(items, min(n, len(items)), replace=False)
     second = sampler.draw(len(first), rng)
-    b = load_items(dl, (*first,*second), 'BalancedMixUp.show')
-    check(b[0].ndim==4 and b[0].shape[1] in (1,3), 'dls', 'BalancedMixUp.show', 'loaders of images with 1 or 3 channels', f'a batch of shape {tuple(b[0].shape)}')
-    lams = [0.,1.,*np.asarray(quantiles)**(1/self.alpha)]
     names = class_names(dls.train, len(sampler.counts), sampler.multi)
-    def name(i): return ' & '.join(names[k] for k in np.flatnonzero(y[i])) or names[-1] if sampler.multi else names[y[i]]
-    fig,axs = plt.subplots(len(first), len(lams), figsize=ifnone(figsize, (2*len(lams), 2.3*len(first)+.3)), squeeze=False, layout='constrained')
-    for col,lam in enumerate(lams):
-        x = torch.cat([mix_pairs(*split_pairs(b[0], .5), lam)]*2)
-        imgs = dl.decode((x,*b[1:]))[0] if hasattr(dl, 'decode') else x
-        head = ['from the data', 'class-balanced'][col] if col<2 else f'λ = {lam:.2f}\n{quantiles[col-2]:.0%} of draws are below'
-        for row,(i,j) in enumerate(zip(map(name, first), map(name, second))):
-            text = (i,j)[col] if col<2 else i if i==j else f'{1-lam:.2f}·{i} + {lam:.2f}·{j}'
-            show_image(imgs[row], ctx=axs[row,col], title=f'{head}\n{text}' if row==0 else text)
-            axs[row,col].title.set_fontsize(9)
-    return axs
+    def name(i):
+        if not sampler.multi: return names[y[i]]
+        return ' & '.join(names[k] for k in np.flatnonzero(y[i])) or names[-1]
+    return load_items(dl, (*first,*second), owner), [*zip(map(name, first), map(name, second))]

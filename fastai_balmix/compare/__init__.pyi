@@ -4,7 +4,7 @@ from .runs import attempt, Outcome, Run
 from .results import read_predictions, read_record, Results
 from .pool import process_pool
 from .plan import compare, plan_runs, read_settings
-from .cli import presets
+from .presets import presets
 from .summary import summarise, Summary
 from .tables import PrintedTable
 from .paper import paper_table, published

@@ -1,9 +1,11 @@
 """Every method of the paper's tables, and its rivals, by name; and yours beside them.
 
-Methods by name. A *method* is what may differ between two trainings that are to be compared: how items are drawn, what the loss is, which callbacks mix or sample, what is done to the network afterwards. Each is a short function that
+Methods by name. A *method* is what may differ between two trainings that are to be compared: how items are drawn,
+what the loss is, which callbacks mix or sample, what is done to the network afterwards. Each is a short function that
 changes a `Training`, and has a name under which tables and the command `balmix-compare` know it.
 
 ```python
+from fastai_balmix.compare import *
 method_table()
 ```"""
 
@@ -13,7 +15,7 @@ method_table()
 __all__ = ['taus', 'Training', 'Method', 'add_method', 'find_method', 'method_table']
 
 # %% ../../nbs/compare/methods.ipynb #d7dd1481
-import re
+import math,re
 from functools import partial
 import numpy as np
 import pandas as pd
@@ -30,7 +32,9 @@ from ..callback.fitcheck import nominal_prior
 
 # %% ../../nbs/compare/methods.ipynb #57659742
 class Training:
-    "What a method may change before a network is trained: `dls`, `loss_func`, `cbs`, `implied`, and `finish`, called with the learner and further callbacks after training"
+    """What a method may change before a network is trained: `dls`, `loss_func`, `cbs`, `implied`, and `finish`.
+
+    `finish` is called after training, with the learner and further callbacks."""
     def __init__(self,
         dls:DataLoaders, # Training items, and the selection split as validation
         counts, # Training images of each class, (K,)
@@ -40,14 +44,16 @@ class Training:
     ):
         self.dls,self.n_epoch,self.lr,self.seed = dls,n_epoch,lr,seed
         self.counts = np.asarray(counts)
-        self.loss_func,self.cbs = CrossEntropyLossFlat(),[]
+        self.loss_func = CrossEntropyLossFlat()
+        self.cbs = []
         self.implied:Any = None
         self.finish:Callable|None = None
 
     def prior(self)->np.ndarray|None: # (K,), or None where it is not known
-        "The class prior that answers of the trained network stand for, `implied` or else that of the label mass it is shown"
+        "The class prior that the network's answers stand for: `implied`, or else that of the label mass it is shown"
         if isinstance(self.implied, str):
-            check(self.implied=='balanced', 'implied', 'Training', "'balanced', a row of class shares, or None", repr(self.implied))
+            allowed = "'balanced', a row of class shares, or None"
+            check(self.implied=='balanced', 'implied', 'Training', allowed, repr(self.implied))
             return np.full(len(self.counts), 1/len(self.counts))
         if self.implied is not None: return np.asarray(self.implied)/np.sum(self.implied)
         try: return nominal_prior(self.dls, *self.cbs)
@@ -55,10 +61,15 @@ class Training:
 
 # %% ../../nbs/compare/methods.ipynb #41fcec1b
 class Method:
-    "A function that changes a `Training`, with its name, what it does in a line, its source, and whether it needs ordered classes"
-    def __init__(self, name, func, line, source='', ordered=False): self.name,self.func,self.line,self.source,self.ordered = name,func,line,source,ordered
+    "A function that changes a `Training`: its name, what it does, its source, and whether it needs ordered classes"
+    def __init__(self, name, func, line, source='', ordered=False):
+        self.name,self.func,self.line,self.source,self.ordered = name,func,line,source,ordered
+
     def __call__(self, t): self.func(t)
-    def __repr__(self): return f'{self.name}: {self.line}' + f' ({self.source})'*bool(self.source)
+
+    def __repr__(self):
+        source = f' ({self.source})' if self.source else ''
+        return f'{self.name}: {self.line}{source}'
 
 _methods = {}
 
@@ -69,8 +80,11 @@ def add_method(
     source:str='', # Where it was proposed
     ordered:bool=False # Does it make sense for ordered classes only?
 ):
-    "Give a method a name under which `compare` finds it; as a call or as a decorator. Another function under a name that is taken replaces it."
-    check(isinstance(name, str) and re.fullmatch(r'[\w.+-]+', name), 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
+    """Give a method a name under which `compare` finds it; as a call or as a decorator.
+
+    Another function under a name that is taken replaces it."""
+    ok = isinstance(name, str) and re.fullmatch(r'[\w.+-]+', name)
+    check(ok, 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
     if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered)
     check(callable(func), 'func', 'add_method', 'a function of a `Training`', repr(func))
     _methods[name] = Method(name, func, line or _first_line(func), source, ordered)
@@ -86,26 +100,28 @@ def find_method(
 )->Method:
     "The method of a name"
     if isinstance(name, Method): return name
-    if not isinstance(name, str) or name not in _methods: raise ValueError(f"There is no method {name!r}. {nearest(name, _methods)}")
+    if not isinstance(name, str) or name not in _methods:
+        raise ValueError(f'There is no method {name!r}. {nearest(name, _methods)}')
     return _methods[name]
 
 def method_table()->pd.DataFrame:
     "All methods: what each does, whether it needs ordered classes, and where it was proposed"
-    df = pd.DataFrame([(m.name, m.line, 'yes' if m.ordered else '', m.source) for m in _methods.values()], columns=['name','method','needs order','source'])
-    return df.set_index('name')
+    rows = [(o.name, o.line, 'yes' if o.ordered else '', o.source) for o in _methods.values()]
+    return pd.DataFrame(rows, columns=['name','method','needs order','source']).set_index('name')
 
 # %% ../../nbs/compare/methods.ipynb #62980f7b
-_paper,_kang = 'Galdran et al., MICCAI 2021','Kang et al., ICLR 2020'
+_galdran = 'Galdran et al., MICCAI 2021'
+_kang = 'Kang et al., ICLR 2020'
 
-@add_method('instance', source=f'{_paper}, eq. 2, q = 1')
+@add_method('instance', source=f'{_galdran}, eq. 2, q = 1')
 def _instance(t): "every image once an epoch"
 
-@add_method('class', source=f'{_paper}, eq. 2, q = 0')
+@add_method('class', source=f'{_galdran}, eq. 2, q = 0')
 def _class(t):
     "classes drawn equally often (oversampling)"
     t.dls = t.dls.weighted('class', seed=t.seed)
 
-@add_method('sqrt', source=f'{_paper}, eq. 2, q = 1/2; Mahajan et al., ECCV 2018')
+@add_method('sqrt', source=f'{_galdran}, eq. 2, q = 1/2; Mahajan et al., ECCV 2018')
 def _sqrt(t):
     "classes drawn ∝ √n"
     t.dls = t.dls.weighted('sqrt', seed=t.seed)
@@ -131,7 +147,8 @@ def _class_balanced(t):
 @add_method('logit_adjusted', source='Menon et al., ICLR 2021; Ren et al., NeurIPS 2020')
 def _logit_adjusted(t):
     "cross-entropy of logits + log prior (balanced softmax)"
-    t.loss_func,t.implied = LogitAdjustedLoss(t.counts/t.counts.sum()),'balanced'
+    t.loss_func = LogitAdjustedLoss(t.counts/t.counts.sum())
+    t.implied = 'balanced'
 
 @add_method('smoothing_uniform', source='Szegedy et al., CVPR 2016, ε = 0.1')
 def _smoothing_uniform(t):
@@ -162,11 +179,13 @@ def _mixup(t):
 def _balmix(t, alpha, **kwargs): t.cbs.append(BalancedMixUp(alpha, seed=t.seed, **kwargs))
 
 for _alpha in .1,.2,.3:
-    add_method(f'balmix_{_alpha:g}', partial(_balmix, alpha=_alpha), f'Balanced-MixUp, α = {_alpha:g}', f'{_paper}, eq. 3')
+    _line = f'Balanced-MixUp, α = {_alpha:g}'
+    add_method(f'balmix_{_alpha:g}', partial(_balmix, alpha=_alpha), _line, f'{_galdran}, eq. 3')
 
-add_method('balmix_pair', partial(_balmix, alpha=.2, per_item=True), 'Balanced-MixUp, α = 0.2, one λ for each pair', f'{_paper}, eq. 3')
+add_method('balmix_pair', partial(_balmix, alpha=.2, per_item=True), 'Balanced-MixUp, α = 0.2, one λ for each pair',
+    f'{_galdran}, eq. 3')
 
-@add_method('balmix_sqrt', source=f'{_paper}, eq. 2 and 3')
+@add_method('balmix_sqrt', source=f'{_galdran}, eq. 2 and 3')
 def _balmix_sqrt(t):
     "Balanced-MixUp, α = 0.2, first images drawn ∝ √n"
     _sqrt(t)
@@ -182,7 +201,8 @@ def _remix(t):
 def _crt(t):
     "instance sampling, then the last layer retrained class-balanced"
     t.implied = 'balanced'
-    t.finish = lambda learn,cbs: crt(learn, -(-t.n_epoch//3), t.lr, seed=t.seed, cbs=cbs)
+    n_epoch = math.ceil(t.n_epoch/3)
+    t.finish = lambda learn,cbs: crt(learn, n_epoch, t.lr, seed=t.seed, cbs=cbs)
 
 taus = 0.,.25,.5,.75,1.
 
@@ -190,10 +210,11 @@ taus = 0.,.25,.5,.75,1.
 def _tau_norm(t):
     "instance sampling, then the last layer's rows divided by their length to the power τ"
     def finish(learn, cbs):
-        check(len(learn.metrics), 'metrics', 'a Learner with tau_norm', 'at least one metric, by which τ is chosen', '[]')
-        plain = learn.model
+        allowed = 'at least one metric, by which τ is chosen'
+        check(len(learn.metrics), 'metrics', 'a Learner with tau_norm', allowed, '[]')
+        trained = learn.model
         def score(tau):
-            learn.model = tau_normalise(plain, tau)
+            learn.model = tau_normalise(trained, tau)
             return np.nan_to_num(learn.validate()[1], nan=-1)
-        learn.model = tau_normalise(plain, max(taus, key=score))
+        learn.model = tau_normalise(trained, max(taus, key=score))
     t.finish = finish

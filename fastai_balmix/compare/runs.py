@@ -1,9 +1,13 @@
-"""One training of a comparison: from data, method and network to scores and predictions on disk, once, whatever happens on the way.
+"""One training of a comparison: from data, method and network to scores and predictions on disk.
 
-One training of a comparison. A `Run` says all that determines it: data, method, architecture, fold, seed, and a `TrainConfig`. `attempt(run)` trains it, unless that was done before, and writes predictions and scores into a folder of its own; killed in between, it goes on from its last
-epoch the next time. `read_results` reads what is there.
+One training of a comparison. A `Run` says all that determines it: data, method, architecture, fold, seed, and a
+`TrainConfig`. `attempt(run)` trains it, unless that was done before, and writes predictions and scores into a folder
+of its own. If it is killed, the next
+attempt resumes after the last epoch that was finished.
 
 ```python
+from fastai_balmix.compare import *
+from fastai_balmix.datasets import *
 data = digits(n_folds=2)
 config = TrainConfig(epochs=4, size=16, bs=32, augment='none', pretrained=False)
 run = Run(data, 'balmix_0.2', 'small', fold=1, seed=0, config=config, folder=Path(tempfile.mkdtemp()))
@@ -17,7 +21,7 @@ __all__ = ['Run', 'train', 'Outcome', 'attempt']
 
 # %% ../../nbs/compare/runs.ipynb #7b549ffd
 import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings
-from functools import lru_cache
+from functools import cache
 from dataclasses import dataclass,field
 from importlib.metadata import version
 from typing import Any
@@ -30,46 +34,57 @@ from ..files import disk_room,DiskFull,write_file
 from ..loaders.draws import class_counts
 from ..callback.checkpoint import Checkpoint
 from ..datasets.table import ImageData
-from ..metrics.scores import brier_error,calibration_error,confusion,per_class_auc,reweight,score_registry
+from ..metrics.scores import OperatingPoint,score_registry,score_row
 from ..metrics.learner import activation_of,ConfusionMetric,imbalance_metrics
 from ..inference.tta import FlipTTA
 from ..inference.prior import PriorCalibrator
-from .config import arch_name,augmentation,make_model,TrainConfig,_normalise
+from .config import arch_name,augmentation,make_model,normalisation,TrainConfig
 from .methods import find_method,Training
 from .results import read_record
 
 # %% ../../nbs/compare/runs.ipynb #59a03ffa
 def _identity(func):
     "What tells one function from another in the next process: its source, and the plain values it holds"
-    if isinstance(func, partial): return [_identity(func.func), [_held(o) for o in func.args], {k: _held(v) for k,v in func.keywords.items()}]
-    if getattr(func, '__module__', '').startswith('fastai_balmix.'): return f'{func.__module__}.{func.__qualname__}'
+    if isinstance(func, partial): return [_identity(func.func), _held(func.args), _held_by_name(func.keywords)]
+    name = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', type(func).__qualname__)}"
+    if name.startswith('fastai_balmix.'): return name
     try: source = inspect.getsource(func)
-    except (OSError,TypeError): source = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', type(func).__qualname__)}"
-    inside = [c.cell_contents for c in getattr(func, '__closure__', None) or () if not _is_empty(c)]
-    own = vars(func) if not inspect.isroutine(func) and not isinstance(func, type) and hasattr(func, '__dict__') else {}
-    return [source, [_held(o) for o in (*inside,*(getattr(func, '__defaults__', None) or ()))], {k: _held(v) for k,v in {**(getattr(func, '__kwdefaults__', None) or {}), **own}.items()}]
+    except (OSError,TypeError): source = name
+    cells = getattr(func, '__closure__', None) or ()
+    inside = [x for o in cells for x in _contents(o)]
+    defaults = getattr(func, '__defaults__', None) or ()
+    named = getattr(func, '__kwdefaults__', None) or {}
+    is_object = not inspect.isroutine(func) and not isinstance(func, type) and hasattr(func, '__dict__')
+    own = vars(func) if is_object else {}
+    return [source, _held((*inside,*defaults)), _held_by_name({**named, **own})]
 
-def _is_empty(cell):
-    try: cell.cell_contents
-    except ValueError: return True
+def _contents(cell):
+    "What a cell of a closure holds, in a list: nothing if the name is assigned later"
+    try: return [cell.cell_contents]
+    except ValueError: return []
 
 def _held(x):
-    # Of lists and other things that change while they are used the type must do
     if isinstance(x, tuple): return [_held(o) for o in x]
-    if isinstance(x, (bool,int,float,str,Path,type(None),np.generic)): return repr(x)
-    return f'{x.__module__}.{x.__qualname__}' if inspect.isroutine(x) or isinstance(x, type) else type(x).__qualname__
+    if isinstance(x, bool | int | float | str | Path | None | np.generic): return repr(x)
+    named = inspect.isroutine(x) or isinstance(x, type)
+    return f'{x.__module__}.{x.__qualname__}' if named else type(x).__qualname__
 
-@lru_cache(maxsize=None)
-def _digest(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _held_by_name(values): return {k: _held(v) for k,v in values.items()}
 
-def _weights(pretrained):
-    "What a run's key holds of `pretrained`: of a file its content"
+# %% ../../nbs/compare/runs.ipynb #7d151c20
+@cache
+def _content_hash(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+def _weights_id(pretrained):
     if isinstance(pretrained, bool): return pretrained
     st = os.stat(pretrained)
-    return _digest(pretrained, st.st_size, st.st_mtime_ns)
+    return _content_hash(pretrained, st.st_size, st.st_mtime_ns)
 
-def _hash(o): return hashlib.sha256(json.dumps(o, sort_keys=True, default=str).encode()).hexdigest()[:12]
+def _short_hash(o):
+    text = json.dumps(o, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+# %% ../../nbs/compare/runs.ipynb #66cb4244
 @dataclass
 class Run:
     "One training: everything that determines it, and where its results go"
@@ -86,10 +101,15 @@ class Run:
 
     def __post_init__(self):
         self.method,self.folder = find_method(self.method),Path(self.folder).absolute()
-        self.settings = _hash([dict(asdict(self.config), pretrained=_weights(self.config.pretrained)), self.data.fingerprint, {k: d.fingerprint for k,d in self.external.items()}, fastai_balmix.__version__])
-        self.code = dict(method=_hash([self.method.name, _identity(self.method.func)]), arch=_hash(_identity(self.arch) if callable(self.arch) else self.arch))
-        name = re.sub(r'[^\w.+-]', '_', f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}')
-        self.key = f'{name}-{_hash([self.settings, self.code, self.fold, self.seed])}'
+        config = dict(asdict(self.config), pretrained=_weights_id(self.config.pretrained))
+        external = {k: d.fingerprint for k,d in self.external.items()}
+        self.settings = _short_hash([config, self.data.fingerprint, external, fastai_balmix.__version__])
+        self.code = dict(method=_short_hash([self.method.name, _identity(self.method.func)]),
+                         arch=_short_hash(_identity(self.arch) if callable(self.arch) else self.arch))
+        # for the reader of a folder; the hash tells runs apart
+        name = f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}'
+        name = re.sub(r'[^\w.+-]', '_', name)
+        self.key = f'{name}-{_short_hash([self.settings, self.code, self.fold, self.seed])}'
 
     @property
     def path(self)->Path: return self.folder/'runs'/self.key
@@ -97,11 +117,45 @@ class Run:
     @property
     def monitor(self)->str: return self.config.monitor or ('quad_kappa' if self.data.ordered else 'mcc')
 
-    def parts(self)->dict: return self.data.parts(fold=self.fold or None, select=self.config.select, selection=self.config.selection)
-    def __str__(self): return f'{self.method.name} · {arch_name(self.arch)}' + f' · fold {self.fold}'*bool(self.fold) + f' · seed {self.seed}'
+    @property
+    def names(self)->dict: # What tables call it
+        return dict(method=self.method.name, arch=arch_name(self.arch), fold=self.fold, seed=self.seed)
 
-# %% ../../nbs/compare/runs.ipynb #ce40b563
-from ..metrics.scores import score_row
+    def parts(self)->dict: # Indices of images by part: 'train', 'select', 'report'
+        return self.data.parts(fold=self.fold or None, select=self.config.select, selection=self.config.selection)
+
+    def __str__(self):
+        words = [self.method.name, arch_name(self.arch), f'seed {self.seed}']
+        if self.fold: words.insert(2, f'fold {self.fold}')
+        return ' · '.join(words)
+
+# %% ../../nbs/compare/runs.ipynb #a02e3c25
+def _learner(run, parts):
+    "Learner and `Training` of a run"
+    config,n_classes = run.config,len(run.data.vocab)
+    set_seed(run.seed)
+    model = make_model(run.arch, n_classes, config.pretrained)
+    dls = run.data.dataloaders(
+        parts=(parts['train'],parts['select']), size=config.size, decode=config.decode, bs=config.bs,
+        val_bs=4*config.bs, item_tfms=augmentation(**config.augment_args),
+        batch_tfms=normalisation(config.normalise, model),
+        num_workers=run.num_workers, seed=run.seed)
+    counts = class_counts(run.data.y[parts['train']], n_classes)
+    training = Training(dls, counts, config.epochs, config.lr, run.seed)
+    run.method(training)
+    chooses = ConfusionMetric(score_registry[run.monitor].func, run.monitor)
+    metrics = [chooses, *(o for o in imbalance_metrics() if o.name!=run.monitor)]
+    set_seed(run.seed)
+    learn = Learner(training.dls, model, training.loss_func, opt_func=partial(SGD, mom=config.mom), lr=config.lr,
+                    wd=config.wd, moms=(config.mom,)*3, metrics=metrics)
+    return learn,training
+
+def _fit(run, learn, training, on_epoch):
+    "Train from where the run stands. Returns its checkpoints: of the training, and of a method's second fit."
+    checkpoints = [Checkpoint(run.path/f'checkpoint{i}.pth', run.monitor, on_epoch) for i in (1,2)]
+    learn.fit_one_cycle(run.config.epochs, run.config.lr, cbs=[*training.cbs,checkpoints[0]])
+    if training.finish is not None: training.finish(learn, [checkpoints[1]])
+    return [o for o in checkpoints if o.history]
 
 # %% ../../nbs/compare/runs.ipynb #f36ba95a
 class _Before(Callback):
@@ -110,78 +164,103 @@ class _Before(Callback):
     def __init__(self): self.probs = []
     def after_pred(self): self.probs.append(activation_of(self.loss_func)(self.pred.float()).cpu())
 
-def _predict(learn, data, idxs, config):
-    "Probabilities of the images `idxs`, (N,K), before and after averaging with mirror images; and what belongs to them"
+def _predict(learn, data, idxs, tta):
+    "Probabilities of the images `idxs`, (N,K), before and after averaging with mirror images, and labels"
     dl = learn.dls.test_dl(data.items(idxs), with_labels=True)
     before = _Before()
-    probs,targs = learn.get_preds(dl=dl, cbs=[before,*([FlipTTA()] if config.tta else [])], act=activation_of(learn.loss_func))
-    groups = data.groups
-    return dict(paths=data.df.path.to_numpy(str)[idxs], targs=targs.numpy(), plain=torch.cat(before.probs).numpy(), probs=probs.numpy(),
-                **({} if groups is None else dict(groups=np.asarray(groups)[idxs].astype(str))))
+    cbs = [before,FlipTTA()] if tta else [before]
+    probs,targs = learn.get_preds(dl=dl, cbs=cbs, act=activation_of(learn.loss_func))
+    res = dict(paths=data.df.path.to_numpy(str)[idxs], targs=targs.numpy(), plain=torch.cat(before.probs).numpy(),
+               probs=probs.numpy())
+    if data.groups is not None: res['groups'] = np.asarray(data.groups)[idxs].astype(str)
+    return res
 
+def _predict_all(run, learn, parts):
+    "What the network says of each part that is scored, by its name"
+    parts = {k: (run.data,parts[k]) for k in ('select','report')}
+    external = {k: (o,np.arange(len(o))) for k,o in run.external.items()}
+    return {k: _predict(learn, data, idxs, run.config.tta) for k,(data,idxs) in {**parts, **external}.items()}
+
+# %% ../../nbs/compare/runs.ipynb #e1b995b6
+def _calibrator(training, preds):
+    return PriorCalibrator(training.prior()).fit(preds['select']['probs'], preds['select']['targs'])
+
+def _at_points(probs, calibrator, shares):
+    "Probabilities by operating point"
+    moved = {OperatingPoint.PREVALENCE: shares, OperatingPoint.BALANCED: 'balanced'}
+    return {OperatingPoint.TRAINED: probs,
+            **{k: calibrator.predict(probs, prior).astype(np.float32) for k,prior in moved.items()}}
+
+def _scored(run, preds, calibrator, shares):
+    "Rows of scores, and the arrays of `predictions.npz` by name"
+    rows,arrays = [],{}
+    for part,pred in preds.items():
+        at_shares = run.data.prevalence=='train' and part=='report'
+        points = _at_points(pred['probs'], calibrator, shares)
+        for point,probs in points.items():
+            scores = score_row(probs, pred['targs'], run.data.ordered, shares if at_shares else None)
+            rows.append({**run.names, 'part': part, 'point': point.value, **scores, 'n_images': len(probs)})
+            arrays[f'{part}/probs/{point}'] = probs
+        arrays.update({f'{part}/{k}': v for k,v in pred.items() if k!='probs'})
+    return rows,arrays
+
+def _write_npz(path, arrays):
+    "Write arrays by name to a file; its size in bytes"
+    f = io.BytesIO()
+    np.savez_compressed(f, **arrays)
+    write_file(path, f.getvalue())
+    return len(f.getvalue())
+
+def _write_weights(path, model):
+    f = io.BytesIO()
+    torch.save(model.state_dict(), f)
+    write_file(path, f.getvalue())
+
+# %% ../../nbs/compare/runs.ipynb #2831c3af
 def _revision():
-    "Of the checkout this package is in, or else of the one at hand; '' without any"
-    for d in Path(__file__).parent,Path.cwd():
+    "Git's name of the checkout this package is in, or else of the one at hand; '' without any"
+    for d in Path(fastai_balmix.__file__).parent,Path.cwd():
         if not ((d/'.git').exists() or (d.parent/'.git').exists()): continue
-        try: return subprocess.run(['git','-C',str(d),'describe','--always','--dirty'], capture_output=True, text=True, check=True).stdout.strip()
+        command = ['git','-C',str(d),'describe','--always','--dirty']
+        try: return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError,subprocess.CalledProcessError): pass # no git here, or not for this folder
     return ''
 
-def _versions(): return ', '.join(f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')) + f', fastai_balmix {fastai_balmix.__version__}, python {platform.python_version()}'
+def _versions():
+    named = [f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')]
+    return ', '.join([*named, f'fastai_balmix {fastai_balmix.__version__}', f'python {platform.python_version()}'])
 
-def _learner(run, parts):
-    "Learner and `Training` of a run"
-    c = run.config
-    set_seed(run.seed)
-    model = make_model(run.arch, len(run.data.vocab), c.pretrained)
-    dls = run.data.dataloaders(parts=(parts['train'],parts['select']), size=c.size, bs=c.bs, val_bs=4*c.bs, item_tfms=augmentation(**c.augment_args), batch_tfms=_normalise(c, model),
-                               num_workers=run.num_workers, seed=run.seed, decode=c.decode)
-    t = Training(dls, class_counts(run.data.y[parts['train']], len(run.data.vocab)), c.epochs, c.lr, run.seed)
-    run.method(t)
-    metrics = [ConfusionMetric(score_registry[run.monitor].func, run.monitor), *(o for o in imbalance_metrics() if o.name!=run.monitor)]
-    set_seed(run.seed) # whatever model and method have drawn
-    return Learner(t.dls, model, t.loss_func, opt_func=partial(SGD, mom=c.mom), lr=c.lr, wd=c.wd, moms=(c.mom,)*3, metrics=metrics), t
+def _now(): return datetime.now().astimezone().isoformat(timespec='seconds')
 
 def train(
     run:Run, # What to train
     on_epoch=None # Called with the number of epochs done, after each
 )->dict: # The record of the run
     "Train a run from where it stands, predict, score, and write its predictions"
-    start = datetime.now().astimezone().isoformat(timespec='seconds')
+    started = _now()
     parts = run.parts()
-    learn,t = _learner(run, parts)
-    # a method's second fit has a file of its own
-    cks = [Checkpoint(run.path/f'checkpoint{i}.pth', run.monitor, on_epoch) for i in (1,2)]
-    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): # fit checks print the order of classes, which the data state
-        learn.fit_one_cycle(run.config.epochs, run.config.lr, cbs=[*t.cbs,cks[0]])
-        if t.finish is not None: t.finish(learn, [cks[1]])
+    learn,training = _learner(run, parts)
+    # fit checks print the order of classes, which the data state
+    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()):
+        checkpoints = _fit(run, learn, training, on_epoch)
         begun = time.perf_counter()
-        todo = [('select',run.data,parts['select']),('report',run.data,parts['report']),*((k,d,np.arange(len(d))) for k,d in run.external.items())]
-        preds = {k: _predict(learn, d, idxs, run.config) for k,d,idxs in todo}
-    shares = t.counts/t.counts.sum()
-    cal = PriorCalibrator(t.prior()).fit(preds['select']['probs'], preds['select']['targs'])
-    rows,arrays = [],{}
-    for part,p in preds.items():
-        points = {'as trained':p['probs'], 'train prevalence':cal.predict(p['probs'], shares).astype(np.float32), 'balanced prior':cal.predict(p['probs'], 'balanced').astype(np.float32)}
-        prevalence = shares if run.data.prevalence=='train' and part=='report' else None
-        for point,probs in points.items():
-            rows.append(dict(method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, part=part, point=point,
-                             **score_row(probs, p['targs'], run.data.ordered, prevalence), n_images=len(probs)))
-        arrays.update({f'{part}/{k}': v for k,v in p.items() if k!='probs'}, **{f'{part}/probs/{k}': v for k,v in points.items()})
-    f = io.BytesIO()
-    np.savez_compressed(f, **arrays)
-    write_file(run.path/'predictions.npz', f.getvalue())
-    n_bytes = len(f.getvalue())
-    if run.keep_weights:
-        f = io.BytesIO()
-        torch.save(learn.model.state_dict(), f)
-        write_file(run.path/'weights.pth', f.getvalue())
-    used = [o for o in cks if o.history]
-    history = [h for o in used for h in o.history]
-    seconds = sum(o.seconds for o in used) + time.perf_counter()-begun
-    return dict(run=run.key, settings=run.settings, code=run.code, rows=rows, best_epoch=len(history)-len(used[-1].history)+(used[-1].best or 0)+1, epochs=len(history), history=history, seconds=round(seconds, 2), n_bytes=n_bytes,
-                calibration=dict(prior=cal.prior_.tolist(), temperature=cal.temperature_), train_counts=t.counts.tolist(), train_shares=shares.tolist(), data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
-                started=start, finished=datetime.now().astimezone().isoformat(timespec='seconds'), host=platform.node())
+        preds = _predict_all(run, learn, parts)
+    shares = training.counts/training.counts.sum()
+    calibrator = _calibrator(training, preds)
+    rows,arrays = _scored(run, preds, calibrator, shares)
+    n_bytes = _write_npz(run.path/'predictions.npz', arrays)
+    if run.keep_weights: _write_weights(run.path/'weights.pth', learn.model)
+    history = [row for o in checkpoints for row in o.history]
+    last = checkpoints[-1]
+    seconds = sum(o.seconds for o in checkpoints) + time.perf_counter()-begun
+    return dict(
+        run=run.key, settings=run.settings, code=run.code, rows=rows,
+        best_epoch=len(history)-len(last.history)+(last.best or 0)+1, epochs=len(history), history=history,
+        seconds=round(seconds, 2), n_bytes=n_bytes,
+        calibration=dict(prior=calibrator.prior_.tolist(), temperature=calibrator.temperature_),
+        train_counts=training.counts.tolist(), train_shares=shares.tolist(),
+        data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
+        started=started, finished=_now(), host=platform.node())
 
 # %% ../../nbs/compare/runs.ipynb #c38b1ec7
 @dataclass
@@ -193,11 +272,38 @@ class Outcome:
     error:str='' # In a line
     new:bool=False # Was it trained now?
 
+def _write_failure(run, e):
+    "Leave an exception in the run's folder, and return it as an outcome"
+    words = [f'{type(e).__name__}: {e}', *getattr(e, '__notes__', ())]
+    line = ' '.join(words).strip().replace('\n', ' ')
+    failure = dict(run=run.key, **run.names, settings=run.settings, error=line, traceback=traceback.format_exc())
+    write_file(run.path/'error.json', json.dumps(failure).encode())
+    return Outcome(run.key, 'failed', error=line, new=True)
+
+def _of_users(heard):
+    "What warnings say to a user: those of PyTorch are of its own future"
+    return sorted({str(o.message) for o in heard if issubclass(o.category, UserWarning) and 'torch' not in o.filename})
+
+def _train_and_write(run, on_epoch):
+    "Train a run, and leave its record or its error in its folder"
+    for o in run.path.glob('*.part'): o.unlink() # of processes that were killed while they wrote
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('default', UserWarning)
+        try: record = train(run, on_epoch)
+        except DiskFull: raise
+        except Exception as e: return _write_failure(run, e)
+    record['warnings'] = _of_users(heard)
+    write_file(run.path/'run.json', json.dumps(record).encode())
+    for o in (*run.path.glob('checkpoint*.pth'),run.path/'error.json'): o.unlink(missing_ok=True)
+    return Outcome(run.key, 'finished', record, new=True)
+
 def attempt(
     run:Run, # What to train
     on_epoch=None # Called with the number of epochs done, after each
 )->Outcome:
-    "Train a run unless it is finished or in work elsewhere. Its errors become part of the outcome; `DiskFull` and Ctrl-C do not."
+    """Train a run unless it is finished or in work elsewhere.
+
+    Its errors become part of the outcome; `DiskFull` and Ctrl-C do not."""
     lock = FileLock(run.path/'lock', timeout=0)
     with disk_room(run.key, run.folder):
         run.path.mkdir(parents=True, exist_ok=True)
@@ -205,19 +311,5 @@ def attempt(
         except Timeout: return Outcome(run.key, 'busy')
     try:
         record = read_record(run.path)
-        if record is not None: return Outcome(run.key, 'finished', record)
-        for o in run.path.glob('*.part'): o.unlink() # of processes that were killed while they wrote
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter('default', UserWarning)
-            try: record = train(run, on_epoch)
-            except DiskFull: raise
-            except Exception as e:
-                line = ' '.join([f'{type(e).__name__}: {e}',*getattr(e, '__notes__', ())]).strip().replace('\n', ' ')
-                write_file(run.path/'error.json', json.dumps(dict(run=run.key, method=run.method.name, arch=arch_name(run.arch), fold=run.fold, seed=run.seed, settings=run.settings,
-                                                                  error=line, traceback=traceback.format_exc())).encode())
-                return Outcome(run.key, 'failed', error=line, new=True)
-        record['warnings'] = sorted({str(o.message) for o in heard if issubclass(o.category, UserWarning) and 'torch' not in o.filename})
-        write_file(run.path/'run.json', json.dumps(record).encode())
-        for o in (*run.path.glob('checkpoint*.pth'),run.path/'error.json'): o.unlink(missing_ok=True)
-        return Outcome(run.key, 'finished', record, new=True)
+        return _train_and_write(run, on_epoch) if record is None else Outcome(run.key, 'finished', record)
     finally: lock.release()

@@ -1,6 +1,7 @@
 """Make fastai DataLoaders of a table of images.
 
-From a table to fastai's `DataLoaders`. `ImageData.dataloaders` checks its arguments, and that all files are there, before anything is opened.
+From a table to fastai's `DataLoaders`. `ImageData.dataloaders` checks its arguments, and that all files are there,
+before anything is opened.
 
 ```python
 from fastai_balmix.datasets import *
@@ -45,7 +46,8 @@ def _train_valid(data, fold, parts):
               'two lists of row numbers, for training and validation', type(parts).__name__)
         train,valid = (checked_rows(rows, len(data), 'parts', owner) for rows in parts)
         both = np.intersect1d(train, valid)
-        check(not len(both), 'parts', owner, 'two lists of row numbers that share none', f'row {first_few(both, 1)} in both')
+        check(not len(both), 'parts', owner, 'two lists of row numbers that share none',
+              f'row {first_few(both, 1)} in both')
         return train,valid
     check_fold(data, fold, owner)
     if data.folds: return np.flatnonzero(data.df.fold!=fold),np.flatnonzero(data.df.fold==fold)
@@ -86,9 +88,10 @@ def _check_decode(decode, size, resize, item_tfms):
 def _block(vocab, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms):
     "The pipeline from items to batches, of which the first `n_train` are for training"
     opened = OpenFast((size[1],size[0])) if decode=='fast' else open_image
+    images = TransformBlock(type_tfms=[opened], batch_tfms=[IntToFloatTensor])
     resized = [] if size is None else [Resize(size, method=resize)]
     return DataBlock(
-        blocks=[TransformBlock(type_tfms=[opened], batch_tfms=[IntToFloatTensor]), CategoryBlock(vocab=vocab, sort=False)],
+        blocks=[images, CategoryBlock(vocab=vocab, sort=False)],
         getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter(range(n_train, n_train+n_valid)),
         item_tfms=resized+[*L(item_tfms)], batch_tfms=batch_tfms)
 

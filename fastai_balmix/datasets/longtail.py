@@ -1,8 +1,8 @@
 """A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 
-Long-tailed data. `digits_lt` is a set of real images that is there as soon as scikit-learn is: every example of this package
-starts from it. `tail_counts` and `tail_idxs` cut any balanced data set to a long tail, the way experiments on
-imbalance are usually set up.
+Long-tailed data. `digits_lt` is a set of real images that is there as soon as scikit-learn is installed: every example
+of this package starts from it. `tail_counts` and `tail_idxs` cut any balanced data set to a long tail, as experiments
+on imbalance usually do. `small_net` is a network for such small images.
 
 ```python
 tail_counts(n_max=120, n_classes=10, imbalance=20)
@@ -28,17 +28,19 @@ def tail_counts(
     n_max:int, # Images of the largest class
     n_classes:int, # Number of classes K
     imbalance:float=100, # Largest class over smallest
-    profile:str='exp' # 'exp': each class smaller than the one before by the same factor. 'step': the last half all equally rare.
+    profile:str='exp' # 'exp': each class smaller than the one before by a factor. 'step': the last half equally rare.
 )->np.ndarray: # Images per class, (K,) int64, largest first, none below 1
     "Class sizes of a long tail: `n_max` at the head, `n_max`/`imbalance` at the end"
     check_int(n_max, 'n_max', 'tail_counts', low=1)
     check_int(n_classes, 'n_classes', 'tail_counts', low=1)
     check_real(imbalance, 'imbalance', 'tail_counts', low=1)
-    check(profile in ('exp', 'step'), 'profile', 'tail_counts', "'exp' or 'step'", repr(profile))
+    check(profile in ('exp','step'), 'profile', 'tail_counts', "'exp' or 'step'", repr(profile))
     k = np.arange(n_classes)
-    depth = k/max(n_classes-1, 1) if profile=='exp' else (k >= (n_classes+1)//2)*1.
+    if profile=='exp': depth = k/max(n_classes-1, 1)
+    else: depth = (k >= (n_classes+1)//2).astype(float)
     # Powers differ in their last digit between machines, which must not decide what half an image is rounded to
-    return np.maximum(np.rint(np.round(n_max * float(imbalance)**-depth, 9)), 1).astype(np.int64)
+    sizes = np.round(n_max * float(imbalance)**-depth, 9)
+    return np.maximum(np.rint(sizes), 1).astype(np.int64)
 
 # %% ../../nbs/datasets/longtail.ipynb #8f6ae447
 def tail_idxs(
@@ -47,21 +49,39 @@ def tail_idxs(
     seed:int=42 # Which items stay
 )->np.ndarray: # Indices of the items that stay, sorted, (sum of `counts`,) int64
     "Choose `counts[k]` items of each class k at random, without replacement"
-    y,counts = np.asarray(y),np.asarray(counts)
+    y = np.asarray(y)
+    counts = np.asarray(counts)
     check_int(seed, 'seed', 'tail_idxs')
-    check(not len(y) or y.min()>=0, 'y', 'tail_idxs', 'classes, numbered from 0', f'class {y.min() if len(y) else None}')
+    lowest = y.min(initial=0)
+    check(lowest>=0, 'y', 'tail_idxs', 'classes, numbered from 0', f'class {lowest}')
     have = np.bincount(y, minlength=len(counts))
-    check(len(have)==len(counts), 'y', 'tail_idxs', f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', f'class {y.max()}')
-    check(((0<=counts) & (counts<=have)).all(), 'counts', 'tail_idxs', f'no more than there are of each class, {have.tolist()}, and none negative', str(counts.tolist()))
+    check(len(have)==len(counts), 'y', 'tail_idxs',
+          f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', f'class {len(have)-1}')
+    check(((counts>=0) & (counts<=have)).all(), 'counts', 'tail_idxs',
+          f'no more than there are of each class, {have.tolist()}, and none negative', str(counts.tolist()))
     rng = np.random.default_rng(seed)
-    return np.sort(np.concatenate([rng.choice(np.flatnonzero(y==k), n, replace=False) for k,n in enumerate(counts)]))
+    chosen = [rng.choice(np.flatnonzero(y==k), n, replace=False) for k,n in enumerate(counts)]
+    return np.sort(np.concatenate(chosen))
 
 # %% ../../nbs/datasets/longtail.ipynb #4875520e
 def _digit_items():
     "The digits as `(image, class)` pairs; images are (8,8,3) uint8"
     d = load_digits()
-    imgs = (d.images*255/16).astype(np.uint8)
-    return [(np.repeat(im[...,None], 3, axis=2), int(t)) for im,t in zip(imgs, d.target)]
+    images = (d.images*255/16).astype(np.uint8)
+    return [(np.repeat(im[...,None], 3, axis=2), int(target)) for im,target in zip(images, d.target)]
+
+def _digit_parts(y, n_max, imbalance, profile, valid_pct, seed):
+    "Items for training, with the tail, and for validation, balanced"
+    n_valid = round(valid_pct*len(y)/10)
+    fewest = np.bincount(y).min()
+    check(n_valid<fewest, 'valid_pct', 'digits_lt',
+          f'a share that leaves images of every class, of which one has {fewest}',
+          f'{valid_pct}, {n_valid} images a class,')
+    valid = tail_idxs(y, [n_valid]*10, seed)
+    rest = np.setdiff1d(np.arange(len(y)), valid)
+    most = np.bincount(y[rest]).min()
+    check(n_max<=most, 'n_max', 'digits_lt', f'at most {most}, with {n_valid} images a class held out', str(n_max))
+    return rest[tail_idxs(y[rest], tail_counts(n_max, 10, imbalance, profile), seed)],valid
 
 # %% ../../nbs/datasets/longtail.ipynb #746de289
 def digits_lt(
@@ -82,18 +102,11 @@ def digits_lt(
     check_int(size, 'size', 'digits_lt', low=1)
     check_int(n_max, 'n_max', 'digits_lt', low=1)
     items = _digit_items()
-    y = np.array([t for _,t in items])
-    n_valid = round(valid_pct*len(y)/10)
-    fewest = np.bincount(y).min()
-    check(n_valid<fewest, 'valid_pct', 'digits_lt', f'a share that leaves images of every class, of which one has {fewest}', f'{valid_pct}, {n_valid} images a class,')
-    valid = tail_idxs(y, [n_valid]*10, seed)
-    rest = np.setdiff1d(np.arange(len(y)), valid)
-    most = np.bincount(y[rest]).min()
-    check(n_max<=most, 'n_max', 'digits_lt', f'at most {most}, with {n_valid} images a class held out', str(n_max))
-    train = rest[tail_idxs(y[rest], tail_counts(n_max, 10, imbalance, profile), seed)]
-    dblock = DataBlock(blocks=[ImageBlock, CategoryBlock(vocab=list(range(10)), sort=False)], getters=[ItemGetter(0),ItemGetter(1)],
-        splitter=IndexSplitter(range(len(train), len(train)+len(valid))), batch_tfms=batch_tfms,
-        item_tfms=[Resize(size, method='squish'), *L(item_tfms)])
+    y = np.array([target for _,target in items])
+    train,valid = _digit_parts(y, n_max, imbalance, profile, valid_pct, seed)
+    dblock = DataBlock(blocks=[ImageBlock, CategoryBlock(vocab=list(range(10)), sort=False)],
+        getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter(range(len(train), len(train)+len(valid))),
+        item_tfms=[Resize(size, method='squish'), *L(item_tfms)], batch_tfms=batch_tfms)
     dls = dblock.dataloaders([items[i] for i in (*train,*valid)], bs=bs, num_workers=num_workers, **kwargs)
     dls.train.rng = random.Random(int(seed))
     return dls
@@ -102,6 +115,8 @@ def digits_lt(
 def small_net(
     n_classes # Number of classes
 )->nn.Module:
-    "Four 3×3 convolutions with batch norm, 16 to 64 channels, mean pooling and a linear layer: for images of 8 to 64 pixels"
-    c,strides = (3,16,32,32,64),(1,2,1,2)
-    return nn.Sequential(*[ConvLayer(i, o, stride=s) for i,o,s in zip(c, c[1:], strides)], AdaptiveAvgPool(), Flatten(), nn.Linear(c[-1], n_classes))
+    "Four 3×3 convolutions with batch norm, mean pooling and a linear layer: for images of 8 to 64 pixels"
+    channels = (3,16,32,32,64)
+    strides = (1,2,1,2)
+    layers = [ConvLayer(n_in, n_out, stride=s) for n_in,n_out,s in zip(channels, channels[1:], strides)]
+    return nn.Sequential(*layers, AdaptiveAvgPool(), Flatten(), nn.Linear(channels[-1], n_classes))

@@ -1,7 +1,7 @@
 """The rows of a table to train on, to choose the epoch on, and to report.
 
-A run of training needs three parts: what is trained on, what the epoch is chosen on, and what is reported. They follow from the folds or the splits of a table. This room makes them for
-`ImageData.parts`; no patient is in two of them.
+A run of training needs three parts: what is trained on, what the epoch is chosen on, and what is reported. They follow
+from the folds or the splits of a table. This room makes them for `ImageData.parts`; no patient is in two of them.
 
 ```python
 from fastai_balmix.datasets import *

@@ -1,15 +1,23 @@
 """Who is held out: patients never on two sides, and every class left for training.
 
-Splits of images into parts that share no patient. Two images of one patient are more alike than those of two patients, so a network that has trained on one of them is examined on what it has, in part, seen. `split_off` holds out a share,
-`fold_numbers` deals everything to folds; both keep the class shares, and both keep some of every class for training.
+Splits of images into parts that share no patient. Two images of one patient are more alike than those of two patients,
+so a network that trained on one of them has partly seen the other. `split_off` holds out a share, and `fold_numbers`
+deals everything to folds. Both keep the class shares, and both leave some of every class for training.
 
 ```python
+from fastai_balmix.datasets import *
+rng = np.random.default_rng(0)
+patient = np.repeat(np.arange(300), 2)
+grade = np.repeat(rng.choice(5, 300, p=[.7,.12,.1,.05,.03]), 2)
+grade = np.where(rng.random(600)<.2, np.minimum(grade+1, 4), grade)
 held = split_off(grade, groups=patient, share=.1)
 pd.crosstab(held, grade)
 ```
 
 ```python
-fold = fold_numbers(grade, groups=patient, n_folds=5)
+from fastai_balmix.datasets import *
+grade = np.repeat([0,1,2,3], [200,60,30,10])
+fold = fold_numbers(grade, groups=np.arange(300)//2, n_folds=5)
 pd.crosstab(fold, grade)
 ```"""
 
@@ -23,7 +31,7 @@ import warnings
 from fractions import Fraction
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,train_test_split
+from sklearn.model_selection import StratifiedKFold,train_test_split
 from ..checks import as_labels,check,check_int,check_real,label_array
 from ..loaders.draws import class_counts
 
@@ -34,11 +42,11 @@ def group_numbers(
     owner:str # Whose parameter `groups` this is
 )->np.ndarray: # (N,) int64
     "Groups as 0, 1, ..., in the order in which they appear"
-    g = label_array(groups)
-    check(g.ndim==1 and len(g)==n, 'groups', owner, f'{n} values, one for each item', f'an array of shape {g.shape}')
-    lost = pd.isna(g)
-    check(not lost.any(), 'groups', owner, 'a group for each item: give an item without one a group of its own', f'none at index {int(lost.argmax())}' if lost.any() else '')
-    return pd.factorize(g)[0].astype(np.int64)
+    groups = label_array(groups)
+    check(groups.shape==(n,), 'groups', owner, f'{n} values, one for each item', f'an array of shape {groups.shape}')
+    lost = np.flatnonzero(pd.isna(groups))
+    if len(lost): check(False, 'groups', owner, 'one value for each item', f'no value at index {lost[0]}')
+    return pd.factorize(groups)[0].astype(np.int64)
 
 def check_groups(
     groups, # What belongs together, (N,)
@@ -46,22 +54,60 @@ def check_groups(
     owner:str # Whose parameter `groups` this is
 )->None:
     "Raise a `ValueError` that names a group with items in two parts, if there is one"
-    df = pd.DataFrame(dict(g=label_array(groups), p=label_array(parts)))
-    n = df.drop_duplicates().groupby('g', sort=False).p.agg(list)
-    two = n[n.map(len)>1]
-    if len(two): check(False, 'groups', owner, 'groups that each lie in one part',
-                       f"{two.index.tolist()[0]!r} with items in {' and '.join(str(o) for o in two.iloc[0])} ({len(two)} such group{'s'[:len(two)>1]})")
+    df = pd.DataFrame(dict(group=label_array(groups), part=label_array(parts))).drop_duplicates()
+    parts_of = df.groupby('group', sort=False).part.agg(list)
+    split = parts_of[parts_of.map(len)>1]
+    if not len(split): return
+    such = f"{len(split)} such group{'s' if len(split)>1 else ''}"
+    first = ' and '.join(map(str, split.iloc[0]))
+    raise ValueError(f"The 'groups' parameter of {owner} must be groups that each lie in one part. "
+                     f'Got {split.index.tolist()[0]!r} with items in {first} ({such}) instead.')
+
+# %% ../../nbs/datasets/splits.ipynb #ecaf6f27
+def _best_fold(uneven, images):
+    "The fold with the least unevenness; of those that differ by rounding only, the one with fewest images"
+    best = 0
+    for k in range(1, len(uneven)):
+        equal = abs(uneven[k]-uneven[best]) <= 1e-8+1e-5*uneven[best]
+        if uneven[k]<uneven[best] or (equal and images[k]<images[best]): best = k
+    return best
+
+def _deal_groups(y, g, n_folds, seed):
+    "Fold of each group, (G,), 0 to `n_folds`-1"
+    classes,y = np.unique(y, return_inverse=True)
+    n_groups,n_classes = g.max()+1,len(classes)
+    counts = np.zeros((n_groups,n_classes))
+    np.add.at(counts, (g,y), 1)
+    order = np.arange(n_groups)
+    np.random.RandomState(seed).shuffle(order)
+    order = order[np.argsort(-counts[order].std(1), kind='stable')]
+    total,dealt = counts.sum(0),np.zeros((n_folds,n_classes))
+    # Row i of `shares[k]`: class shares of fold i, if the group at hand goes to fold k
+    shares = np.zeros((n_folds,n_folds,n_classes))
+    own = shares.reshape(-1, n_classes)[::n_folds+1] # a view of the rows with i = k
+    size,images = counts.sum(1),[0]*n_folds
+    fold = np.zeros(n_groups, dtype=np.int64)
+    for group in order:
+        own[:] = (dealt+counts[group])/total
+        off = shares - shares.sum(1, keepdims=True)/n_folds
+        std = np.sqrt((off*off).sum(1)/n_folds)
+        best = _best_fold((std.sum(1)/n_classes).tolist(), images)
+        fold[group] = best
+        dealt[best] += counts[group]
+        shares[:,best] = dealt[best]/total
+        images[best] += size[group]
+    return fold
+
+def _deal_items(y, n_folds, seed):
+    "Fold of each item, (N,), 0 to `n_folds`-1, by scikit-learn"
+    fold = np.zeros(len(y), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning) # `fold_numbers` itself warns of small classes
+        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+        for k,(_,idx) in enumerate(splitter.split(y, y)): fold[idx] = k
+    return fold
 
 # %% ../../nbs/datasets/splits.ipynb #5a4ed796
-def _dealt(y, g, n_folds, seed):
-    "Fold of each item, 0 to `n_folds`-1, by scikit-learn"
-    cv = (StratifiedKFold if g is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
-    res = np.zeros(len(y), dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning) # of small classes the callers speak themselves
-        for k,(_,idx) in enumerate(cv.split(y, y, g)): res[idx] = k
-    return res
-
 def _quotas(counts, share, rng):
     "Items to hold out of each class: `share` of all in total, by largest remainder, and never the whole of a class"
     want = counts*share
@@ -70,9 +116,27 @@ def _quotas(counts, share, rng):
     n[order[:round(share*counts.sum())-n.sum()]] += 1
     return np.minimum(n, np.maximum(counts-1, 0))
 
+def _hold_items(y, share, seed, n_classes):
+    "Hold out single items, (N,) bool"
+    held = np.zeros(len(y), dtype=bool)
+    rng = np.random.default_rng(seed)
+    for k,n in enumerate(_quotas(class_counts(y, n_classes), share, rng)):
+        held[rng.permutation(np.flatnonzero(y==k))[:n]] = True
+    return held
+
+def _hold_groups(y, g, share, seed):
+    "Hold out whole groups, (N,) bool"
+    most = class_counts(y).max()
+    if most<2: return g==0
+    fraction = Fraction(share).limit_denominator(20)
+    # As many folds as the largest class has items can be dealt to evenly
+    n_folds = int(min(max(fraction.denominator, 2), g.max()+1, most))
+    n_held = min(max(round(share*n_folds), 1), n_folds-1)
+    return _deal_groups(y, g, n_folds, seed)[g] < n_held
+
 def split_off(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
+    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
     share:float=.1, # Share of the items that is held out, about
     seed:int=0, # Which items
     n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
@@ -82,110 +146,123 @@ def split_off(
     check_real(share, 'share', 'split_off', low=0, high=1, high_open=True)
     check(share>0, 'share', 'split_off', 'above 0', repr(share))
     check_int(seed, 'seed', 'split_off')
-    held = np.zeros(len(y), dtype=bool)
-    if groups is None:
-        rng = np.random.default_rng(seed)
-        counts = class_counts(y, n_classes)
-        for k,n in enumerate(_quotas(counts, share, rng)): held[rng.permutation(np.flatnonzero(y==k))[:n]] = True
-        return held
+    if groups is None: return _hold_items(y, share, seed, n_classes)
     g = group_numbers(groups, len(y), 'split_off')
     n_groups = g.max(initial=-1)+1
-    check(n_groups>1, 'groups', 'split_off', 'at least two, that one of them may be held out', str(n_groups))
-    f = Fraction(share).limit_denominator(20)
-    # As many folds as the largest class has items is what scikit-learn can deal to
-    n = int(min(max(f.denominator, 2), n_groups, max(class_counts(y).max(), 2)))
-    held = _dealt(y, g, n, seed) < min(max(round(share*n), 1), n-1) if class_counts(y).max()>1 else g==0
-    return _give_back(y, g, held)
+    check(n_groups>1, 'groups', 'split_off', 'at least two groups, so that one of them can be held out', str(n_groups))
+    return _give_back(y, g, _hold_groups(y, g, share, seed))
 
 # %% ../../nbs/datasets/splits.ipynb #3ffef78e
 def _give_back(y, g, held):
     "`held` without the smallest group of each class that would be held out as a whole"
-    held,size = held.copy(),np.bincount(g)
+    held = held.copy()
+    size = np.bincount(g)
     for k in np.unique(y):
         if not held[y==k].all(): continue
-        mine = np.unique(g[y==k])
-        held[g==mine[size[mine].argmin()]] = False
+        groups = np.unique(g[y==k])
+        held[g==groups[size[groups].argmin()]] = False
     return held
 
 # %% ../../nbs/datasets/splits.ipynb #2ae2909d
-def _spread(y, g):
-    "(G,K) bool: which groups hold which classes"
-    res = np.zeros((g.max()+1, y.max()+1), dtype=bool)
-    res[g,y] = True
-    return res
+def _holdings(y, g):
+    "Which groups hold which classes, (G,K) bool"
+    holds = np.zeros((g.max()+1, y.max()+1), dtype=bool)
+    holds[g,y] = True
+    return holds
+
+def _stuck(fold, holds):
+    "Classes whose groups all lie in one fold"
+    return [k for k,groups in enumerate(holds.T) if len(np.unique(fold[groups]))==1]
 
 def _faults(fold, holds, n_folds):
     "Number of empty folds, and of classes whose groups all lie in one fold"
-    there = np.zeros((n_folds, holds.shape[1]), dtype=bool)
+    there = np.zeros((n_folds,holds.shape[1]), dtype=bool)
     np.logical_or.at(there, fold, holds)
     return n_folds-len(np.unique(fold)) + (there.sum(0)==1).sum()
 
-def _apart(fold, holds, size, n_folds):
-    "Move groups, (G,) fold numbers, one at a time, while that mends something: the smallest that will do, to the fold with fewest images"
-    left = _faults(fold, holds, n_folds)
-    while left:
-        n = np.bincount(fold, weights=size, minlength=n_folds)
-        stuck = np.array([len(np.unique(fold[h]))==1 for h in holds.T])
-        movable = holds[:,stuck].any(1) if stuck.any() else np.ones(len(fold), dtype=bool)
-        for i,to in ((i,to) for i in np.argsort(size, kind='stable') if movable[i] for to in np.argsort(n, kind='stable')):
-            tried = fold.copy()
-            tried[i] = to
-            if (now := _faults(tried, holds, n_folds)) < left: break
-        else: return fold,left
-        fold,left = tried,now
-    return fold,left
+def _better_move(fold, holds, size, n_folds, faults):
+    "Folds with one group moved, the smallest that helps, and their number of faults; None where no move helps"
+    images = np.bincount(fold, weights=size, minlength=n_folds)
+    stuck = _stuck(fold, holds)
+    movable = holds[:,stuck].any(1) if stuck else np.ones(len(fold), dtype=bool)
+    for group in np.argsort(size, kind='stable'):
+        if not movable[group]: continue
+        for to in np.argsort(images, kind='stable'):
+            moved = fold.copy()
+            moved[group] = to
+            left = _faults(moved, holds, n_folds)
+            if left<faults: return moved,left
+    return None
+
+def _mended(fold, holds, size, n_folds):
+    "Folds of groups, (G,), with groups moved while that helps, and the number of faults that are left"
+    faults = _faults(fold, holds, n_folds)
+    while faults and (better := _better_move(fold, holds, size, n_folds, faults)): fold,faults = better
+    return fold,faults
 
 # %% ../../nbs/datasets/splits.ipynb #a1f312c3
-def _words(classes, names, counts, unit):
+def _counted(classes, names, counts, unit):
     "Classes with their numbers of images or groups, for an error or a warning"
-    return ', '.join(f"{int(k) if names is None else names[k]!r} with {counts[k]}" for k in classes) + f' {unit}s'[:None if len(classes)>1 or counts[classes[0]]!=1 else -1]
+    named = [f'{int(k) if names is None else names[k]!r} with {counts[k]}' for k in classes]
+    plural = '' if len(classes)==1 and counts[classes[0]]==1 else 's'
+    return f"{', '.join(named)} {unit}{plural}"
 
-def fold_numbers( # type: ignore[return] # where it ends without one, the last check raises
+def _check_dealable(y, counts, n_folds, names, unit):
+    "Raise a `ValueError` where a class is too small to deal; warn of classes that some folds will lack"
+    single = np.flatnonzero(counts==1)
+    if len(single):
+        check(False, 'y', 'fold_numbers',
+              f'classes with at least two {unit}s each, so that one can be trained on while the other is reported',
+              _counted(single, names, counts, unit))
+    most = class_counts(y).max()
+    check(most>=n_folds, 'n_folds', 'fold_numbers', f'at most {most}, the images of the largest class', str(n_folds))
+    few = np.flatnonzero((counts>0) & (counts<n_folds))
+    if len(few):
+        warnings.warn(f'fold_numbers: some of the {n_folds} folds will be reported without a class that has fewer '
+                      f'{unit}s: {_counted(few, names, counts, unit)}.', stacklevel=3)
+
+def fold_numbers(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: each item stands for itself.
+    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
     n_folds:int=5, # Number of folds
     seed:int=0, # Which items go to which fold
     names=None # Names of the classes, for errors and warnings. Default: their numbers.
 )->np.ndarray: # (N,) int64, from 1 to `n_folds`
     """Deal items to folds, stratified by class, no group in two of them, and no class in one alone.
 
-    Raises a `ValueError` where there are fewer groups than folds, or a class would be missing from the training images of a fold; warns of classes that some folds will lack."""
+    Raises a `ValueError` where there are fewer groups than folds, or a class would be missing from the training images
+    of a fold; warns of classes that some folds will lack."""
     check_int(n_folds, 'n_folds', 'fold_numbers', low=2)
     check_int(seed, 'seed', 'fold_numbers')
     y = as_labels(y, 'fold_numbers', n_classes=None if names is None else len(names), name='y')
-    unit,g = ('image',np.arange(len(y))) if groups is None else ('group',group_numbers(groups, len(y), 'fold_numbers'))
+    unit = 'image' if groups is None else 'group'
+    g = np.arange(len(y)) if groups is None else group_numbers(groups, len(y), 'fold_numbers')
     n_groups = g.max(initial=-1)+1
     check(n_groups>=n_folds, 'n_folds', 'fold_numbers', f'at most {n_groups}, the number of {unit}s', str(n_folds))
-    counts = class_counts(pd.DataFrame(dict(y=y, g=g)).drop_duplicates().y.to_numpy())
-    single = np.flatnonzero(counts==1)
-    check(not len(single), 'y', 'fold_numbers', f'classes with at least two {unit}s each, for one must be trained on while the other is reported',
-          _words(single, names, counts, unit) if len(single) else '')
-    most = class_counts(y).max()
-    check(most>=n_folds, 'n_folds', 'fold_numbers', f'at most {most}, the images of the largest class', str(n_folds))
-    few = np.flatnonzero((0<counts) & (counts<n_folds))
-    if len(few): warnings.warn(f'fold_numbers: some of the {n_folds} folds will be reported without a class that has fewer {unit}s: {_words(few, names, counts, unit)}.', stacklevel=2)
-    if groups is None: return _dealt(y, None, n_folds, seed)+1
-    holds,size = _spread(y, g),np.bincount(g)
-    for tries in range(20):
-        dealt = np.zeros(n_groups, dtype=np.int64)
-        # Another deal only where moving single groups did not mend the first
-        dealt[g] = _dealt(y, g, n_folds, seed+1_000_003*tries)
-        by_group,left = _apart(dealt, holds, size, n_folds)
-        if not left: return by_group[g]+1
-    stuck = [k for k in range(holds.shape[1]) if len(np.unique(by_group[holds[:,k]]))==1]
-    check(False, 'groups', 'fold_numbers', 'groups that can be dealt so that each class lies in two folds or more',
-          _words(stuck, names, counts, unit)+', all in one fold' if stuck else 'an empty fold')
+    holds = _holdings(y, g)
+    _check_dealable(y, holds.sum(0), n_folds, names, unit)
+    if groups is None: return _deal_items(y, n_folds, seed)+1
+    for attempt in range(20): # another deal only where moving single groups does not mend the first
+        dealt = _deal_groups(y, g, n_folds, seed+1_000_003*attempt)
+        fold,faults = _mended(dealt, holds, np.bincount(g), n_folds)
+        if not faults: return fold[g]+1
+    stuck = _stuck(fold, holds)
+    got = f'{_counted(stuck, names, holds.sum(0), "group")}, all in one fold' if stuck else 'an empty fold'
+    raise ValueError("The 'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies "
+                     f'in two folds or more. Got {got} instead.')
 
 # %% ../../nbs/datasets/splits.ipynb #26ec3dde
 def authors_folds(
     y, # Class of each item, in the order of the authors' table, classes numbered in alphabetical order, (N,) ints
     n:int|None=None # The number of items of which each fold is a fifth. Default: N.
 )->np.ndarray: # (N,) int64, from 1 to 5
-    "Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is left, with `random_state=0`"
+    """Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is
+    left, with `random_state=0`"""
     y = as_labels(y, 'authors_folds', name='y')
-    n = len(y) if n is None else n
+    if n is None: n = len(y)
     check_int(n, 'n', 'authors_folds', low=5)
-    rest,fold = np.arange(len(y)),np.full(len(y), 5, dtype=np.int64)
+    rest = np.arange(len(y))
+    fold = np.full(len(y), 5, dtype=np.int64)
     for k in range(1, 5):
         try: rest,cut = train_test_split(rest, test_size=int(n)//5, random_state=0, stratify=y[rest])
         except ValueError as e: raise ValueError(f'authors_folds: fold {k} cannot be cut off. {e}') from None

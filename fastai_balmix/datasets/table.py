@@ -1,6 +1,7 @@
 """A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 
-Images as a table: `ImageData` holds a row for each image (`path`, `label`, and where there are any `group`, `split` or `fold`), says what is in it and what is missing on disk, and makes fastai's loaders from it. The readers of
+Images as a table: `ImageData` holds a row for each image (`path`, `label`, and where there are any `group`, `split` or
+`fold`), says what is in it and what is missing on disk, and makes fastai's loaders from it. The readers of
 `fastai_balmix.datasets.sources` return it; a table of your own will do as well.
 
 ```python
@@ -230,9 +231,9 @@ def _dealt_splits(data, valid, test, seed):
 
 # %% ../../nbs/datasets/table.ipynb #fb7e1280
 class ImageData:
-    "Images with their classes, and where there are any their patients and parts; checked. `print` it for a summary."
+    "Images with their classes, and where known their patients and parts; checked. `print` it for a summary."
     def __init__(self,
-        df:pd.DataFrame, # A row for each image: `path`, `label`, where known `group`, and `split` ('train', 'valid', 'test') or `fold` (1 to K)
+        df:pd.DataFrame, # A row for each image: `path`, `label`, perhaps `group`, and `split` or `fold` (1 to K)
         vocab, # Names of the K classes; grades from low to high
         ordered:bool=False, # Are the classes grades?
         root=None, # Folder that paths start from; none where `images` opens them
@@ -240,7 +241,7 @@ class ImageData:
         images=None, # Function that opens an image by its path, such as `ArrayImages`. Default: files in `root`.
         notes=(), # Sentences that belong under every table made from these data
         recipe:dict|None=None, # What `read_data` makes the same object from
-        prevalence:str|None=None # 'train' where the test images were balanced artificially, so that scores are read at the class shares of the training images
+        prevalence:str|None=None # 'train' where the test images were balanced artificially, see `long_tail`
     ):
         self.vocab = _checked_vocab(vocab)
         check(isinstance(ordered, bool), 'ordered', 'ImageData', 'True or False', repr(ordered))
@@ -295,7 +296,7 @@ class ImageData:
 
     def parts(self,
         fold:int|None=None, # The fold that is reported; None where the data have a split
-        select:float=.1, # Share that is cut off the training images to choose the epoch on, where the data do not say which
+        select:float=.1, # Share of training images to choose the epoch on, where the data do not say which
         selection:str='inner', # 'inner', or 'reported-fold': choose on what is reported
         seed:int=0 # Which images are cut off
     )->dict: # `train`, `select`, `report`: row numbers, sorted int64
@@ -336,7 +337,8 @@ class ImageData:
         num_workers:int|None=None, # Processes. Default: one for each core; 0 opens the images in this process.
         progress:bool=True # Show a bar?
     )->Verification:
-        "Decode every image, and find those that are unreadable or there more than once. What was found is kept beside the data, so that a second call opens only what is new."
+        """Decode every image, and find those that are unreadable or there more than once. What was found is kept beside
+        the data, so that a second call opens only what is new."""
         return verify_images(self, num_workers, progress)
 
     def dataloaders(self,
@@ -349,8 +351,10 @@ class ImageData:
         num_workers:int|None=None, # Worker processes. Default: fastai's.
         seed:int|None=None, # Order in which training visits the images. Default: left to chance.
         resize:str='squish', # How images come to `size`: 'squish', 'crop' or 'pad'
-        decode:str='full', # 'full', or 'fast': JPEGs much larger than `size` are decoded at 1/2, 1/4 or 1/8 of their size
+        decode:str='full', # 'full', or 'fast': large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size
         **kwargs # Passed to `DataBlock.dataloaders`
     )->DataLoaders:
-        "Loaders for training and validation. Raises a `ValueError`, before anything is opened, for files that are missing and arguments that are wrong."
-        return image_loaders(self, fold, size, bs, parts, item_tfms, batch_tfms, num_workers, seed, resize, decode, **kwargs)
+        """Loaders for training and validation. Raises a `ValueError`, before anything is opened, for files that are
+        missing and arguments that are wrong."""
+        return image_loaders(self, fold, size, bs, parts, item_tfms, batch_tfms, num_workers, seed, resize, decode,
+                             **kwargs)

@@ -1,7 +1,7 @@
 """Find broken, missing and duplicate files before training.
 
-A copy that broke off leaves a file that opens, and fails in the third hour of training, when a worker needs its last row. `ImageData.verify` decodes every image to the end, and finds images that are in the table
-more than once.
+A copy that broke off leaves a file that opens, and fails in the third hour of training, when a worker needs its last
+row. `ImageData.verify` decodes every image to the end, and finds images that are in the table more than once.
 
 ```python
 from fastai_balmix.datasets import *

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from PIL import Image
 from fastai.data.all import *
-from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize,ResizeMethod # type: ignore[attr-defined] # fastai makes the last at run time
+from fastai.vision.augment import RandTransform,RandomCrop,RandomResizedCrop,Resize
+from fastai.vision.augment import ResizeMethod # type: ignore[attr-defined] # fastai makes it at run time
 from ..checks import check
 from .draws import ClassSampler
 from .labels import n_items,train_labels
@@ -38,33 +39,55 @@ from .extend import extend_loader,fastai_loader,generator_types,LoaderExtension,
 from .store import pack,packed_size,Store,unpack,unpicklable
 
 # %% ../../nbs/loaders/cache.ipynb #304fe0ca
+_size_pattern = r'\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b\s*'
+
 def size_bytes(
     size, # A number of bytes, or words such as '2GB', '500 MB' or '1.5GiB'
     owner:str='size_bytes' # Whose parameter `size` this is
 )->int:
     "Bytes that a size stands for: a GB is 10⁹, a GiB 2³⁰"
-    m = re.fullmatch(r'\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b\s*', size, re.IGNORECASE) if isinstance(size, str) else None
-    ok = m is not None or isinstance(size, (int,np.integer)) and not isinstance(size, bool) and size>=0
-    check(ok, 'size', owner, "a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'", repr(size))
-    return round(float(m[1])*(1024 if m[3] else 1000)**'_kmgt'.index(m[2].lower() or '_')) if m else int(size)
+    words = re.fullmatch(_size_pattern, size, re.IGNORECASE) if isinstance(size, str) else None
+    is_number = isinstance(size, int|np.integer) and not isinstance(size, bool)
+    allowed = "a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'"
+    check(words is not None or is_number and size>=0, 'size', owner, allowed, repr(size))
+    if words is None: return int(size)
+    number,prefix,binary = words.groups()
+    power = '_kmgt'.index(prefix.lower() or '_')
+    return round(float(number)*(1024 if binary else 1000)**power)
 
 # %% ../../nbs/loaders/cache.ipynb #bd3ca361
-_plain = type,ModuleType,str,bytes,int,float,np.ndarray,torch.Tensor,Image.Image
+# What is looked into no further
+_leaves = type,ModuleType,str,bytes,int,float,np.ndarray,torch.Tensor,Image.Image
 
-def _holds_generator(o, depth=3):
-    "Has a function, an object, or something in it, a random generator of its own?"
+def _implementations(tfm):
+    "The functions in which a fastai transform encodes, by type"
+    encodes = getattr(tfm, 'encodes', None)
+    methods = getattr(getattr(encodes, '_f', encodes), 'methods', ())
+    return [o.implementation for o in methods]
+
+def _parts(o):
+    "What a function or an object can reach: its attributes, arguments, items, and the variables that it uses"
+    if isinstance(o, partial): return [o.func,*o.args,*o.keywords.values()]
+    if isinstance(o, list|tuple|set): return [*o]
+    if isinstance(o, dict): return [*o.values()]
+    if inspect.isfunction(o):
+        used = inspect.getclosurevars(o)
+        return [*used.nonlocals.values(), *used.globals.values(), *(o.__defaults__ or ())]
+    return [*getattr(o, '__dict__', {}).values(), getattr(o, '__self__', None), *_implementations(o)]
+
+def _reaches_generator(o, depth=3):
+    "Is there a random generator in a function or an object, or up to `depth` steps inside it?"
     if isinstance(o, generator_types): return True
-    if o is None or depth==0 or isinstance(o, _plain): return False
-    if isinstance(o, partial): inside = [o.func,*o.args,*o.keywords.values()]
-    elif isinstance(o, (list,tuple,set)): inside = [*o]
-    elif isinstance(o, dict): inside = [*o.values()]
-    elif inspect.isfunction(o):
-        held = inspect.getclosurevars(o)
-        inside = [*held.nonlocals.values(), *held.globals.values(), *(o.__defaults__ or ())]
-    else:
-        enc = getattr(o, 'encodes', None)
-        inside = [*getattr(o, '__dict__', {}).values(), getattr(o, '__self__', None), *(m.implementation for m in getattr(getattr(enc, '_f', enc), 'methods', ()))]
-    return any(_holds_generator(x, depth-1) for x in inside[:100])
+    if o is None or isinstance(o, _leaves) or depth==0: return False
+    # A long list holds data
+    return any(_reaches_generator(part, depth-1) for part in _parts(o)[:100])
+
+# %% ../../nbs/loaders/cache.ipynb #7b20e5f1
+def _is_fixed(tfm, split_idx):
+    "Does one of fastai's random transforms do the same each time, in this part of the data?"
+    if tfm.p!=1: return False
+    if type(tfm) is Resize and tfm.method==ResizeMethod.Squish: return True # type: ignore[attr-defined]
+    return bool(split_idx) and type(tfm) in (Resize,RandomCrop,RandomResizedCrop)
 
 def is_random(
     f, # A step in the making of an item: a transform or a function
@@ -73,17 +96,57 @@ def is_random(
     "Is a step known to be random, in this part of the data?"
     own = getattr(f, 'split_idx', None)
     if own is not None and own!=split_idx: return False # it does nothing here
-    if isinstance(f, RandTransform):
-        fixed = type(f) is Resize and f.method==ResizeMethod.Squish or split_idx and type(f) in (Resize,RandomCrop,RandomResizedCrop) # type: ignore[attr-defined] # `store_attr`
-        return not (fixed and f.p==1) # type: ignore[attr-defined]
-    return own==0 or _holds_generator(f)
+    if isinstance(f, RandTransform): return not _is_fixed(f, split_idx)
+    return own==0 or _reaches_generator(f)
 
 # %% ../../nbs/loaders/cache.ipynb #c2626659
-def _states(): return random.getstate(),np.random.get_state()[1:],torch.get_rng_state()
+def _random_states():
+    "States of the three global generators"
+    return random.getstate(),np.random.get_state()[1:],torch.get_rng_state()
 
-def _touched(a, b): return a[0]!=b[0] or any(not np.array_equal(x, y) for x,y in zip(a[1], b[1])) or not torch.equal(a[2], b[2])
+def _same_states(a, b):
+    same_numpy = all(np.array_equal(x, y) for x,y in zip(a[1], b[1]))
+    return a[0]==b[0] and same_numpy and torch.equal(a[2], b[2])
 
-def _name(f):
+def _run(x, steps, split_idx):
+    "`x` after some steps, in this part of the data"
+    for f in steps: x = f(x, split_idx=split_idx) if isinstance(f, Transform) else f(x)
+    return x
+
+def _watched(x, steps, split_idx):
+    "`x` after the steps up to the first random one, and the bytes of what each of them made"
+    made = []
+    for f in steps:
+        if is_random(f, split_idx): break
+        before = _random_states()
+        x = _run(x, [f], split_idx)
+        if not _same_states(before, _random_states()): break
+        try: made.append(b''.join(pack(x)))
+        except unpicklable: break
+    return x,made
+
+def _n_same(a, b):
+    "How many entries two lists begin with that are the same"
+    return next((k for k,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
+
+# %% ../../nbs/loaders/cache.ipynb #e4f81b06
+def _data_steps(dl):
+    "Can the data set be looked into? And its steps: a row for each element of an item, else one row of one step"
+    ds,own = dl.dataset,vars(dl).get('create_item')
+    usual = type(dl).create_item is DataLoader.create_item
+    lists = ds.tls if isinstance(ds, Datasets) and type(ds).__getitem__ is Datasets.__getitem__ else []
+    def known(tl): return type(tl).__getitem__ is TfmdLists.__getitem__ and type(tl)._after_item is TfmdLists._after_item
+    if lists and all(map(known, lists)) and usual and own is None: return True,[[*o.tfms.fs] for o in lists]
+    if own is not None: return False,[[own]]
+    return False,[[ds.__getitem__ if usual else partial(type(dl).create_item, dl)]]
+
+def _item_steps(dl):
+    "The steps of a loader's `after_item`"
+    after = dl.after_item
+    if isinstance(after, Pipeline): return [*after.fs]
+    return [] if getattr(after, '__func__', None) is DataLoader.after_item else [after]
+
+def _step_name(f):
     if isinstance(f, Transform): return getattr(f, '_name', type(f).__name__)
     return getattr(f, '__qualname__', type(f).__name__)
 
@@ -92,170 +155,189 @@ class Steps:
     def __init__(self,
         dl # A fastai loader
     ):
-        self.ds,self.n,self.split_idx = dl.dataset,len(dl.dataset),getattr(dl.dataset, 'split_idx', None)
-        self.opened,self.rows,self.after = self._of(dl)
-        self.fixed,self.n_after = [len(o) for o in self.rows],len(self.after)
-        tried = [i for i in dict.fromkeys(np.linspace(0, self.n-1, 4).astype(int).tolist()) if self._compare(i)]
-        with no_random(): self.sizes = [packed_size(pack(self.constant(i))) for i in tried or [0]] if self else []
+        self.ds,self.n = dl.dataset,len(dl.dataset)
+        self.split_idx = getattr(dl.dataset, 'split_idx', None)
+        self.opened,self.rows = _data_steps(dl)
+        self.after = _item_steps(dl)
+        self.fixed = [len(o) for o in self.rows]
+        self.n_after = len(self.after)
+        sample = dict.fromkeys(np.linspace(0, self.n-1, 4).astype(int).tolist())
+        tried = [i for i in sample if self._compare(i)]
+        self.sizes = []
+        if self:
+            with no_random(): self.sizes = [packed_size(pack(self.constant(i))) for i in tried or [0]]
         self.settings = self._settings()
 
     def __bool__(self): return not self.rows[0] or self.fixed[0]>0
 
-    @staticmethod
-    def _of(dl):
-        "Can the data set be looked into? Its steps, a row for each element of an item, else a single one; and the steps after it"
-        ds,own,usual = dl.dataset,vars(dl).get('create_item'),type(dl).create_item is DataLoader.create_item
-        opened = own is None and usual and isinstance(ds, Datasets) and type(ds).__getitem__ is Datasets.__getitem__ and all(
-            type(o).__getitem__ is TfmdLists.__getitem__ and type(o)._after_item is TfmdLists._after_item for o in ds.tls)
-        after = dl.after_item
-        after = [*after.fs] if isinstance(after, Pipeline) else [] if getattr(after, '__func__', None) is DataLoader.after_item else [after]
-        if opened: return True,[[*o.tfms.fs] for o in ds.tls],after
-        return False,[[ifnone(own, ds.__getitem__ if usual else partial(type(dl).create_item, dl))]],after
-
     def _raw(self, i): return [L(o.items, use_list=None)[i] for o in self.ds.tls] if self.opened else [i]
-
-    def _run(self, x, fs):
-        for f in fs: x = f(x, split_idx=self.split_idx) if isinstance(f, Transform) else f(x)
-        return x
 
     def _joined(self, xs): return tuple(xs) if self.opened else xs[0]
 
     @property
-    def whole(self): return self.fixed==[len(o) for o in self.rows]
+    def whole(self):
+        "Are all steps of the data set constant?"
+        return self.fixed==[len(o) for o in self.rows]
 
     def constant(self,
         i:int # Number of the item
     ):
         "What is kept of item `i`"
-        xs = [self._run(x, row[:k]) for x,row,k in zip(self._raw(i), self.rows, self.fixed)]
-        return self._run(self._joined(xs), self.after[:self.n_after]) if self.whole else xs
+        parts = [_run(x, row[:k], self.split_idx) for x,row,k in zip(self._raw(i), self.rows, self.fixed)]
+        return _run(self._joined(parts), self.after[:self.n_after], self.split_idx) if self.whole else parts
 
     def rest(self,
         x # What was kept of an item
     ):
         "The item"
-        if not self.whole: x = self._joined([self._run(o, row[k:]) for o,row,k in zip(x, self.rows, self.fixed)])
-        return self._run(x, self.after[self.n_after:])
-
-    def _watched(self, x, fs):
-        "What steps make of `x`, and of each step the bytes, up to the first that is random"
-        res = []
-        for f in fs:
-            if is_random(f, self.split_idx): break
-            before = _states()
-            x = self._run(x, [f])
-            if _touched(before, _states()): break
-            try: res.append(b''.join(pack(x)))
-            except unpicklable: break
-        return x,res
+        if not self.whole:
+            x = self._joined([_run(o, row[k:], self.split_idx) for o,row,k in zip(x, self.rows, self.fixed)])
+        return _run(x, self.after[self.n_after:], self.split_idx)
 
     def _trial(self, i, seed):
+        "Bytes of what each step makes of item `i`, up to the first random one: by row, and after them"
         with no_random(seed, reproducible=False):
-            xs,rows = zip(*(self._watched(x, row[:k]) for x,row,k in zip(self._raw(i), self.rows, self.fixed)))
-            whole = [len(o) for o in rows]==[len(o) for o in self.rows]
-            return rows,self._watched(self._joined(xs), self.after[:self.n_after])[1] if whole else []
+            raw = zip(self._raw(i), self.rows, self.fixed)
+            parts,rows = zip(*(_watched(x, row[:k], self.split_idx) for x,row,k in raw))
+            if [len(o) for o in rows]!=[len(o) for o in self.rows]: return rows,[]
+            return rows,_watched(self._joined(parts), self.after[:self.n_after], self.split_idx)[1]
 
     def _compare(self, i):
         "Make an item twice, and leave out what differs. False where it cannot be opened, which is left to training."
-        try: (rows,after),(rows1,after1) = self._trial(i, 0),self._trial(i, 1)
+        try: (rows,after),(rows_again,after_again) = self._trial(i, 0),self._trial(i, 1)
         except Exception: return False
-        def same(a, b): return next((k for k,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
-        self.fixed = [*map(same, rows, rows1)]
-        self.n_after = same(after, after1)
+        self.fixed = [*map(_n_same, rows, rows_again)]
+        self.n_after = _n_same(after, after_again)
         return True
 
     def _settings(self):
         "Arguments of the constant steps as they are now"
-        fs = [*(f for row,k in zip(self.rows, self.fixed) for f in row[:k]), *self.after[:self.n_after]]
-        return repr([{k: getattr(f, k, None) for k in inspect.signature(type(f).__init__).parameters} for f in fs if isinstance(f, Transform)])
+        constant = [f for row,k in zip(self.rows, self.fixed) for f in row[:k]] + self.after[:self.n_after]
+        def arguments(f): return {k: getattr(f, k, None) for k in inspect.signature(type(f).__init__).parameters}
+        return repr([arguments(f) for f in constant if isinstance(f, Transform)])
 
     def hold(self,
         dl # The loader
     )->bool:
         "Does a loader still make its items in these steps?"
         ds = dl.dataset
-        return ds is self.ds and len(ds)==self.n and getattr(ds, 'split_idx', None)==self.split_idx and self._of(dl)==(self.opened,self.rows,self.after) and self._settings()==self.settings
+        if ds is not self.ds or len(ds)!=self.n or getattr(ds, 'split_idx', None)!=self.split_idx: return False
+        if _data_steps(dl)!=(self.opened,self.rows) or _item_steps(dl)!=self.after: return False
+        return self._settings()==self.settings
 
     def names(self):
         "Names of the constant steps, and of the others"
         row,k = self.rows[0],self.fixed[0]
-        return [[n for n in map(_name, o) if n!='noop'] for o in (row[:k]+self.after[:self.n_after], row[k:]+self.after[self.n_after:])]
+        parts = row[:k]+self.after[:self.n_after], row[k:]+self.after[self.n_after:]
+        return [[name for name in map(_step_name, part) if name!='noop'] for part in parts]
 
 # %% ../../nbs/loaders/cache.ipynb #bbf3f826
 class Cached(LoaderExtension):
     "Makes what is constant of an item once, and the rest each time"
-    store,steps,number,first,before,live = None,None,0,0,None,False
+    store = steps = before = None
+    number = first = 0
+    live = False
+
     def before_iter(self):
         super().before_iter() if self.before is None else self.before()
-        # `learn.tta` runs training steps on validation items, and a user may change a step: then nothing that was kept is right
+        # `learn.tta` runs training steps on validation items, and a user may change a step: then what was kept is wrong
         self.live = self.store is not None and self.steps.hold(self)
         if self.live: self.store.unlock()
 
+    def _stored(self, k):
+        "What is constant of item `k`, from the store where it is there"
+        kept = self.store.get(self.first+k, self.number)
+        if kept is not None: return unpack(kept)
+        item = self.steps.constant(k)
+        self.store.put(self.first+k, item, self.number)
+        return item
+
     def do_item(self, i):
-        k = i or 0
-        if not (self.live and isinstance(k, (int,np.integer)) and 0<=k<self.steps.n): return super().do_item(i)
-        mem = self.store.get(self.first+k, self.number)
-        try:
-            if mem is not None: return self.steps.rest(unpack(mem))
-            item = self.steps.constant(k)
-            self.store.put(self.first+k, item, self.number)
-            return self.steps.rest(item)
+        k = 0 if i is None else i
+        numbered = isinstance(k, int|np.integer) and self.live and 0<=k<self.steps.n
+        if not numbered: return super().do_item(i)
+        try: return self.steps.rest(self._stored(k))
         except SkipItemException: return None
         except Exception as e: raise item_error(e, self, i)
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         if isinstance(res, Cached) and (dataset is None or dataset is self.dataset):
-            for o in 'store','steps','number','first','before': setattr(res, o, getattr(self, o))
+            for name in 'store','steps','number','first','before': setattr(res, name, getattr(self, name))
         return res
 
 # %% ../../nbs/loaders/cache.ipynb #e1e1e195
-def _order(loaders):
-    "Items of all loaders, numbered one loader after the other: first those to train on, the rarest class first, (N,) int64"
+def _by_rarity(loaders):
+    """Items of all loaders, numbered one loader after the other: those to train on, the rarest class first; then all
+    others, (N,) int64"""
     n = sum(len(o.dataset) for o in loaders)
     try: y = train_labels(loaders[0])
     except ValueError: return np.arange(n) # without labels, as they come
-    # what a class-balanced draw brings most often is of the rarest class; items that are never visited, since the loader has a length of its own, go last
+    # What a class-balanced draw brings most often is of the rarest class. Items that are never visited, since the
+    # loader has a length of its own, go last.
     return np.argsort(np.append(-ClassSampler(y).item_probs(), np.zeros(n-len(y))), kind='stable')
 
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 
-def _store(limit, loaders, steps, folder):
-    "The store for what is constant, no larger than that and `limit`; with a warning None where there is none to be had"
-    if limit==0: return None
-    sizes = np.concatenate([np.full(len(dl.dataset), math.ceil(np.mean(s.sizes)) if s else 0) for dl,s in zip(loaders, steps)])
-    over,least = Store.overhead(len(sizes), len(loaders)),min(o for s in steps if s for o in s.sizes)
-    # Where sizes differ, those of items that were not looked at may be larger
-    n_bytes = min(limit, over+int(sizes.sum())*(2 if any(s and len({*s.sizes})>1 for s in steps) else 1))
-    if limit<over+least: return warnings.warn(f"cached: {limit:,} bytes have no room for an item, which takes {least:,} and {over:,} for the table of items. Nothing is kept.", stacklevel=3)
-    try: return Store(n_bytes, sizes, _order(loaders), len(loaders), folder)
-    except OSError as e:
-        return warnings.warn(f"cached: {_megabytes(n_bytes)} cannot be reserved in '{folder or tempfile.gettempdir()}': {e.strerror or e}. Nothing is kept, and training goes on without. "
-                             "Ask for less, or give another `folder`.", stacklevel=3)
+def _item_sizes(loaders, steps):
+    "Bytes that each item of all loaders is expected to take, (N,) int64"
+    means = [math.ceil(np.mean(o.sizes)) if o else 0 for o in steps]
+    return np.repeat(means, [len(o.dataset) for o in loaders])
 
+def _new_store(limit, loaders, steps, folder):
+    "The store for what is constant, of `limit` bytes at most; None, with a warning, where there is none to be had"
+    if limit==0: return None
+    sizes = _item_sizes(loaders, steps)
+    tried = [o.sizes for o in steps if o]
+    # Where sizes differ, those of items that were not looked at may be larger
+    spare = 2 if any(len({*o})>1 for o in tried) else 1
+    overhead = Store.overhead(len(sizes), len(loaders))
+    least = overhead + min(min(o) for o in tried)
+    if limit<least:
+        warnings.warn(f"cached: a cache of {limit:,} bytes is too small, as one item needs {least:,}. Caching is off.",
+                      stacklevel=3)
+        return None
+    n_bytes = min(limit, overhead+spare*int(sizes.sum()))
+    try: return Store(n_bytes, sizes, _by_rarity(loaders), len(loaders), folder)
+    except OSError as e:
+        where = folder or tempfile.gettempdir()
+        warnings.warn(f"cached: {_megabytes(n_bytes)} cannot be reserved in '{where}': {e.strerror or e}. "
+                      "Caching is off. Ask for less, or give another `folder`.", stacklevel=3)
+        return None
+
+# %% ../../nbs/loaders/cache.ipynb #4d9a3c17
 @patch
 def cached(self:DataLoaders,
     size='2GB', # At most so much: a number of bytes, or words such as '500MB' or '1.5GiB'
     folder=None # Where the items lie, on a disk or in a file system in memory. Default: the folder for temporary files.
 )->DataLoaders:
-    """New loaders that keep what is constant of each item, once for all workers, where there is room for it; the rarest classes first. Training sees what it would see without.
+    """New loaders that keep what is constant of each item, once for all workers, where there is room for it.
 
-    Room is reserved now, no more than is needed. Where it cannot be had there is a warning, and loaders that keep nothing. What is kept is gone with the loaders. Each process of a distributed training keeps its own. Files that change
-    on disk are not looked at again. Raises a `ValueError` where nothing of the training items is constant."""
+    Training sees what it would see without. Where not all items fit, those of the rarest classes are kept. The room is
+    reserved now, no more than is needed; where it cannot be had, there is a warning, and the loaders keep nothing. What
+    is kept is gone with the loaders. Each process of a distributed training keeps its own. Files that change on disk
+    are not read again. Raises a `ValueError` where nothing of the training items is constant."""
     limit = size_bytes(size, 'cached')
-    check(folder is None or Path(folder).is_dir(), 'folder', 'cached', 'a folder that is there', repr(str(folder)))
+    check(folder is None or Path(folder).is_dir(), 'folder', 'cached', 'a folder that exists', repr(str(folder)))
     loaders = [fastai_loader(o, 'cached') for o in self.loaders]
     n_items(loaders[0], 'cached')
-    for o in loaders:
-        check(own_class(o).do_item is DataLoader.do_item and o.indexed, 'dls', 'cached', 'loaders that make items one by one from a data set', type(o).__name__)
-    steps = [Steps(o) if len(o.dataset) else None for o in loaders]
-    names = steps[0].names() # type: ignore[union-attr] # there are items to train on
-    check(bool(steps[0]), 'dls', 'cached', 'loaders of items that begin with a constant step, such as opening a file', ' and '.join(names[1][:1])+', which is random')
-    store = _store(limit, loaders, steps, folder)
-    firsts = np.cumsum([0, *(len(o.dataset) for o in loaders)]).tolist()
-    res = copy(self)
-    res.loaders = [extend_loader(o, Cached, store=store if s else None, steps=s, number=k, first=f, before=vars(o).get('before_iter'), live=False, rng=copy(o.rng))
-                   for k,(o,s,f) in enumerate(zip(loaders, steps, firsts))]
+    for dl in loaders:
+        usual = own_class(dl).do_item is DataLoader.do_item and dl.indexed
+        check(usual, 'dls', 'cached', 'loaders that make items one by one from a data set', type(dl).__name__)
+    steps = [Steps(dl) if len(dl.dataset) else None for dl in loaders]
+    if not steps[0]:
+        first = ' and '.join(steps[0].names()[1][:1]) # type: ignore[union-attr] # there are items to train on
+        raise ValueError("cached needs items that begin with a constant step, such as opening a file, "
+                         f"but the first step of these, {first}, is random.")
+    store = _new_store(limit, loaders, steps, folder)
+    res,res_loaders,n = copy(self),[],0
+    for number,(dl,o) in enumerate(zip(loaders, steps)):
+        mine = store if o else None
+        before = vars(dl).get('before_iter')
+        attrs = dict(store=mine, steps=o, number=number, first=n, before=before, live=False, rng=copy(dl.rng))
+        res_loaders.append(extend_loader(dl, Cached, **attrs))
+        n += len(dl.dataset)
+    res.loaders = res_loaders
     return res
 
 # %% ../../nbs/loaders/cache.ipynb #b0484cba
@@ -264,7 +346,7 @@ class CacheInfo:
     "What a cache holds, and how often it helped"
     size:int # Bytes that are reserved
     bytes:int # Bytes of the items that are kept
-    loaders:list # A dict for each loader: `name`, `n` items, `items` kept, `hits`, `misses`, names of `constant` steps and of `random` ones
+    loaders:list # For each a dict: `name`, `n` items, `items` kept, `hits`, `misses`, steps: `constant`, `random`
 
     @property
     def items(self)->int: return sum(o['items'] for o in self.loaders)
@@ -274,18 +356,25 @@ class CacheInfo:
     def misses(self)->int: return sum(o['misses'] for o in self.loaders)
 
     def __repr__(self):
-        rows = [f"{o['name']:8}{o['n']:>9,}{o['items']:>9,}{o['hits']:>11,}{o['misses']:>11,}   {', '.join(o['constant']) or '-'} | {', '.join(o['random']) or '-'}" for o in self.loaders]
-        return '\n'.join([f'{_megabytes(self.bytes)} of items in {_megabytes(self.size)}', f"{'':8}{'items':>9}{'kept':>9}{'hits':>11}{'misses':>11}   constant | each time", *rows])
+        lines = [f'{_megabytes(self.bytes)} of items in {_megabytes(self.size)}']
+        lines.append(f"{'':8}{'items':>9}{'kept':>9}{'hits':>11}{'misses':>11}   constant | each time")
+        for o in self.loaders:
+            counts = f"{o['n']:>9,}{o['items']:>9,}{o['hits']:>11,}{o['misses']:>11,}"
+            lines.append(f"{o['name']:8}{counts}   {', '.join(o['constant']) or '-'} | {', '.join(o['random']) or '-'}")
+        return '\n'.join(lines)
 
 @patch
 def cache_info(self:DataLoaders)->CacheInfo:
     "What loaders made by `cached` have kept so far, how often it was there, and which steps of an item are constant"
-    check(all(isinstance(o, Cached) for o in self.loaders), 'dls', 'cache_info', 'loaders made by `cached`', ', '.join(type(o).__name__ for o in self.loaders))
+    kinds = ', '.join(type(o).__name__ for o in self.loaders)
+    check(all(isinstance(o, Cached) for o in self.loaders), 'dls', 'cache_info', 'loaders made by `cached`', kinds)
     store = next((o.store for o in self.loaders if o.store is not None), None)
     rows = []
-    for nm,o in zip(['train','valid',*(f'ds {k}' for k in range(2, len(self.loaders)))], self.loaders):
-        hits,misses,items = (0,0,0) if o.store is None else o.store.counts[o.number].tolist()
-        constant,each = ([],[]) if o.steps is None else o.steps.names()
-        rows.append(dict(name=nm, n=len(o.dataset), items=items, hits=hits, misses=misses, constant=constant, random=each))
-    size,used = (0,0) if store is None else (store.n_bytes,store.used)
-    return CacheInfo(size, used, rows)
+    for k,dl in enumerate(self.loaders):
+        hits,misses,items = (0,0,0) if dl.store is None else dl.store.counts[dl.number].tolist()
+        constant,each = ([],[]) if dl.steps is None else dl.steps.names()
+        name = ('train','valid')[k] if k<2 else f'ds {k}'
+        seen = dict(items=items, hits=hits, misses=misses)
+        rows.append(dict(name=name, n=len(dl.dataset), **seen, constant=constant, random=each))
+    if store is None: return CacheInfo(0, 0, rows)
+    return CacheInfo(store.n_bytes, store.used, rows)

@@ -29,7 +29,7 @@ def class_counts(
     return y.sum(0) if y.ndim==2 else np.bincount(y, minlength=n_classes or 0)
 
 # %% ../../nbs/loaders/draws.ipynb #6a1ffd15
-_q_names = dict(instance=1., sqrt=.5, **{'class':0.})
+_q_names = {'instance':1., 'sqrt':.5, 'class':0.}
 
 def q_value(
     q, # A float, or one of 'instance', 'sqrt', 'class'
@@ -48,13 +48,16 @@ def sampling_probs(
     q='class' # Exponent: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
 )->np.ndarray: # Probability of drawing each class, (K,) float64
     "Equation 2 of the paper: p_j = n_j^q / Σ_k n_k^q. An empty class gets 0, whatever `q` is."
-    q,n = q_value(q, 'sampling_probs'),np.asarray(counts, dtype=np.float64)
-    check(n.ndim==1 and np.isfinite(n).all() and (n>=0).all() and n.any(), 'counts', 'sampling_probs',
-          'a row of numbers, none negative and not all 0', str(np.asarray(counts).tolist()))
+    q = q_value(q, 'sampling_probs')
+    n = np.asarray(counts, dtype=np.float64)
+    ok = n.ndim==1 and np.isfinite(n).all() and (n>=0).all() and n.any()
+    got = str(np.asarray(counts).tolist())
+    check(ok, 'counts', 'sampling_probs', 'a row of numbers, none negative and not all 0', got)
     logs = np.log(n[n>0])
-    p = np.zeros_like(n)
     # Relative to the class that q favours no power exceeds 1, so that none overflows
-    with np.errstate(over='ignore', under='ignore'): p[n>0] = np.exp(q*(logs - (logs.max() if q>=0 else logs.min())))
+    most = logs.max() if q>=0 else logs.min()
+    p = np.zeros_like(n)
+    with np.errstate(over='ignore', under='ignore'): p[n>0] = np.exp(q*(logs-most))
     return p/p.sum()
 
 # %% ../../nbs/loaders/draws.ipynb #c07be0cf
@@ -71,12 +74,13 @@ def mixed_probs(
     return (1-lam)*p1 + lam*p2
 
 # %% ../../nbs/loaders/draws.ipynb #e7ba8682
-_piece = 2**15 # Draws at a time
+_piece = 2**15 # Draws at a time, which stay in the processor's cache
 
 class ClassSampler:
     """Draws items so that class j comes with probability p_j ∝ n_j^q, and every item of a class equally often.
 
-    Where an item may have several labels, it is drawn through each of them, and items without any are a class of their own, the last."""
+    Where an item may have several labels, it is drawn through each of them, and items without any are a class of
+    their own, the last."""
     def __init__(self,
         labels, # Class of each item, (N,) ints; or its labels, (N,K), see `as_targets`
         q='class', # Exponent, see `sampling_probs`
@@ -86,15 +90,16 @@ class ClassSampler:
         if n_classes is not None: check_int(n_classes, 'n_classes', 'ClassSampler', low=1)
         labels = as_targets(labels, 'ClassSampler', n_classes=n_classes)
         self.n,self.multi = len(labels),labels.ndim==2
-        if among is not None: labels = labels[among := np.asarray(among)]
+        if among is not None:
+            among = np.asarray(among)
+            labels = labels[among]
         self.n_drawn = len(labels)
         if self.multi: labels = np.column_stack([labels, ~labels.any(1)])
         self.counts = labels.sum(0) if self.multi else np.bincount(labels, minlength=n_classes or 0)
         self.probs = sampling_probs(self.counts, q)
-        # NumPy sorts integers of 16 bits in linear time
-        self.by_class = labels.T.nonzero()[1] if self.multi else np.argsort(labels.astype(self._small), kind='stable')
-        if among is not None: self.by_class = among[self.by_class]
-        if self.by_class.max()<2**31: self.by_class = self.by_class.astype(np.int32)
+        by_class = self._sorted(labels)
+        if among is not None: by_class = among[by_class]
+        self.by_class = by_class.astype(np.int32) if by_class.max()<2**31 else by_class
         self.starts = np.cumsum(self.counts) - self.counts
         cum = np.cumsum(self.probs)
         # Dividing by the last entry makes it exactly 1, also where the classes at the end are empty
@@ -103,7 +108,15 @@ class ClassSampler:
         self.first = self._search(np.arange(self.n_cells)/self.n_cells)
 
     @property
-    def _small(self): return np.min_scalar_type(len(self.counts))
+    def _small(self):
+        "The smallest type that holds the number of a class"
+        return np.min_scalar_type(len(self.counts))
+
+    def _sorted(self, labels):
+        "Items in the order of their classes"
+        if self.multi: return labels.T.nonzero()[1]
+        # NumPy sorts integers of 16 bits in linear time
+        return np.argsort(labels.astype(self._small), kind='stable')
 
     def _search(self, u): return np.searchsorted(self.cum, u, side='right').astype(self._small)
 
@@ -120,7 +133,7 @@ class ClassSampler:
     )->np.ndarray: # Indices of the items, (n,) int64
         "Draw `n` items with replacement"
         k,res = np.empty(n, self._small),np.empty(n, np.int64)
-        # Pieces stay in the processor's cache. The random numbers are those of one piece: first all that find a class, then all that find an item.
+        # The random numbers are those of one piece: first all that find a class, then all that find an item
         pieces = [slice(i, min(i+_piece, n)) for i in range(0, n, _piece)]
         for s in pieces: k[s] = self._classes(rng.random(s.stop-s.start))
         for s in pieces: res[s] = self.by_class[self.starts[k[s]] + rng.integers(self.counts[k[s]])]
@@ -131,7 +144,7 @@ class ClassSampler:
         each = self.probs/np.maximum(self.counts, 1)
         return np.bincount(self.by_class, np.repeat(each, self.counts), self.n)
 
-    def shares(self)->np.ndarray: # Of each class (K,), sum 1; of each label and of none (K+1,), where the sum may be larger
-        "Share of what is drawn that is of each class, or has each label, be it drawn through that label or through another"
+    def shares(self)->np.ndarray: # Of each class (K,), sum 1; of each label and of none (K+1,), where it may be more
+        "Share of what is drawn that is of each class, or has each label, through whichever label it was drawn"
         k = np.arange(len(self.counts))
         return np.bincount(np.repeat(k, self.counts), self.item_probs()[self.by_class], len(k))

@@ -52,19 +52,31 @@ def open_item(
     "Item `i` of a loader, as its item transforms make it. Raises a `ValueError` where the data set skips it."
     try: item = dl.do_item(i)
     except Exception as e: raise item_error(e, dl, i)
-    if item is None: raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
-                                       f"at item {i}: remove such items from the data set before training.")
+    if item is None:
+        raise SkippedItem(f"{owner} must be given a data set that yields every item. Got a SkipItemException "
+                          f"at item {i}: remove such items from the data set before training.")
     return item
 
 # %% ../../nbs/loaders/pairing.ipynb #d3668e60
 class Paired(LoaderExtension):
-    "Loads batches of B items in the order of the loader `source`, followed by their class-balanced partners"
+    """Loads batches of B items in the order of the loader `source`, followed by their class-balanced partners.
+
+    `maker` makes the items, `sampler` draws the partners, `gen` is the source of their randomness and of λ. `early`
+    and `late` are the parts of `after_batch` that run before the images are mixed, and after; where `late` is None, all
+    of it runs before."""
     late = None
+
+    # An epoch is that of the source
     def randomize(self): self.source.randomize()
     def after_iter(self): self.source.after_iter()
     def __len__(self): return len(self.source)
-    after_batch = property(lambda self: self.source.after_batch if self.late is None else self.early)
-    def finish(self, xb): return xb if self.late is None else self.late(xb)
+
+    @property
+    def after_batch(self): return self.source.after_batch if self.late is None else self.early
+
+    def finish(self, xb):
+        "What `after_batch` left out, done to inputs that are mixed"
+        return xb if self.late is None else self.late(xb)
 
     def wif(self):
         self.maker.num_workers,self.maker.offs = self.num_workers,self.offs
@@ -75,33 +87,48 @@ class Paired(LoaderExtension):
         self.source.before_iter()
 
     def get_idxs(self):
+        "Pairs of an item and its partner, -1 where it has none; λ is drawn with them"
         first = list(self.source.get_idxs())
-        n,bs = len(first),self.bs
-        self.lams = draw_lams(n if self.per_item else -(-n//bs), self.alpha, self.gen)
-        mixed = self.lams>0 if self.per_item else np.repeat(self.lams>0, bs)[:n]
-        second = np.where(mixed, self.sampler.draw(n, self.gen), -1)
-        self.n_first,self.n,self.n_padded = n,vars(self.source)['n'],vars(self.source).get('n_padded', n)
+        n = len(first)
+        self.lams = draw_lams(n if self.per_item else -(-n//self.bs), self.alpha, self.gen)
+        has_partner = self.lams>0 if self.per_item else np.repeat(self.lams>0, self.bs)[:n]
+        second = np.where(has_partner, self.sampler.draw(n, self.gen), -1)
+        # A distributed loader says how many items it has of the epoch, and how many with padding
+        source = vars(self.source)
+        self.n_first,self.n,self.n_padded = n,source['n'],source.get('n_padded', n)
         return list(zip(first, second.tolist()))
 
     def create_batches(self, samps):
         for pairs in chunked(samps, self.bs, self.drop_last):
             first,second = zip(*pairs)
-            yield self.maker.do_batch([open_item(self.maker, i, self.owner) for i in (*first, *(j for j in second if j>=0))])
+            partners = [j for j in second if j>=0]
+            yield self.maker.do_batch([open_item(self.maker, i, self.owner) for i in (*first,*partners)])
 
     def __iter__(self):
         for k,b in enumerate(super().__iter__()):
-            done = slice(k*self.bs, (k+1)*self.bs)
-            self.lam = torch.tensor(self.lams[done], dtype=torch.float32) if self.per_item else float(self.lams[k])
-            self.mixed = bool(self.lams[done].any() if self.per_item else self.lam)
-            self.i = min(done.stop, self.n_first)
+            self._begin(k)
             yield b
+
+    def _begin(self, k):
+        "Set `lam`, whether there are partners, and the number of items so far, to those of batch `k`"
+        done = slice(k*self.bs, (k+1)*self.bs)
+        if self.per_item:
+            self.lam = torch.tensor(self.lams[done], dtype=torch.float32)
+            self.mixed = bool(self.lams[done].any())
+        else:
+            self.lam = float(self.lams[k])
+            self.mixed = self.lam>0
+        # a distributed loader counts items by `i`, so partners are left out
+        self.i = min(done.stop, self.n_first)
 
 # %% ../../nbs/loaders/pairing.ipynb #d1487e9c
 def _without_normalize(pipe):
-    "Batch transforms without the `Normalize` that ends them, and that one; nothing where there is none, or images are no floats before"
-    fs = [*pipe.fs] if isinstance(pipe, Pipeline) else []
-    apart = fs and type(fs[-1]) is Normalize and any(isinstance(f, IntToFloatTensor) for f in fs)
-    return (Pipeline(fs[:-1], split_idx=pipe.split_idx),fs[-1]) if apart else (None,None)
+    "Batch transforms without the `Normalize` that ends them, and that one; two Nones where it cannot be taken apart"
+    steps = [*pipe.fs] if isinstance(pipe, Pipeline) else []
+    # Before `IntToFloatTensor` images are bytes, which cannot be mixed
+    apart = steps and type(steps[-1]) is Normalize and any(isinstance(o, IntToFloatTensor) for o in steps)
+    if not apart: return None,None
+    return Pipeline(steps[:-1], split_idx=pipe.split_idx),steps[-1]
 
 # %% ../../nbs/loaders/pairing.ipynb #9a8dd242
 def pair_loader(
@@ -116,14 +143,17 @@ def pair_loader(
 )->DataLoader:
     """A loader of paired batches; `dl` is left as it is.
 
-    While it is iterated, `lam` is the weight of the partners in the batch last delivered: a float, or with `per_item` a (B,) tensor.
-    A batch holds B items, then B partners; none where `lam` is 0, and with `per_item` only the partners of weight above 0."""
+    While it is iterated, `lam` is the weight of the partners in the batch last delivered: a float, or with `per_item`
+    a (B,) tensor. A batch holds B items, then B partners; none where `lam` is 0, and with `per_item` only the partners
+    of weight above 0."""
     check_real(alpha, 'alpha', owner, low=0)
     check(alpha>0, 'alpha', owner, 'above 0', repr(alpha))
     source = fastai_loader(dl, owner)
+    sampler = loader_sampler(dl, q, labels, owner)
     early,last = _without_normalize(source.after_batch) if late else (None,None)
-    return extend_loader(source, Paired, early=early, late=last, source=source, maker=item_loader(source), sampler=loader_sampler(dl, q, labels, owner),
-                         alpha=alpha, per_item=per_item, gen=ifnone(rng, np.random.default_rng()), owner=owner)
+    gen = ifnone(rng, np.random.default_rng())
+    return extend_loader(source, Paired, source=source, maker=item_loader(source), sampler=sampler, gen=gen,
+                         alpha=alpha, per_item=per_item, owner=owner, early=early, late=last)
 
 # %% ../../nbs/loaders/pairing.ipynb #09fbbe90
 def split_pairs(
@@ -131,7 +161,9 @@ def split_pairs(
     lam # Weight of the partners: a float, or a (B,) tensor with 0 where there is no partner
 )->tuple[Tensor,Tensor]: # Two tensors of B items
     "The items of a paired batch and their partners; an item without partner is its own"
-    if isinstance(lam, float): return (t[:len(t)//2],t[len(t)//2:]) if lam else (t,t)
+    if isinstance(lam, float):
+        n = len(t)//2
+        return (t[:n],t[n:]) if lam else (t,t)
     n,idx = len(lam),torch.arange(len(lam))
     idx[lam>0] = torch.arange(n, len(t))
     return t[:n],t[idx.to(t.device, non_blocking=True)]
@@ -142,7 +174,8 @@ def mix_pairs(
     lam # Weight of the partners: a float, or a (B,) tensor
 )->Tensor: # (B, ...)
     "x̂ = (1-λ)·x + λ·x1"
-    return torch.lerp(x, x1, lam if isinstance(lam, float) else lam.to(x).view(-1, *[1]*(x.ndim-1)))
+    if not isinstance(lam, float): lam = lam.to(x).view(-1, *[1]*(x.ndim-1))
+    return torch.lerp(x, x1, lam)
 
 # %% ../../nbs/loaders/pairing.ipynb #9d49153d
 def load_items(
@@ -158,25 +191,34 @@ def load_items(
     return dl.after_batch(b if dl.device is None else to_device(b, dl.device))
 
 # %% ../../nbs/loaders/pairing.ipynb #4c27a0ce
+def _tensors(o):
+    "The elements of tuples in tuples, one after the other"
+    return [t for part in o for t in _tensors(part)] if isinstance(o, tuple|list) else [o]
+
+def _check_target(y, owner):
+    if not isinstance(y, torch.Tensor): raise task_error(f'{type(y).__name__} targets', 'no tensor', owner)
+    if target_form(label_array(y)) is not None: return
+    task = 'segmentation' if y.ndim>2 and not y.is_floating_point() else 'regression'
+    raise task_error(f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}', task, owner)
+
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
 )->None:
-    "Check on one item that a loader's inputs are floating point after the batch transforms, and its targets classes, labels or shares"
+    """Check on one item that a loader's inputs are floating point after the batch transforms, and its targets classes,
+    labels or shares"""
     dl = item_loader(fastai_loader(dl, owner))
     n_items(dl, owner)
     with no_random():
         try: b = load_items(dl, [0], owner)
         except SkippedItem: raise
-        # What cannot be opened here is left to training, which says so in its own words; or can, where workers set things up
+        # What cannot be opened here is left to training, which says why; workers may set up what it needs
         except Exception: return
-    check(isinstance(b, (tuple,list)) and len(b)>1, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
+    ok = isinstance(b, tuple|list) and len(b)>1
+    check(ok, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
     n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
-    def tensors(o): return [t for x in o for t in tensors(x)] if isinstance(o, (tuple,list)) else [o]
-    for x in tensors(b[:n_inp]):
+    for x in _tensors(b[:n_inp]):
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
-        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', f"{x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}")
-    for y in b[n_inp:]:
-        if not isinstance(y, torch.Tensor): raise task_error(f'{type(y).__name__} targets', 'no tensor', owner)
-        form = target_form(label_array(y))
-        if form is None: raise task_error(f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}', 'segmentation' if y.ndim>2 and not y.is_floating_point() else 'regression', owner)
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', str(kind))
+    for y in b[n_inp:]: _check_target(y, owner)

@@ -26,16 +26,16 @@ import torch
 from PIL import Image
 
 # %% ../../nbs/loaders/store.ipynb #602dcde7
-def _tensor(cls, dtype, shape, order, buf, attrs):
+def _unpacked_tensor(cls, dtype, shape, order, buf, attrs):
     t = torch.frombuffer(bytearray(buf), dtype=dtype) if len(buf) else torch.empty(0, dtype=dtype)
     t = t.view([shape[d] for d in order]).permute([order.index(d) for d in range(len(order))])
     if cls is not torch.Tensor: t = t.as_subclass(cls)
     t.__dict__.update(attrs)
     return t
 
-def _array(dtype, shape, order, buf): return np.ndarray(shape, dtype, bytearray(buf), order=order)
+def _unpacked_array(dtype, shape, order, buf): return np.ndarray(shape, dtype, bytearray(buf), order=order)
 
-def _image(cls, state, buf, attrs):
+def _unpacked_image(cls, state, buf, attrs):
     im = cls.__new__(cls)
     im.__setstate__([*state, bytes(buf)])
     im.__dict__.update(attrs)
@@ -43,22 +43,39 @@ def _image(cls, state, buf, attrs):
 
 _image_attrs = vars(Image.Image()).keys()
 
+def _is_plain_tensor(t):
+    "Are the bytes of a tensor all there is to it?"
+    on_cpu = t.layout is torch.strided and t.device.type=='cpu'
+    return on_cpu and not (t.requires_grad or t.is_quantized or t.is_conj() or t.is_neg())
+
 class _Packer(pickle.Pickler):
     def reducer_override(self, o):
-        if isinstance(o, torch.Tensor) and o.layout is torch.strided and o.device.type=='cpu' and not (o.requires_grad or o.is_quantized or o.is_conj() or o.is_neg()):
-            t = o.as_subclass(torch.Tensor)
-            order = sorted(range(t.ndim), key=lambda d: -t.stride(d)) # of the dimensions in memory
-            flat = t.permute(order).contiguous().view(-1).view(torch.uint8)
-            return _tensor, (type(o),t.dtype,tuple(t.shape),order,pickle.PickleBuffer(flat.numpy()),vars(o))
-        if type(o) is np.ndarray and not o.dtype.hasobject:
-            order = 'F' if o.flags.f_contiguous and not o.flags.c_contiguous else 'C'
-            return _array, (o.dtype,o.shape,order,pickle.PickleBuffer(o.tobytes(order)))
-        if isinstance(o, np.ndarray): return o.__reduce_ex__(4) # of protocol 5 it would be what is kept itself that comes back
-        if isinstance(o, Image.Image) and type(o).__getstate__ is Image.Image.__getstate__: # files that are not read yet have one of their own
-            *state,data = o.__getstate__()
-            return _image, (type(o),state,pickle.PickleBuffer(data),{k:v for k,v in vars(o).items() if k not in _image_attrs})
+        if isinstance(o, torch.Tensor) and _is_plain_tensor(o): return self._tensor(o)
+        if isinstance(o, np.ndarray): return self._array(o)
+        # images that are not read from their file yet have a state of their own
+        if isinstance(o, Image.Image) and type(o).__getstate__ is Image.Image.__getstate__: return self._image(o)
         return NotImplemented
 
+    def _tensor(self, t):
+        x = t.as_subclass(torch.Tensor)
+        order = sorted(range(x.ndim), key=lambda d: -x.stride(d)) # of the dimensions in memory
+        flat = x.permute(order).contiguous().view(-1).view(torch.uint8)
+        return _unpacked_tensor, (type(t),x.dtype,tuple(x.shape),order,pickle.PickleBuffer(flat.numpy()),vars(t))
+
+    def _array(self, x):
+        # Protocol 5 would give back the very memory that is kept
+        if type(x) is not np.ndarray or x.dtype.hasobject: return x.__reduce_ex__(4)
+        order = 'F' if x.flags.f_contiguous and not x.flags.c_contiguous else 'C'
+        return _unpacked_array, (x.dtype,x.shape,order,pickle.PickleBuffer(x.tobytes(order)))
+
+    def _image(self, im):
+        *state,data = im.__getstate__()
+        attrs = {k:v for k,v in vars(im).items() if k not in _image_attrs}
+        return _unpacked_image, (type(im),state,pickle.PickleBuffer(data),attrs)
+
+unpicklable = pickle.PicklingError,TypeError,AttributeError # what pickling raises
+
+# %% ../../nbs/loaders/store.ipynb #91f6b2a8
 def pack(
     item # A tuple of pictures, tensors, arrays, and whatever can be pickled
 )->list: # Parts that, one after the other, are what `unpack` reads
@@ -74,11 +91,9 @@ def unpack(
     "The item that was packed, in memory of its own"
     n, = struct.unpack_from('<q', mem)
     ends = [8*(1+n)]
-    for o in struct.unpack_from(f'<{n}q', mem, 8): ends.append(ends[-1]+o)
-    head,*bufs = [mem[a:b] for a,b in zip(ends, ends[1:])]
+    for size in struct.unpack_from(f'<{n}q', mem, 8): ends.append(ends[-1]+size)
+    head,*bufs = [mem[start:end] for start,end in zip(ends, ends[1:])]
     return pickle.loads(head, buffers=bufs)
-
-unpicklable = pickle.PicklingError,TypeError,AttributeError # what pickling raises
 
 def _aligned(n): return -(-n//64)*64
 
@@ -96,7 +111,9 @@ def _reserve(fd, n_bytes):
     for i in range(0, n_bytes, len(block)): os.write(fd, block[:n_bytes-i])
 
 class Store:
-    "Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`. Raises an `OSError` where there is no room."
+    """Packed items in a file without a name, which all processes of a loader share; never larger than `n_bytes`.
+
+    Raises an `OSError` where there is no room."""
     def __init__(self,
         n_bytes:int, # Size of the file: that of the items, and `overhead`
         sizes, # Bytes of each item, as far as is known, (N,) ints
@@ -108,12 +125,13 @@ class Store:
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)
         _reserve(self.file.fileno(), n_bytes)
         sizes = np.asarray(sizes)
+        order = np.arange(len(sizes)) if order is None else np.asarray(order)
         # room that an item takes together with all that go before it
         ends = np.empty(len(sizes), dtype=np.int64)
-        order = np.arange(len(sizes)) if order is None else np.asarray(order)
         ends[order] = np.cumsum(sizes[order])
         self._map(n_bytes, sizes, ends, n_loaders)
-        with self._locked(): self.head[:3] = self.start,max(sizes.sum()//len(sizes), 1),max(sizes.sum()//len(sizes), 1)
+        mean = max(sizes.sum()//len(sizes), 1)
+        with self._locked(): self.head[:3] = self.start,mean,mean
 
     @staticmethod
     def overhead(n, n_loaders=1)->int:
@@ -121,17 +139,22 @@ class Store:
         return _aligned(8*(3+3*n_loaders+n))
 
     def _map(self, n_bytes, sizes, ends, n_loaders):
-        self.n_bytes,self.sizes,self.ends,self.n_loaders,self.start = n_bytes,sizes,ends,n_loaders,self.overhead(len(sizes), n_loaders)
-        self.mem,self.threads = mmap.mmap(self.file.fileno(), n_bytes),threading.RLock()
-        # Where the next item goes; bytes that those that came were expected to take, and took; then hits, misses and items kept of each loader
+        self.n_bytes,self.sizes,self.ends,self.n_loaders = n_bytes,sizes,ends,n_loaders
+        self.start = self.overhead(len(sizes), n_loaders)
+        self.mem = mmap.mmap(self.file.fileno(), n_bytes)
+        self.threads = threading.RLock()
+        # Where the next item goes; bytes that those that came were expected to take, and took; then hits, misses and
+        # items kept of each loader
         self.head = np.frombuffer(self.mem, np.int64, 3+3*n_loaders)
         self.counts = self.head[3:].reshape(n_loaders, 3)
-        self.at = np.frombuffer(self.mem, np.int64, len(sizes), self.head.nbytes) # of each item: 0 not kept, -1 being written
+        # Where each item is: 0 not kept, -1 being written
+        self.at = np.frombuffer(self.mem, np.int64, len(sizes), self.head.nbytes)
 
     def __reduce__(self):
-        # A worker that is spawned is handed the file; whatever else is pickled, such as an exported learner, does without
-        if context.get_spawning_popen() is None: return _nothing, ()
-        return _opened, (reduction.DupFd(self.file.fileno()),self.n_bytes,self.sizes,self.ends,self.n_loaders)
+        # A spawned worker is handed the file; whatever else is pickled, such as an exported learner, does without
+        if context.get_spawning_popen() is None: return _no_store, ()
+        fd = reduction.DupFd(self.file.fileno())
+        return _handed_store, (fd,self.n_bytes,self.sizes,self.ends,self.n_loaders)
 
     def __deepcopy__(self, memo): return self
 
@@ -158,8 +181,9 @@ class Store:
     def wants(self,
         k:int # Number of the item
     )->bool:
-        "Is there room for item `k` and all that go before it, if they are larger than expected by as much as those that came?"
-        return self.at[k]==0 and int(self.ends[k])*int(self.head[2]) <= (self.n_bytes-self.start)*int(self.head[1])
+        "Is there room for item `k` and all before it, if they exceed what was expected as those that came did?"
+        expected,taken = self.head[1:3].tolist()
+        return self.at[k]==0 and int(self.ends[k])*taken <= (self.n_bytes-self.start)*expected
 
     def put(self,
         k:int, # Number of the item
@@ -177,9 +201,9 @@ class Store:
             if self.at[k] or at+n>self.n_bytes: return
             self.head[0],self.at[k] = at+n,-1
         end = at
-        for o in parts:
-            self.mem[end:end+len(o)] = o
-            end += len(o)
+        for part in parts:
+            self.mem[end:end+len(part)] = part
+            end += len(part)
         with self._locked():
             self.at[k] = at
             self.counts[loader,2] += 1
@@ -189,9 +213,9 @@ class Store:
         "Bytes of the items that are kept"
         return int(self.head[0])-self.start
 
-def _nothing(): return None
+def _no_store(): return None
 
-def _opened(fd, *args):
+def _handed_store(fd, *args):
     res = Store.__new__(Store)
     res.file = os.fdopen(fd.detach(), 'r+b', buffering=0)
     res._map(*args)

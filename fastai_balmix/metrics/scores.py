@@ -13,8 +13,8 @@ mcc(cm) # 1 is perfect, 0 is no better than chance
 # %% auto #0
 __all__ = ['score_registry', 'confusion', 'mcc', 'balanced_acc', 'macro_f1', 'geometric_mean', 'quad_kappa', 'kendall_tau',
            'wilson', 'per_class', 'group_classes', 'reweight', 'per_class_auc', 'calibration_sums', 'binned_error',
-           'brier_sums', 'mean_distance', 'calibration_bins', 'calibration_error', 'brier_error', 'Score', 'score_row',
-           'OperatingPoint']
+           'brier_sums', 'mean_distance', 'calibration_bins', 'calibration_error', 'brier_error', 'Score', 'find_score',
+           'score_row', 'OperatingPoint']
 
 # %% ../../nbs/metrics/scores.ipynb #e920fc3d
 from collections.abc import Callable
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy.special import ndtri
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from ..checks import (
-    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs)
+    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, nearest)
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
 def _count_pairs(pred, targ, k):
@@ -377,6 +377,16 @@ score_registry = {o.key:o for o in (
     Score('brier', 'Brier error', of_probs=brier_error, high=2, larger_is_better=False),
     Score('calibration_error', 'calibration error', of_probs=calibration_error, larger_is_better=False),
 )}
+
+# %% ../../nbs/metrics/scores.ipynb #3bdc8d6a
+def find_score(
+    name # Key of a score, the name of its function, or a `Score`
+)->Score:
+    "A score of the registry. Raises a `ValueError` that names the nearest ones for a name that is not there."
+    if isinstance(name, Score): return name
+    names = {getattr(o.func, '__name__', o.key):o for o in score_registry.values()} | score_registry
+    if name not in names: raise ValueError(f'There is no score {name!r}. {nearest(name, names)}')
+    return names[name]
 
 # %% ../../nbs/metrics/scores.ipynb #c5d69b97
 def score_row(

@@ -1,8 +1,9 @@
 """All that a report says, as a plain dictionary of numbers, words of the data and small pictures.
 
-What a report says. [`results_card`](comparison.ipynb) reads the folder of a comparison, [`learner_card`](network.ipynb) takes one forward pass of a
-learner. Both fill a `Card` and give it as a plain dictionary, from which [`report`](page.ipynb) makes the page. It serves as a model card: what was
-trained on, how it was measured, what it gets wrong, and how far the figures go.
+What a report says. [`results_card`](comparison.ipynb) reads the folder of a comparison,
+[`learner_card`](network.ipynb) takes one forward pass of a learner. Both fill a `Card` and give it as a plain
+dictionary, from which [`report`](page.ipynb) makes the page. It serves as a model card: what was trained on, how
+it was measured, what it gets wrong, and how far the figures go.
 
 ```python
 from fastai_balmix.report import learner_card
@@ -16,7 +17,7 @@ list(card)
 # %% auto #0
 __all__ = ['as_plain', 'Card', 'thumbnail', 'NetworkRuns', 'answered']
 
-# %% ../../nbs/report/card.ipynb #b31556dc
+# %% ../../nbs/report/card.ipynb #122f86ed
 import base64
 import io
 import math
@@ -32,7 +33,7 @@ from ..loaders.draws import mixed_probs,sampling_probs
 from ..datasets.images import as_rgb
 from .answers import network_answers,pooled_answers
 
-# %% ../../nbs/report/card.ipynb #1a472ee5
+# %% ../../nbs/report/card.ipynb #7fa5ac59
 def as_plain(
     x # Dictionaries, lists, arrays, strings, numbers
 ): # The same of Python's own kinds; None for NaN and infinity, so that JSON can hold it
@@ -45,7 +46,7 @@ def as_plain(
 
 @dataclass(kw_only=True)
 class Card:
-    "All that a report says: numbers, words of the data, small pictures. The sentences around them are the template's."
+    "All that a report says: numbers, words of the data and small pictures, without the sentences of the templates"
     kind:str # 'comparison' or 'network'
     name:str # Name of the data, or of the network
     # What the networks answer to
@@ -87,7 +88,7 @@ class Card:
         "The card as JSON can hold it"
         return as_plain(asdict(self))
 
-# %% ../../nbs/report/card.ipynb #f8f17ccf
+# %% ../../nbs/report/card.ipynb #dce87265
 def _class_numbers(positive, vocab):
     "Numbers of the classes that `positive` names, in their order"
     names = [positive] if isinstance(positive, str | int | np.integer) else list(positive)
@@ -98,8 +99,8 @@ def _class_numbers(positive, vocab):
         if str(o) in vocab: res.add(vocab.index(str(o)))
         elif is_number and 0<=o<len(vocab): res.add(int(o))
         else:
-            raise ValueError("The 'positive' parameter of report must be a class, a list of classes, or one list by its "
-                             f"name. Got {o!r} instead. {nearest(o, vocab)}")
+            raise ValueError("The 'positive' parameter of report must be a class, a list of classes, or one list by "
+                             f"its name. Got {o!r} instead. {nearest(o, vocab)}")
     check(0<len(res)<len(vocab), 'positive', 'report', 'some of the classes, not all', repr(positive))
     return sorted(res)
 
@@ -118,7 +119,7 @@ def _looked_for(positive, prevalence, vocab, sizes, reported, shares):
     check(at>0, 'prevalence', 'report', 'above 0', repr(at))
     return dict(name=name or ', '.join(classes), classes=classes, prevalence=at, stated=prevalence is not None),group
 
-# %% ../../nbs/report/card.ipynb #713f7f1c
+# %% ../../nbs/report/card.ipynb #71508f2b
 def thumbnail(
     image, # PIL image, or an array (H,W), (H,W,3)
     size:int=128 # Longest side, in pixels
@@ -140,7 +141,7 @@ def _add_pictures(networks, picture):
         o['image'] = known[o['path']]
     return dict(lost=sum(o is None for o in known.values()), of=len(known))
 
-# %% ../../nbs/report/card.ipynb #8b7ac4bc
+# %% ../../nbs/report/card.ipynb #85a36486
 def _ways_of_sampling(counts, alphas):
     "Class shares that each way of sampling shows a network"
     n = np.asarray(counts, dtype=np.float64)
@@ -152,7 +153,8 @@ def _ways_of_sampling(counts, alphas):
 def _count_classes(vocab, sizes, pool):
     "Images and groups of each class; images of each class that are reported; and the number of groups"
     grouped = pool['groups'] is not None
-    df = pd.DataFrame(dict(path=pool['paths'], targ=pool['targs'], group=pool['groups'] if grouped else pool['paths']))
+    group = pool['groups'] if grouped else pool['paths']
+    df = pd.DataFrame(dict(path=pool['paths'], targ=pool['targs'], group=group))
     df = df.drop_duplicates('path')
     k = len(vocab)
     reported = np.bincount(df.targ, minlength=k)
@@ -164,7 +166,7 @@ def _count_classes(vocab, sizes, pool):
         rows.append(row)
     return rows,reported,int(df.group.nunique()) if grouped else None
 
-# %% ../../nbs/report/card.ipynb #8c948cc4
+# %% ../../nbs/report/card.ipynb #e4410a14
 def _constant_answers(runs, vocab):
     "For each run the class that it answered to every image; None where it answered several, or had one class to answer"
     res = []
@@ -182,7 +184,7 @@ def _not_learned(constant):
         res.append(dict(answer=answer, networks=who))
     return res
 
-# %% ../../nbs/report/card.ipynb #768c7d46
+# %% ../../nbs/report/card.ipynb #2aa5429e
 @dataclass
 class NetworkRuns:
     "The runs of one method with one architecture"
@@ -226,7 +228,8 @@ def answered(
     if not any('detection' in o for o in res): missing['detection'] = ''
     pictures = _add_pictures(res, picture)
     if pictures['lost']: missing['images'] = pictures
-    return dict(vocab=vocab, classes=classes, sizes=reported if first.sizes is None else first.sizes,
+    return dict(
+        vocab=vocab, classes=classes, sizes=reported if first.sizes is None else first.sizes,
         sampling=None if first.sizes is None else _ways_of_sampling(first.sizes, alphas), n_groups=n_groups,
         averaged=len(pool['paths'])>int(reported.sum()), networks=res, not_learned=_not_learned(constant),
         detection=detection, missing=missing)

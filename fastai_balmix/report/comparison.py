@@ -1,7 +1,7 @@
 """What a report says of the folder that `compare` wrote.
 
-The card of a comparison. `results_card` reads what `compare` has written to disk: scores, predictions, settings. The comparison of the methods is that of
-`summarise`; a summary that is already there is taken as it is.
+The card of a comparison. `results_card` reads what `compare` has written to disk: scores, predictions, settings.
+The comparison of the methods is that of `summarise`; a summary that is already there is taken as it is.
 
 ```python
 from fastai_balmix.compare import *
@@ -18,7 +18,7 @@ card['verdicts']
 # %% auto #0
 __all__ = ['results_card']
 
-# %% ../../nbs/report/comparison.ipynb #cda8b024
+# %% ../../nbs/report/comparison.ipynb #ff0c2730
 import re
 from pathlib import Path
 import numpy as np
@@ -32,7 +32,7 @@ from ..compare.results import Results
 from ..compare.summary import Summary,summarise
 from .card import Card,NetworkRuns,answered,thumbnail
 
-# %% ../../nbs/report/comparison.ipynb #d435d795
+# %% ../../nbs/report/comparison.ipynb #0b4c81d7
 def _read_settings(results):
     "Settings of a comparison, or None where they cannot be read"
     try: res = yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8'))
@@ -47,7 +47,7 @@ def _flat_settings(settings, head=''):
         else: res[f'{head}{k}'] = v
     return res
 
-# %% ../../nbs/report/comparison.ipynb #7d53c232
+# %% ../../nbs/report/comparison.ipynb #bdc04d60
 def _images_of(settings, data):
     "The data of a comparison; or None, the reason, and the error"
     if data is not None:
@@ -67,7 +67,7 @@ def _picture_from(data):
         except (OSError,ValueError): return None
     return picture
 
-# %% ../../nbs/report/comparison.ipynb #63044f11
+# %% ../../nbs/report/comparison.ipynb #9cb767f9
 def _mean_history(records):
     "Mean over runs of what was kept of each epoch"
     histories = [pd.DataFrame(o['history']) for o in records if o.get('history')]
@@ -83,14 +83,16 @@ def _load_network(results, name, method, arch, runs, part):
     for run in runs:
         record = results.record(run)
         if record is None:
-            raise ValueError(f'A report needs finished runs, but {run} has no run.json. Start the comparison again: it trains this run anew.')
+            raise ValueError(f'A report needs finished runs, but {run} has no run.json. '
+                             'Start the comparison again: it trains this run anew.')
         d = results.predictions(run, part)
         records.append(record)
         answers.append(dict(targs=d['targs'], paths=np.asarray(d['paths'], dtype=str), groups=d['groups'],
                             probs=d['probs'], shares=np.asarray(record['train_shares'])))
     counts = [o.get('train_counts') for o in records]
-    return NetworkRuns(name, method, arch, answers, None if None in counts else np.mean(counts, 0), _mean_history(records),
-                       float(np.mean([o['seconds'] for o in records])))
+    sizes = None if None in counts else np.mean(counts, 0)
+    seconds = float(np.mean([o['seconds'] for o in records]))
+    return NetworkRuns(name, method, arch, answers, sizes, _mean_history(records), seconds)
 
 def _load_networks(results, pairs, part):
     "The runs of each architecture and method, read when their turn comes"
@@ -100,7 +102,7 @@ def _load_networks(results, pairs, part):
         runs = df[(df.arch==arch) & (df.method==method)].run
         yield _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs, part)
 
-# %% ../../nbs/report/comparison.ipynb #6dfb1f3b
+# %% ../../nbs/report/comparison.ipynb #a641adaf
 def _summary_of(results, summary, baseline, part, n):
     "The summary that is there, if it is one of these results; else one that is made now"
     if summary is None:
@@ -135,8 +137,8 @@ def results_card(
     summary=None, # What `summarise` gives, if it is there already. Default: it is computed.
     baseline:str|None=None, # Method that the others are compared with. Default: 'instance', or else the first.
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
-    prevalence:float|None=None, # Share of that class or group where the network is to be used. Default: its share in training.
-    part:str|None=None, # 'report', 'select', or the name of an external data set. Default: that of `summary`, or 'report'.
+    prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
+    part:str|None=None, # 'report', 'select', or an external data set. Default: that of `summary`, or 'report'.
     data=None, # `ImageData`, where it was given in Python
     n_mistakes:int=12, # Most mistakes shown of each method
     n:int=10_000 # Number of permutations, where there is no `summary`
@@ -150,16 +152,20 @@ def results_card(
     alphas = {float(m.removeprefix('balmix_')) for _,m in pairs if re.fullmatch(r'balmix_[\d.]+', m)}
     settings = _read_settings(results)
     images,reason,error = _images_of(settings, data)
+    # only the part that is reported was balanced artificially
+    held = meta['prevalence'] if part=='report' else None
     said = answered(_load_networks(results, pairs, part), meta['vocab'], _picture_from(images), sorted(alphas) or [.2],
-        positive, prevalence, n_mistakes, summary.baseline, meta['prevalence'] if part=='report' else None)
+                    positive, prevalence, n_mistakes, summary.baseline, held)
     if 'images' in said['missing']: said['missing']['images'] |= dict(reason=reason, error=error)
     runs = results.df[(results.df.part==part) & (results.df.point=='as trained')]
     folds = sorted(int(o) for o in runs.fold.unique() if o)
     # what the settings leave open is known once the folds have been made
     known = dict(folds=folds or None, n_folds=meta['n_folds'] or None)
     flat = _flat_settings({k:known.get(k, v) for k,v in (settings or {}).items()})
-    return Card(kind='comparison', name=meta['data'], ordered=meta['ordered'], **said, baseline=summary.baseline, part=part,
+    card = Card(
+        kind='comparison', name=meta['data'], ordered=meta['ordered'], **said, baseline=summary.baseline, part=part,
         metrics=summary.metrics, scores=_scores_of(summary), differences=summary.differences.to_dict('records'),
         verdicts=summary.verdicts.verdict.value_counts().to_dict(), sentences=summary.sentences, notes=summary.notes,
-        caveats=summary.caveats, folds=folds, n_folds=meta['n_folds'], n_seeds=runs.seed.nunique(), monitor=meta['monitor'],
-        selection=meta['selection'], settings=flat, versions=_versions_of(results)).to_dict()
+        caveats=summary.caveats, folds=folds, n_folds=meta['n_folds'], n_seeds=runs.seed.nunique(),
+        monitor=meta['monitor'], selection=meta['selection'], settings=flat, versions=_versions_of(results))
+    return card.to_dict()

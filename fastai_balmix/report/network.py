@@ -1,7 +1,8 @@
 """What a report says of one learner, from one forward pass over its validation set.
 
-The card of one network. `learner_card` makes one forward pass over the validation set, or takes predictions that were made before. No split is left to
-calibrate on, so the validation images are dealt into five parts, and each part is calibrated by the other four.
+The card of one network. `learner_card` makes one forward pass over the validation set, or takes predictions that
+were made before. No split is left to calibrate on, so the validation images are dealt into five parts, and each
+part is calibrated by the other four.
 
 ```python
 from fastai_balmix.report import learner_card
@@ -16,7 +17,7 @@ list(card)
 # %% auto #0
 __all__ = ['learner_card']
 
-# %% ../../nbs/report/network.ipynb #876135db
+# %% ../../nbs/report/network.ipynb #d2855e74
 import hashlib
 import math
 import os
@@ -44,7 +45,7 @@ from ..inference.prior import PriorCalibrator
 from .answers import shares_of
 from .card import Card,NetworkRuns,answered,thumbnail
 
-# %% ../../nbs/report/network.ipynb #377b45bd
+# %% ../../nbs/report/network.ipynb #2bda1ca1
 def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
     order = np.random.default_rng(seed).permutation(len(targs))
@@ -60,7 +61,7 @@ def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
             for point,prior in zip(res, (shares,'balanced')): res[point][mine] = calibrator.predict(probs[mine], prior)
     return res
 
-# %% ../../nbs/report/network.ipynb #e187ba83
+# %% ../../nbs/report/network.ipynb #f00d389c
 def _item_name(items, i):
     "Path of a validation item, or its number where it has none"
     try: o = items.iloc[i].iloc[0] if isinstance(items, pd.DataFrame) else items[i]
@@ -94,7 +95,7 @@ def _item_picture(dl, i):
         return thumbnail((x.clamp(0, 1)*255).round().to(torch.uint8).permute(1, 2, 0).expand(-1, -1, 3).numpy())
     except (OSError,ValueError,TypeError,AttributeError,IndexError,RuntimeError): return None
 
-# %% ../../nbs/report/network.ipynb #606c9bce
+# %% ../../nbs/report/network.ipynb #83c826aa
 def _history_of(learn):
     "What the recorder has of each epoch, or None"
     recorder = getattr(learn, 'recorder', None)
@@ -122,14 +123,14 @@ def _learner_settings(learn):
     optimiser += [f'{k}={v}' for k,v in getattr(learn.opt_func, 'keywords', {}).items()]
     transforms = [f'{o}: {", ".join(map(_name_of, getattr(train, o).fs))}' for o in ('after_item','after_batch')
                   if hasattr(getattr(train, o, None), 'fs')]
-    res = dict(network=type(learn.model).__name__, parameters=_count_parameters(learn.model), loss=_name_of(learn.loss_func),
-               optimiser=' '.join(optimiser), weight_decay=learn.wd, batch_size=train.bs,
-               transforms='; '.join(transforms) or None)
+    res = dict(network=type(learn.model).__name__, parameters=_count_parameters(learn.model),
+               loss=_name_of(learn.loss_func), optimiser=' '.join(optimiser), weight_decay=learn.wd,
+               batch_size=train.bs, transforms='; '.join(transforms) or None)
     held = [_name_of(o) for o in learn.cbs if type(o).__name__ not in _everyday]
     if held: res['callbacks'] = held
     return res | dict(q=learn.dls.train.q if isinstance(learn.dls.train, Weighted) else None)
 
-# %% ../../nbs/report/network.ipynb #8af4da5a
+# %% ../../nbs/report/network.ipynb #3ad74c36
 def _validation_answers(learn, dl, preds):
     "Probabilities and true classes of the validation items, checked"
     if preds is None:
@@ -166,12 +167,12 @@ def _fingerprint(*parts):
     text = '\x1f'.join(str(o) for part in parts for o in part)
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]
 
-# %% ../../nbs/report/network.ipynb #1e91fcbc
+# %% ../../nbs/report/network.ipynb #ff7b6c5d
 def learner_card(
     learn, # A trained `Learner`
-    preds=None, # `(probs, targs)` of its validation items, in their order, such as `learn.tta_flip()`. Default: one forward pass.
+    preds=None, # `(probs, targs)` of its validation items, such as `learn.tta_flip()`. Default: one forward pass.
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
-    prevalence:float|None=None, # Share of that class or group where the network is to be used. Default: its share in training.
+    prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     labels=None, # Class of each training item, (N,) ints; needed if it cannot be read from the data set
     name:str|None=None, # What the network is called. Default: the class of the model.
     n_mistakes:int=12, # Most mistakes shown
@@ -199,7 +200,7 @@ def learner_card(
     run = dict(targs=targs, paths=paths, groups=None, shares=shares, probs=points)
     alphas = sorted({float(o.alpha) for o in learn.cbs if type(o).__name__=='BalancedMixUp'}) or [.2]
     said = answered([NetworkRuns(name, name, arch, [run], sizes, history)], vocab,
-        lambda o: _item_picture(dl, int(o['item'])), alphas, positive, prevalence, n_mistakes)
+                    lambda o: _item_picture(dl, int(o['item'])), alphas, positive, prevalence, n_mistakes)
     if trained is None: said['missing']['sampling'] = unknown
     if not calibrated: said['missing']['calibration'] = ''
     # what the callbacks of `fit` did is not known once they are gone
@@ -209,5 +210,7 @@ def learner_card(
     packages = ', '.join(f'{o} {version(o)}' for o in ('fastai','torch','scikit-learn'))
     versions = dict(fastai_balmix=fastai_balmix.__version__, packages=f'{packages}, python {platform.python_version()}',
                     fingerprint=_fingerprint(vocab, paths, targs, () if trained is None else trained))
-    return Card(kind='network', name=name, **said, metrics=metrics, scores=_scores_at(points, targs, name, arch, metrics, n),
-        n_parameters=_count_parameters(learn.model), settings=_learner_settings(learn), versions=versions).to_dict()
+    card = Card(
+        kind='network', name=name, **said, metrics=metrics, n_parameters=_count_parameters(learn.model),
+        scores=_scores_at(points, targs, name, arch, metrics, n), settings=_learner_settings(learn), versions=versions)
+    return card.to_dict()

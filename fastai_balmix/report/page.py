@@ -1,9 +1,10 @@
-"""One page that says how a comparison, or a network, came out, and for whom: to read, to print, to share, and to keep beside the model.
+"""One page about a comparison or a network: how it came out, and for whom. To read, print and share.
 
-The page. `report` makes one HTML file of a comparison's folder, or of a learner: what the data are, which methods differ and by how much, which classes
-improved and which got worse, how far probabilities can be believed, the worst mistakes, how training went, and the limits of all that. It needs no network
-and no server; `balmix-report` is the same as a command. The pictures are those of [figures](figures.ipynb), and the numbers those of a plain dictionary,
-see [card](card.ipynb).
+The page. `report` makes one HTML file of a comparison's folder, or of a learner: what the data are, which methods
+differ and by how much, which classes improved and which got worse, how far probabilities can be believed, the
+worst mistakes, how training went, and the limits of all that. It needs no network and no server; `balmix-report`
+is the same as a command. The pictures are those of [figures](figures.ipynb), and the numbers those of a plain
+dictionary, see [card](card.ipynb).
 
 ```python
 from fastai_balmix.report import report
@@ -18,7 +19,7 @@ report(learn, 'network.html', positive='9', prevalence=.01)
 # %% auto #0
 __all__ = ['Report', 'report', 'balmix_report']
 
-# %% ../../nbs/report/page.ipynb #07241cfa
+# %% ../../nbs/report/page.ipynb #6953b4f4
 import base64
 import hashlib
 import html
@@ -35,13 +36,13 @@ from .comparison import results_card
 from .network import learner_card
 from .sections import filters,functions
 
-# %% ../../nbs/report/page.ipynb #6b6fc4d1
+# %% ../../nbs/report/page.ipynb #c69fe318
 def _packaged(name): return (files('fastai_balmix.report')/name).read_text(encoding='utf-8')
 
 def _render(template, card, **kwargs):
     "A template of this folder with a card in it; every text of the card is escaped"
-    env = jinja2.Environment(loader=jinja2.FunctionLoader(_packaged), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                             undefined=jinja2.StrictUndefined)
+    env = jinja2.Environment(loader=jinja2.FunctionLoader(_packaged), autoescape=True, undefined=jinja2.StrictUndefined,
+                             trim_blocks=True, lstrip_blocks=True)
     env.filters.update(filters)
     env.globals.update(functions)
     return env.get_template(template).render(card=card, version=fastai_balmix.__version__, **kwargs)
@@ -57,7 +58,7 @@ def _checked_out(out):
         raise ValueError(f"'{out}' exists and is not a report. It is kept; choose another name.")
     return out
 
-# %% ../../nbs/report/page.ipynb #06f80af0
+# %% ../../nbs/report/page.ipynb #389bd272
 class Report:
     "A report: `card`, the dictionary it is made from, and `path`, the page. Shows its main numbers in a notebook."
     def __init__(self,
@@ -72,7 +73,8 @@ class Report:
         script = _packaged('report.js')
         # the page's own policy lets no other script run
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        return _render('report.jinja', self.card, page=True, style=_packaged('report.css'), script=script, script_hash=digest)
+        return _render('report.jinja', self.card, page=True, style=_packaged('report.css'), script=script,
+                       script_hash=digest)
 
     def save(self,
         out # The file
@@ -100,27 +102,28 @@ def report(
     "Write a page about a comparison or a network: one file, that fetches nothing from the internet"
     is_learner = isinstance(results_or_learn, Learner)
     known = is_learner or isinstance(results_or_learn, str | Path) or hasattr(results_or_learn, 'predictions')
-    check(known, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner', type(results_or_learn).__name__)
+    check(known, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner',
+          type(results_or_learn).__name__)
     if out is not None: _checked_out(out) # before anything is computed
     res = Report((learner_card if is_learner else results_card)(results_or_learn, **kwargs))
     return res if out is None else res.save(out)
 
-# %% ../../nbs/report/page.ipynb #26233836
+# %% ../../nbs/report/page.ipynb #95e0377b
 @call_parse
 def balmix_report(
     folder:Path, # Folder of a comparison, as `balmix-compare` writes it
     out:Path=Path('report.html'), # The page
     baseline:str=None, # Method that the others are compared with. Default: instance
     positive:str=None, # Class, or classes separated by commas, to look at against the rest. Default: the rarest
-    prevalence:float=None, # Share of these where the network is to be used, such as 0.02. Default: their share in training
+    prevalence:float=None, # Share of these in use, such as 0.02. Default: their share in training
     part:str='report', # report, or the name of an external data set
     n_mistakes:int=12, # Most mistakes shown of each method
     debug:bool=False # Show the traceback of an error
 ):
     "Make a one-page HTML report of a comparison, to read on a screen, to share or to print"
     try:
-        if positive is not None: positive = [o.strip() for o in positive.split(',') if o.strip()]
-        res = report(Path(folder), out, baseline=baseline, positive=positive, prevalence=prevalence, part=part,
+        classes = None if positive is None else [o.strip() for o in positive.split(',') if o.strip()]
+        res = report(Path(folder), out, baseline=baseline, positive=classes, prevalence=prevalence, part=part,
                      n_mistakes=n_mistakes)
         print(f'{res.headline()}\n\nWritten to {out}, {Path(out).stat().st_size/1e6:.1f} MB.')
     except (ValueError,OSError,RuntimeError) as e:

@@ -47,7 +47,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 from fastai.callback.mixup import MixUp
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.demo import demo_net
+from fastai_balmix.datasets.longtail import small_net
 from fastai_balmix.datasets.longtail import tail_counts
 import fastai_balmix.loaders.cache # patches `DataLoaders.cached`
 from common import machine,write_table
@@ -211,7 +211,7 @@ def memory_row(name, work, make_dls, make_net, rival, target, n):
     secs = rounds(fits, n)
     return [Row(name, work, .2, secs, name, rival, target, mixed=np.mean(fits[name].mixed[1:]))]
 
-def net(): return demo_net(K)
+def net(): return small_net(K)
 def mobilenet(): return timm.create_model('mobilenetv2_100', num_classes=K)
 def resnet(): return timm.create_model('resnet50', num_classes=K).cuda()
 

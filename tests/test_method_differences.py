@@ -1,0 +1,156 @@
+"""What may be said of two methods: `method_differences` and `recall_differences` beside stored cases that another program computed, and
+beside dense sums that follow the formulas one by one."""
+import numpy as np
+import pytest
+from conftest import root
+from fastai_balmix.metrics.differences import method_differences, recall_differences
+from fastai_balmix.metrics.scores import balanced_acc, macro_f1, mcc
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from toys import settings
+
+designs = 'folds', 'patients', 'split', 'seeds', 'binary'
+cases = np.load(root/'tests'/'data'/'comparison_cases.npz')
+
+
+def case(name, *columns): return [cases[f'{name}/{o}'] for o in columns]
+
+
+@pytest.mark.parametrize('name', designs)
+def test_columns_are_those_of_another_program(name):
+    df = method_differences(*case(name, 'pred', 'targs'), fold=case(name, 'fold')[0], groups=case(name, 'groups')[0])
+    for column in 'diff', 'images', 'own', 'df', 'table', 'phi', 'low', 'high', 'p':
+        want = case(name, column)[0].ravel()
+        np.testing.assert_allclose(df[column], want, rtol=1e-4, atol=1e-9, err_msg=column)
+    # these are drawn there and here
+    for column in 'q', 'mdd50', 'mdd80':
+        np.testing.assert_allclose(df[column], case(name, column)[0].ravel(), rtol=0, atol=.005, err_msg=column)
+
+
+@pytest.mark.parametrize('name', designs)
+def test_recalls_are_those_of_another_program(name):
+    df = recall_differences(*case(name, 'pred', 'targs', 'fold', 'groups'))
+    want = case(name, 'recall')[0]
+    for i, column in enumerate(('change', 'low', 'high')):
+        np.testing.assert_allclose(df[column].to_numpy().reshape(want[:, :, i].shape), want[:, :, i], rtol=1e-9, atol=1e-12)
+
+
+def made_up(n=120, methods=2, seeds=2, folds=3, n_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    targs = rng.permutation(np.arange(n)%n_classes)
+    groups = np.arange(n)//2
+    fold = (groups%folds)
+    right = rng.random((methods+1, seeds, 3, n))<.7
+    pred = np.where(right, targs, rng.integers(0, n_classes, (methods+1, seeds, 3, n)))
+    return pred, targs, fold, groups
+
+
+def test_variances_follow_the_formulas():
+    pred, targs, fold, groups = made_up()
+    n_classes, n_groups = 3, groups.max()+1
+    counts = np.zeros((*pred.shape[:3], n_groups, n_classes, n_classes))
+    for m, s, p, i in np.ndindex(pred.shape): counts[m, s, p, groups[i], targs[i], pred[m, s, p, i]] += 1
+    mean = counts.mean(1)
+    df = method_differences(pred, targs, fold=fold, groups=groups)
+    fold_of = np.array([fold[groups==c][0] for c in range(n_groups)])
+    share = np.bincount(fold)/len(fold)
+    for row in df.itertuples():
+        func = dict(mcc=mcc, balanced_acc=balanced_acc, macro_f1=macro_f1)[row.score]
+        method, base = mean[row.method, row.point], mean[0, row.point]
+        change, both = method-base, (method.sum(0)+base.sum(0))/2
+        gradient = np.zeros((n_classes, n_classes))
+        for t, p in np.ndindex(gradient.shape):
+            move = np.zeros_like(gradient)
+            move[t, p] = 1e-4
+            gradient[t, p] = (func(both+move)-func(both-move))/2e-4
+        psi = (change*gradient).sum((1, 2))
+        images = n_groups/(n_groups-1)*(psi**2).sum()
+        of_folds = sum(((change[fold_of==k].sum(0) - share[k]*change.sum(0))*gradient).sum()**2 for k in range(3))
+        together = alone = 0.
+        for j in row.method, 0:
+            for s in range(2):
+                deviation = counts[j, s, row.point]-mean[j, row.point]
+                together += sum((deviation[fold_of==k].sum(0)*gradient).sum()**2 for k in range(3))/2
+                alone += sum((o*gradient).sum()**2 for o in deviation)/2
+        excess = 1+(together-alone)/images
+        weight = np.clip(6*(max(excess, 1)*images/together)**2, 6, 1000)
+        assert row.diff==pytest.approx(func(method.sum(0))-func(base.sum(0)), abs=1e-12)
+        assert row.images==pytest.approx(np.sqrt(images), rel=1e-5)
+        assert row.own==pytest.approx((2*3/2*of_folds/images + weight*excess)/(2+weight), rel=1e-4)
+        assert row.df==pytest.approx(2+weight, rel=1e-4)
+
+
+def test_p_is_the_posterior_mean_of_a_normal_tail():
+    pred, targs, fold, groups = made_up()
+    row = method_differences(pred, targs, fold=fold, groups=groups).iloc[4]
+    # draws of the prior, weighted by the likelihood
+    scale = max((row.table-1)/2, .2)
+    excess = stats.halfcauchy.rvs(scale=scale, size=2_000_000, random_state=0)
+    weights = stats.chi2.pdf(row.df*row.own/(1+excess), row.df)/(1+excess)
+    tails = 2*stats.norm.sf(abs(row['diff'])/row.images/np.sqrt(1+2*excess))
+    p = np.average(tails, weights=weights)
+    assert row.p==pytest.approx(p, abs=.002)
+
+
+def test_one_run_each_claims_nothing():
+    pred, targs, _, groups = made_up(seeds=1)
+    df = method_differences(pred, targs, groups=groups)
+    assert df[['own', 'df', 'table', 'phi', 'p', 'q', 'mdd50', 'mdd80']].isna().all(axis=None)
+    np.testing.assert_allclose(df.high-df['diff'], 1.959964*df.images, rtol=1e-5)
+
+
+def test_the_same_answers_differ_in_nothing():
+    pred, targs, fold, _ = made_up(methods=1)
+    pred[1] = pred[0]
+    df = method_differences(pred, targs, fold=fold)
+    assert not df['diff'].any() and not df.images.any() and df.q.isna().all()
+    recalls = recall_differences(pred, targs, fold=fold)
+    assert not recalls.change.any() and (recalls.low<0).all() and (recalls.high>0).all()
+
+
+def test_intervals_stay_in_the_range_of_a_difference():
+    targs = np.array([0, 1]*6)
+    pred = np.stack([1-targs, targs])[:, None, None].repeat(2, 1).repeat(2, 2)
+    pred[1, 0, :, 0] = 1
+    df = method_differences(pred, targs, fold=np.arange(12)%3)
+    assert (df.high<=np.where(df.score=='mcc', 2, 1)).all() and (df.low>=-2).all()
+    recalls = recall_differences(pred, targs, fold=np.arange(12)%3)
+    assert recalls.low.min()>=-1 and recalls.high.max()<=1
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 10**6))
+def test_order_and_names_change_nothing(seed):
+    pred, targs, fold, groups = made_up(n=60, seed=seed)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(60)
+    names = np.array([f'p{o}' for o in rng.permutation(30)])
+    first = method_differences(pred, targs, fold=fold, groups=groups)
+    then = method_differences(pred[..., order], targs[order], fold=np.array(list('abc'))[fold[order]], groups=names[groups[order]])
+    drawn = ['q', 'mdd50', 'mdd80']
+    exact = ['score', *drawn]
+    np.testing.assert_allclose(first.drop(columns=exact), then.drop(columns=exact), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(first[drawn], then[drawn], rtol=0, atol=.005)
+
+
+def test_without_a_primary_all_cells_are_equal():
+    pred, targs, fold, groups = made_up(methods=1)
+    equal = method_differences(pred, targs, fold=fold, groups=groups, primary=None)
+    assert equal.q.min()>=equal.p.min() and (equal.sort_values('p').q.diff().dropna()>=-1e-12).all()
+    told = method_differences(pred, targs, fold=fold, groups=groups)
+    first = told[(told.point==1) & (told.score=='mcc')].iloc[0]
+    assert first.q==pytest.approx(min(1, 2*first.p))
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(pred=np.zeros((2, 1, 3, 4))), "'pred' parameter of method_differences must be ints of shape"),
+    (dict(targs=[0, 1, 0]), "'targs' parameter of method_differences must be 4 ints"),
+    (dict(fold=[1, 2]), "'fold' parameter of method_differences must be 4 values, one for each image"),
+    (dict(groups=['a', 'a', 'b', 'b'], fold=[1, 2, 1, 2]), "'groups' parameter of method_differences must be groups"),
+    (dict(scores=['mmc']), "There is no score 'mmc'. Did you mean 'mcc'"),
+    (dict(alpha=1), "'alpha' parameter of method_differences"),
+])
+def test_bad_arguments(change, words):
+    good = dict(pred=np.zeros((2, 1, 3, 4), dtype=int), targs=[0, 1, 0, 1], fold=[1, 1, 2, 2])
+    with pytest.raises(ValueError, match=words): method_differences(**(good | change))
