@@ -1,6 +1,6 @@
 """The notebook reads one made-up summary. Here every number is counted again by scikit-learn, scipy and plain loops,
-tests meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that try to
-break them."""
+tests meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that
+try to break them."""
 
 import csv,io,re
 from html.parser import HTMLParser
