@@ -21,7 +21,7 @@ def test_predictive_values_are_those_of_counting_where_the_group_is_as_frequent_
     assert (got['positives'],got['negatives'])==(40,80)
 
 def test_intervals_of_a_change_hold_it_nineteen_times_in_twenty():
-    "Each simulation is a class of its own. Agresti and Min's interval is a little wide for few images, never far too narrow"
+    "Each simulation is a class. Agresti and Min's interval is a little wide for few images, never far too narrow"
     rng,sims = np.random.default_rng(0),4000
     for n,(both,gained,lost) in ((8,(.5,.2,.1)),(30,(.6,.1,.1)),(200,(.7,.12,.05))):
         kind = rng.choice(4, size=(sims,n), p=[both,gained,lost,1-both-gained-lost])

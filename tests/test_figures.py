@@ -1,4 +1,5 @@
-"""The notebook shows each figure once. Here they are drawn for two classes and for a hundred, and their colours are measured."""
+"""The notebook shows each figure once. Here they are drawn for two classes and for a hundred, and their
+colours are measured."""
 
 import re
 from itertools import combinations
@@ -36,7 +37,8 @@ def test_confusion_can_be_read(k, by_row):
     ax.figure.canvas.draw()
     first = [t.get_text() for t in ax.get_yticklabels()]
     order = np.argsort(-cm.sum(1), kind='stable')
-    assert first[0]==names[order[0]] and first==[names[i] for i in order][::len(names)//len(first) if k>30 else 1][:len(first)]
+    assert first[0]==names[order[0]]
+    assert first==[names[i] for i in order][::len(names)//len(first) if k>30 else 1][:len(first)]
     assert apart(ax.get_yticklabels(), ax) and 2<=len(first)<=60
     if k>30: assert not ax.texts
     else:
@@ -68,7 +70,8 @@ def test_mistakes_are_shown_with_what_was_said_of_them():
     assert m.path.tolist()==['w.jpg','$z$.jpg','y.jpg']
     close(m.of_true, [.1,.3,.4])
     axs = top_mistakes(m, [np.zeros((4,4)),None,np.zeros((4,4,3))], cols=2)
-    assert axs.shape==(2,2) and axs[0,0].get_title()=='no (90 %)\nis yes\nw.jpg' and [len(a.images) for a in axs.flat]==[1,0,1,0]
+    assert axs.shape==(2,2) and axs[0,0].get_title()=='no (90 %)\nis yes\nw.jpg'
+    assert [len(a.images) for a in axs.flat]==[1,0,1,0]
     axs[0,0].figure.canvas.draw()
 
 def test_labels(): assert label('a\n\t b\u202e$') == r'a b\$' and label('x'*50)=='x'*23+'…' and label('\x00')==''
@@ -78,13 +81,16 @@ def test_no_two_series_look_the_same():
     assert len({*looks})==84
 
 # Linear RGB as seen with deuteranopia, protanopia, tritanopia: Machado, Oliveira and Fernandes 2009, severity 1
-SEEN = dict(all=np.eye(3), deutan=[[.367322,.860646,-.227968],[.280085,.672501,.047413],[-.011820,.042940,.968881]], protan=[[.152286,1.052583,-.204868],[.114503,.786281,.099216],[-.003882,-.048116,1.051998]],
+SEEN = dict(all=np.eye(3), deutan=[[.367322,.860646,-.227968],[.280085,.672501,.047413],[-.011820,.042940,.968881]],
+    protan=[[.152286,1.052583,-.204868],[.114503,.786281,.099216],[-.003882,-.048116,1.051998]],
             tritan=[[1.255528,-.076749,-.178779],[-.078411,.930809,.147602],[.004733,.691367,.303900]])
 
-def linear(hexa): return np.array([(c/12.92 if c<=.04045 else ((c+.055)/1.055)**2.4) for c in (int(hexa[i:i+2], 16)/255 for i in (1,3,5))])
+def linear(hexa): return np.array([(c/12.92 if c<=.04045 else ((c+.055)/1.055)**2.4)
+        for c in (int(hexa[i:i+2], 16)/255 for i in (1,3,5))])
 
 def lab(rgb):
-    xyz = np.array([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],[.0193339,.1191920,.9503041]])@np.clip(rgb, 0, 1)/[.95047,1,1.08883]
+    xyz = np.array([[.4124564,.3575761,.1804375],[.2126729,.7151522,.0721750],
+        [.0193339,.1191920,.9503041]])@np.clip(rgb, 0, 1)/[.95047,1,1.08883]
     f = np.where(xyz>216/24389, np.cbrt(xyz), (24389/27*xyz+16)/116)
     return np.array([116*f[1]-16,500*(f[0]-f[1]),200*(f[1]-f[2])])
 
@@ -98,4 +104,5 @@ def test_colours_are_told_apart_with_any_colour_vision_and_stand_out():
             a,b = sorted((linear(c)@[.2126,.7152,.0722],page@[.2126,.7152,.0722]))
             assert (b+.05)/(a+.05)>=3, (c,v['page'])
         for kind,m in SEEN.items():
-            for a,b in combinations(cs, 2): assert np.linalg.norm(lab(np.array(m)@linear(a))-lab(np.array(m)@linear(b)))>11, (kind,a,b)
+            for a,b in combinations(cs,
+                    2): assert np.linalg.norm(lab(np.array(m)@linear(a))-lab(np.array(m)@linear(b)))>11, (kind,a,b)

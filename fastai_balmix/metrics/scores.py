@@ -413,7 +413,7 @@ def score_row(
 class OperatingPoint(StrEnum):
     "Class prior at which the answers of a network are read"
     words:str
-    def __new__(cls, key, words):
+    def __new__(cls, key, words=''): # a point is looked up by its key alone
         o = str.__new__(cls, key)
         o._value_,o.words = key,words
         return o
