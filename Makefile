@@ -10,7 +10,7 @@ test:
 	pytest
 
 notebooks:
-	jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/tutorials/*.ipynb
+	jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/*/*.ipynb
 	nbdev-clean
 
 readme:

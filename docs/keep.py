@@ -2,9 +2,14 @@
 
     balmix-compare --preset fashion --jobs 2 --out FOLDER
 
-has written. Its probabilities take 40 MB. In nbs/tutorials/fashion, which a tutorial reads, stay the scores; of all runs the predicted classes,
-which suffice for every test of `summarise`; and of two the probabilities, rounded. docs/measured/fashion.csv holds the figures of the summary, fashion_table.csv the differences from instance sampling as they are printed."""
-import io,json,shutil,sys
+has written. Its probabilities take 40 MB. nbs/tutorials/fashion, which a tutorial reads, keeps the scores; of all runs
+the predicted classes, which suffice for every test of `summarise`; and of two the probabilities, rounded.
+docs/measured/fashion.csv holds the figures of the summary, fashion_table.csv the differences from instance sampling as
+they are printed."""
+import io
+import json
+import shutil
+import sys
 from pathlib import Path
 from zipfile import ZIP_LZMA,ZipFile
 
@@ -36,15 +41,22 @@ def keep(
     preds = {run: res.predictions(run) for run in runs}
     targs = preds[runs[0]]['targs']
     for p in preds.values():
-        if not np.array_equal(p['targs'], targs) or [*p['paths']]!=[f'test/{i}' for i in range(len(targs))]: raise ValueError('These runs were tested on other images, or in another order.')
-    # images first, so that what networks agree on stands together
-    answers = np.array([[preds[run]['probs'][o].argmax(1) for o in points] for run in runs], np.uint8).transpose(2, 0, 1) # (N,runs,points)
+        if not np.array_equal(p['targs'], targs) or [*p['paths']]!=[f'test/{i}' for i in range(len(targs))]:
+            raise ValueError('These runs were tested on other images, or in another order.')
+    answers = np.array([[preds[run]['probs'][o].argmax(1) for o in points] for run in runs], np.uint8)
+    # Images first, (N,runs,points), so that what networks agree on stands together
+    answers = answers.transpose(2, 0, 1)
     two = df[df.method.isin(whole) & (df.seed==df.seed.min())].run.unique()
-    probs = [np.rint(-16*np.log(np.maximum(preds[o]['probs']['as trained'], 1.3e-7))).astype(np.uint8) for o in two] # in steps of 6 %
+    def in_steps(probs):
+        "Probabilities in steps of 6 %"
+        return np.rint(-16*np.log(np.maximum(probs, 1.3e-7))).astype(np.uint8)
+    arrays = dict(answers=answers, targs=targs.astype(np.uint8), runs=runs, points=points)
+    for o in two: arrays[o] = in_steps(preds[o]['probs']['as trained'])
     with ZipFile(folder/'answers.npz', 'w', ZIP_LZMA) as z: # an .npz file, smaller than numpy makes it
-        for k,v in dict(answers=answers, targs=targs.astype(np.uint8), runs=runs, points=points, **dict(zip(two, probs))).items():
+        for k,v in arrays.items():
             with z.open(f'{k}.npy', 'w') as f: np.lib.format.write_array(f, np.ascontiguousarray(v))
-    records = {o: {k: v for k,v in res.record(o).items() if k in ('history','calibration','train_shares','best_epoch','seconds')} for o in two}
+    wanted = 'history','calibration','train_shares','best_epoch','seconds'
+    records = {o: {k: v for k,v in res.record(o).items() if k in wanted} for o in two}
     for o in records.values(): o['train_counts'] = tail_counts(2000, 10, 100).tolist()
     (folder/'records.json').write_text(json.dumps(records)+'\n')
 
@@ -54,10 +66,12 @@ def figures(
 )->pd.DataFrame: # A row for each method, operating point and score, in percent
     "Means, and differences from instance sampling, with their 95 % intervals"
     s = summarise(res, metrics=['mcc','balanced_accuracy','macro_f1'])
-    df = pd.read_csv(io.StringIO(s.to_csv()))[['method','point','metric','runs','mean','low','high','diff','diff_low','diff_high','p_both','shown']].rename(columns=dict(p_both='p'))
+    columns = ['method','point','metric','runs','mean','low','high','diff','diff_low','diff_high','p_both','shown']
+    df = pd.read_csv(io.StringIO(s.to_csv()))[columns].rename(columns=dict(p_both='p'))
     percent = ['mean','low','high','diff','diff_low','diff_high']
     df[percent] = (100*df[percent]).round(2)
-    return df.round({'p':4}).assign(command='balmix-compare --preset fashion --jobs 2 --out FOLDER', versions=res.df.versions.iloc[0], machine=machine())
+    command = 'balmix-compare --preset fashion --jobs 2 --out FOLDER'
+    return df.round({'p':4}).assign(command=command, versions=res.df.versions.iloc[0], machine=machine())
 
 
 def printed(
@@ -65,8 +79,10 @@ def printed(
 )->pd.DataFrame: # A row for each score and method, a column for each operating point
     "Differences from instance sampling, with their intervals, in points"
     d = df[(df.method!='instance') & (df.metric!='macro_f1')]
-    d = d.assign(cell=[f'{o.diff:+.1f} ({o.diff_low:+.1f} to {o.diff_high:+.1f})' for o in d.itertuples()], metric=d.metric.map(dict(mcc='MCC', balanced_accuracy='balanced accuracy')))
-    return d.pivot(index=['metric','method'], columns='point', values='cell').loc[d.set_index(['metric','method']).index.unique(),[*points]].reset_index()
+    cells = [f'{o.diff:+.1f} ({o.diff_low:+.1f} to {o.diff_high:+.1f})' for o in d.itertuples()]
+    d = d.assign(cell=cells, metric=d.metric.map(dict(mcc='MCC', balanced_accuracy='balanced accuracy')))
+    order = d.set_index(['metric','method']).index.unique()
+    return d.pivot(index=['metric','method'], columns='point', values='cell').loc[order,[*points]].reset_index()
 
 
 if __name__=='__main__':

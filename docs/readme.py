@@ -1,7 +1,9 @@
 """README.md from nbs/index.ipynb, run by `make readme`: nbdev prepares the notebook, nbconvert makes it Markdown.
 
-`nbdev-readme` would need Quarto, which pip does not install. Outputs are taken as they were saved; nothing is run anew."""
-import re,sys,tempfile
+`nbdev-readme` would need Quarto, which pip does not install. Outputs are taken as they were saved; nothing is run."""
+import re
+import sys
+import tempfile
 from base64 import b64decode
 from os import environ
 from pathlib import Path
@@ -52,7 +54,8 @@ def _plain(text):
 def _html(text):
     "A table without its style sheet, and without the blank lines that would end it"
     text = re.sub(r'<style.*?</style>|<!--.*?-->', '', text, flags=re.DOTALL)
-    if not re.search(r'<img|<svg', text) and not re.sub(r'<[^>]+>', '', text).strip(): return '' # a progress bar that has gone
+    words = re.sub(r'<[^>]+>', '', text).strip()
+    if not words and not re.search(r'<img|<svg', text): return '' # a progress bar that has gone
     return '\n'.join(o.strip() for o in text.splitlines() if o.strip())
 
 
@@ -65,7 +68,9 @@ def _output(out, opts, save_fig):
         return text if asis or not text else _fenced(text)
     if out.output_type=='error': return _fenced(_plain('\n'.join(out.traceback)))
     data = {k: ''.join(v) for k,v in out.data.items()}
-    if 'text/markdown' in data and not data['text/markdown'].startswith('```html'): return data['text/markdown'].strip() # the latter is fastprogress's table, here as HTML too
+    said = data.get('text/markdown')
+    # fastprogress gives its table as HTML in a fence, and as HTML
+    if said is not None and not said.startswith('```html'): return said.strip()
     for mime,ext in figures.items():
         if mime in data: return save_fig(data[mime].encode() if ext=='svg' else b64decode(data[mime]), ext)
     if 'text/html' in data: return _html(data['text/html'])

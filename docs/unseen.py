@@ -1,5 +1,9 @@
-"""Where the names come from that the code on a notebook's page uses. Readers have only the page, so what is hidden and yet needed is given there as well."""
-import ast,builtins,symtable,warnings
+"""Where the names come from that the code on a notebook's page uses. Readers have only the page, so what is hidden
+and yet needed is given there as well."""
+import ast
+import builtins
+import symtable
+import warnings
 from dataclasses import dataclass,field
 from functools import lru_cache
 from importlib import import_module
@@ -20,7 +24,8 @@ def _statements(body):
     "Statements of a cell, those within `with`, `if`, `for` and `try` among them, those of functions and classes not"
     for o in body:
         yield o
-        if not isinstance(o, (ast.FunctionDef,ast.AsyncFunctionDef,ast.ClassDef)): yield from _statements([x for x in ast.iter_child_nodes(o) if isinstance(x, (ast.stmt,ast.excepthandler))])
+        if isinstance(o, ast.FunctionDef|ast.AsyncFunctionDef|ast.ClassDef): continue
+        yield from _statements([x for x in ast.iter_child_nodes(o) if isinstance(x, ast.stmt|ast.excepthandler)])
 
 
 def _tables(t):
@@ -39,7 +44,8 @@ class Cell:
     imports:dict = field(default_factory=dict) # Names that each of its imports brings
 
     def __post_init__(self):
-        plain = '\n'.join(o for o in self.source.splitlines() if not o.startswith(('%','!'))) # without what only Jupyter understands
+        # Without what only Jupyter understands
+        plain = '\n'.join(o for o in self.source.splitlines() if not o.startswith(('%','!')))
         for o in _statements(ast.parse(plain).body):
             if not isinstance(o, (ast.Import,ast.ImportFrom)): continue
             names = {(a.asname or a.name).partition('.')[0] for a in o.names}
@@ -58,8 +64,10 @@ def cells(nb):
     res = {}
     for i,c in enumerate(nb.cells):
         if c.cell_type!='code': continue
-        d,source = c.directives,'\n'.join(o for o in c.source.splitlines() if not o.startswith('#|')).strip()
-        res[i] = Cell(source, not hiding & d.keys() and 'false' not in (d.get('echo'), d.get('include')), bool({'export','exporti','exports'} & d.keys()))
+        d = c.directives
+        source = '\n'.join(o for o in c.source.splitlines() if not o.startswith('#|')).strip()
+        seen = not hiding & d.keys() and 'false' not in (d.get('echo'), d.get('include'))
+        res[i] = Cell(source, seen, bool({'export','exporti','exports'} & d.keys()))
     return res
 
 
@@ -69,9 +77,11 @@ def unseen(
 )->tuple: # Code that its page lacks, by the place of the cell that has it, and names that come from nowhere
     "What is hidden and makes a name that seen code uses: whole cells, and of exported ones only the imports"
     every = cells(nb)
-    whole,lines,lost = {i for i,o in every.items() if o.seen},{},set()
+    whole = {i for i,o in every.items() if o.seen}
+    lines,lost = {},set()
     def find(nm, i):
-        if any(j<i and nm in every[j].binds for j in whole) or any(j<i and nm in names for j,o in lines.items() for names in o.values()): return
+        if any(j<i and nm in every[j].binds for j in whole): return
+        if any(j<i and nm in names for j,o in lines.items() for names in o.values()): return
         before = [j for j in sorted(every, reverse=True) if j<i and nm in every[j].binds]
         if not before: return lost.add(nm)
         j = next((j for j in before if not every[j].exported), None)
@@ -84,6 +94,9 @@ def unseen(
             lines.setdefault(before[0], {})[line] = o.imports.get(line, {nm})
     for i in [*whole]:
         for nm in sorted(every[i].needs): find(nm, i)
-    order = {j: [*every[j].imports] for j in lines}
-    code = {j: '\n'.join(sorted(o, key=lambda s: (order[j].index(s) if s in order[j] else len(order[j]), s))) for j,o in lines.items()}
+    def in_order(j):
+        "Imports of a cell as it has them, then those that stand for its own definitions"
+        order = [*every[j].imports]
+        return sorted(lines[j], key=lambda s: (order.index(s) if s in order else len(order), s))
+    code = {j: '\n'.join(in_order(j)) for j in lines}
     return code | {j: every[j].source for j in whole if not every[j].seen},lost

@@ -1,8 +1,16 @@
 """A child process that has fastai imported already, for tests that must not share a process.
 
-Importing fastai takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server imports
-everything once, and each call of `warm_call` runs in a fork of it."""
-import os,pickle,shutil,signal,subprocess,sys,tempfile,traceback
+Importing fastai takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server
+imports everything once, and each call of `warm_call` runs in a fork of it."""
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver,get_context,set_start_method
 from multiprocessing.connection import wait
@@ -12,21 +20,24 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 context = get_context('forkserver')
-preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean', 'nbdev.processors', 'nbdev.doclinks', 'nbconvert',
-    'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'pandas', 'sklearn.datasets', 'sklearn.metrics', 'scipy.stats', 'timm',
-    'pytest', 'hypothesis']
+preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean', 'nbdev.processors', 'nbdev.doclinks',
+           'nbconvert', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'pandas', 'sklearn.datasets',
+           'sklearn.metrics', 'scipy.stats', 'timm', 'pytest', 'hypothesis']
 
-# A fork cannot use a GPU that the server has seen, small nets are several times slower where two processes each want all
-# cores, and plots must not look for a screen
+# A fork cannot use a GPU that the server has seen, small nets are several times slower where two processes each want
+# all cores, and plots must not look for a screen
 server_env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MPLBACKEND='agg')
 # Here too, before PyTorch is imported
 for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, server_env[k])
 
 
 def pytest_collection_finish(session):
-    "Start the server where tests will want it: it imports while others run, and there is one per process, so it must come first"
-    wanted = any('warm_call' in o.fixturenames or hasattr(o.module, 'warm_call') or hasattr(o.module, 'on_ranks') for o in session.items)
-    if not wanted or session.config.option.collectonly: return
+    """Start the server where tests will want it: it imports while others run, and there is one per process, so it must
+    come first"""
+    def wants(item):
+        users = 'warm_call','on_ranks'
+        return 'warm_call' in item.fixturenames or any(hasattr(item.module, o) for o in users)
+    if not any(map(wants, session.items)) or session.config.option.collectonly: return
     old = {k: os.environ.get(k) for k in server_env}
     os.environ.update(server_env)
     context.set_forkserver_preload(preload)
@@ -43,7 +54,8 @@ def pytest_collection_finish(session):
 
 def _child(conn, log, job):
     os.setsid() # so that workers of data loaders can be ended with it
-    set_start_method(None, force=True) # else workers would start the way this process did, not the way they do for a user
+    # Else workers would start the way this process did, not the way they do for a user
+    set_start_method(None, force=True)
     fd = os.open(log, os.O_WRONLY|os.O_APPEND)
     for std in 1,2: os.dup2(fd, std)
     try: res = True, pickle.loads(job)()
@@ -57,8 +69,7 @@ def _child(conn, log, job):
 
 
 def _kill_group(pid):
-    try: os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError: pass
+    with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)
 
 
 def warm_call(
@@ -67,7 +78,8 @@ def warm_call(
     timeout:float=300, # Seconds until it is ended
     **kwargs # Its keyword arguments
 ):
-    "Result of `func(*args, **kwargs)` in a fork of a process that has fastai imported; its error, with all it printed, is raised here"
+    """Result of `func(*args, **kwargs)` in a fork of a process that has fastai imported; its error, with all it
+    printed, is raised here"""
     __tracebackhide__ = True
     recv,send = context.Pipe(duplex=False)
     with recv, tempfile.NamedTemporaryFile(prefix='warm-') as log:

@@ -1,7 +1,8 @@
 """Public errors: the call that provokes each, its words, what is behind it and what helps.
 
-`test_messages.py` makes every call and compares the words; the page *Troubleshooting* of the site is made from this table, so it cannot say what is no longer so.
-In `message`, … stands for what differs between machines and versions, such as an address in memory."""
+`test_messages.py` makes every call and compares the words. The page *Troubleshooting* of the site is made from this
+table, so it cannot say what is no longer true. In `message`, … stands for what differs between machines and versions,
+such as an address in memory."""
 from typing import NamedTuple
 
 class Message(NamedTuple):
@@ -17,19 +18,11 @@ from PIL import Image
 from fastai.vision.all import *
 from fastai_balmix.all import *
 from fastai_balmix import datasets
-from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.compare.methods import add_method,find_method
-from fastai_balmix.compare.plan import compare,read_settings
-from fastai_balmix.report.answers import against_rest,worst_mistakes
-from fastai_balmix.report.figures import *
-from fastai_balmix.report.page import report
-from fastai_balmix.callback.show import class_distribution
-from fastai_balmix.compare.config import TrainConfig
-from fastai_balmix.compare.results import Results
-from fastai_balmix.datasets.splits import fold_numbers,split_off
-from fastai_balmix.compare.paper import paper_table,published
-from fastai_balmix.metrics.differences import corrected_t
-from fastai_balmix.callback.fitcheck import check_order
+from fastai_balmix.callback import check_order
+from fastai_balmix.compare import *
+from fastai_balmix.datasets import ImageData,fold_numbers,split_off
+from fastai_balmix.metrics import corrected_t
+from fastai_balmix.report import *
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
 net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
@@ -51,7 +44,8 @@ messages = {
             'α is the parameter of Beta(α, 1), and cannot be negative.',
             "0.1 to 0.3 are the paper's; 1 makes both images equally strong; 0 is a plain fit."),
         Message("BalancedMixUp(q='balanced')",
-            "The 'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. Got 'balanced' instead.",
+            "The 'q' parameter of BalancedMixUp must be a float or one of 'instance', 'sqrt', 'class'. Got "
+            "'balanced' instead.",
             '`q` is a number or one of three names.',
             "`'class'` is the class-balanced draw."),
         Message('BalancedMixUp(per_item=1)',
@@ -78,16 +72,20 @@ messages = {
             'BalancedMixUp cannot be combined with MixUp. Remove one of them.',
             'Two callbacks would mix the same batch.',
             'Keep one of them. `compare` trains both, one after the other.'),
-        Message('Learner(dls, net, loss_func=lambda p,y: F.cross_entropy(p, y)).fit(1, cbs=BalancedMixUp(per_item=True))',
-            'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but the learner has <function <lambda> at …>.',
+        Message('Learner(dls, net, loss_func=lambda p,y: F.cross_entropy(p, y))'
+                '.fit(1, cbs=BalancedMixUp(per_item=True))',
+            'BalancedMixUp needs a loss function with a `reduction`, so that the loss of each item is known, but '
+            'the learner has <function <lambda> at …>.',
             'λ for each pair needs the loss of each item, and a bare function gives only their mean.',
             'A loss with a `reduction`, such as `CrossEntropyLossFlat()`; or `per_item=False`.'),
         Message("DataLoaders(DataLoader([(torch.rand(4), .5) for _ in range(8)], bs=4)).weighted('class')",
             'weighted must be given a data set whose targets are classes. Got float64 targets: regression.',
             'Balancing needs classes, and these targets are numbers.',
             'Give classes, for instance bins of the target.'),
-        Message("train_labels(DataLoader(type('Mute', (), dict(__len__=lambda s: 4, __getitem__=lambda s,i: (torch.rand(4), 0)))(), bs=2))",
-            'The labels of a Mute cannot be read by train_labels without opening its items. Pass `labels=`, one int per training item, the number of its class; or a row of 0 and 1, a column for each label it may have.',
+        Message("train_labels(DataLoader(type('Mute', (), dict(__len__=lambda s: 4, "
+                "__getitem__=lambda s,i: (torch.rand(4), 0)))(), bs=2))",
+            'The labels of a Mute cannot be read by train_labels without opening its items. Pass `labels=`, one int '
+            'per training item, the number of its class; or a row of 0 and 1, a column for each label it may have.',
             'The data set does not tell its labels without opening the images.',
             'Give it an attribute `targets`, or pass `labels=` to `BalancedMixUp`, `weighted` or `train_labels`.'),
         Message("dls.weighted('class', labels=[0,1])",
@@ -117,7 +115,8 @@ messages = {
     ],
     'Looking at the data': [
         Message("sampling_probs([], 'class')",
-            "The 'counts' parameter of sampling_probs must be a row of numbers, none negative and not all 0. Got [] instead.",
+            "The 'counts' parameter of sampling_probs must be a row of numbers, none negative and not all 0. Got [] "
+            "instead.",
             'There are no classes.',
             'Counts as `class_counts` gives them.'),
         Message('class_counts([0,-1,2])',
@@ -125,7 +124,8 @@ messages = {
             'Labels are class numbers from 0.',
             'Use the positions in the vocabulary; mark unknown labels by leaving the item out.'),
         Message('class_counts([0.,.5])',
-            "The 'y' parameter of class_counts must be one int per item, the number of its class. Got float64 values, the first being [0.0] instead.",
+            "The 'y' parameter of class_counts must be one int per item, the number of its class. Got float64 "
+            "values, the first being [0.0] instead.",
             'Labels came as floats, often from a table with gaps.',
             '`.astype(int)`, after looking for NaN.'),
         Message('class_counts([0,1,3], n_classes=3)',
@@ -133,7 +133,8 @@ messages = {
             'A label is larger than the number of classes allows.',
             'State all classes, or renumber.'),
         Message('mixed_probs([.5,.4], [.5,.5], .2)',
-            "The 'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1. Got [0.5, 0.4] instead.",
+            "The 'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1. Got [0.5, 0.4] "
+            "instead.",
             'Shares do not sum to 1.',
             '`sampling_probs(counts, q)` gives shares that do.'),
         Message('tail_counts(100, 10, imbalance=0.5)',
@@ -141,11 +142,13 @@ messages = {
             'The imbalance is the largest class by the smallest.',
             'A number of 1 or more, such as 100.'),
         Message('tail_idxs([0,0,1], [2,2])',
-            "The 'counts' parameter of tail_idxs must be no more than there are of each class, [2, 1], and none negative. Got [2, 2] instead.",
+            "The 'counts' parameter of tail_idxs must be no more than there are of each class, [2, 1], and none "
+            "negative. Got [2, 2] instead.",
             'More items of a class are asked for than there are.',
             'Smaller counts, or a smaller `n_max` for `tail_counts`.'),
         Message('digits_lt(n_max=1000)',
-            "The 'n_max' parameter of digits_lt must be at most 120, with 54 images a class held out. Got 1000 instead.",
+            "The 'n_max' parameter of digits_lt must be at most 120, with 54 images a class held out. Got 1000 "
+            "instead.",
             'The embedded digits are few.',
             'A smaller `n_max`, or a smaller `valid_pct`.'),
         Message('class_distribution(dls, alpha=-1)',
@@ -153,11 +156,13 @@ messages = {
             'α is the parameter of Beta(α, 1), and cannot be negative.',
             'The α of your fit; 0 shows the data as they are.'),
         Message('BalancedMixUp(0).show(dls)',
-            "The 'alpha' parameter of BalancedMixUp.show must be above 0: without a partner there is nothing to show. Got 0 instead.",
+            "The 'alpha' parameter of BalancedMixUp.show must be above 0: without a partner there is nothing to "
+            "show. Got 0 instead.",
             'With α = 0 there is no partner to be shown.',
             '`BalancedMixUp(alpha=0.2).show(dls)`.'),
         Message("dls.cached('two gigabytes')",
-            "The 'size' parameter of cached must be a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'. Got 'two gigabytes' instead.",
+            "The 'size' parameter of cached must be a number of bytes in the range [0, inf), or words such as '2GB', "
+            "'500MB' or '1.5GiB'. Got 'two gigabytes' instead.",
             'A size is a number of bytes, or a number with a unit.',
             "`'2GB'`, `'500MB'`, `'1.5GiB'`."),
         Message("dls.cached('1GB', folder='nowhere')",
@@ -175,7 +180,8 @@ messages = {
             'β = 1 would divide by zero.',
             '0.9 to 0.9999.'),
         Message('LogitAdjustedLoss([.5,-.5])',
-            "The 'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [0.5, -0.5] instead.",
+            "The 'prior' parameter of LogitAdjustedLoss must be probabilities: all above 0, sum 1. Got [0.5, -0.5] "
+            "instead.",
             'Class shares cannot be negative.',
             '`counts/counts.sum()`.'),
         Message('WeightedFocalLoss(gamma=-1)',
@@ -183,15 +189,18 @@ messages = {
             'γ is not negative.',
             '2 is usual; 0 is cross-entropy.'),
         Message('ClassBalancedLoss([100,10])(torch.rand(4,3), torch.tensor([0,1,2,0]))',
-            "The 'counts' parameter of ClassBalancedLoss must be for 3 classes, as many as the predictions have. Got one for 2 instead.",
+            "The 'counts' parameter of ClassBalancedLoss must be for 3 classes, as many as the predictions have. Got "
+            "one for 2 instead.",
             'The loss was made for another number of classes than the network has outputs.',
             'Counts of all classes, in the order of the vocabulary: `class_counts(train_labels(dls.train))`.'),
         Message("loss = QWKLoss(); loss.reduction = 'none'",
-            "The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no value per item. Got 'none' instead.",
+            "The 'reduction' parameter of QWKLoss must be 'mean': it is a ratio over the whole batch and has no "
+            "value per item. Got 'none' instead.",
             'κ is a ratio over the whole batch, and has no value for an item.',
             "Leave it at `'mean'`; with Balanced-MixUp, `per_item=False`."),
         Message('CostSensitiveRegularisation(cost=[[0,1],[1,1]])',
-            "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none negative, with zeros on its diagonal. Got [[0, 1], [1, 1]] instead.",
+            "The 'cost' parameter of CostSensitiveRegularisation must be a square matrix of finite numbers, none "
+            "negative, with zeros on its diagonal. Got [[0, 1], [1, 1]] instead.",
             'A right answer costs nothing.',
             'Zeros on the diagonal.'),
         Message('GaussianLabelSmoothing(sigma=0)',
@@ -199,7 +208,8 @@ messages = {
             'The width of the Gaussian is above 0.',
             'For hard labels take `CrossEntropyLossFlat()`.'),
         Message("imbalance_metrics(ordered='grades')",
-            "The 'ordered' parameter of imbalance_metrics must be True, False or the names of the classes in their order. Got 'grades' instead.",
+            "The 'ordered' parameter of imbalance_metrics must be True, False or the names of the classes in their "
+            "order. Got 'grades' instead.",
             '`ordered` is a flag, or the class names in their order.',
             "`ordered=True`, or `ordered=['none', 'mild', ...]`."),
         Message("ConfusionMetric('mcc', 'mcc')",
@@ -207,7 +217,8 @@ messages = {
             'A score is a function of a confusion matrix.',
             "`ConfusionMetric(mcc, 'mcc')`."),
         Message("check_order(['mild','none'], ['none','mild'])",
-            "The 'ordered' parameter of ordered metrics and losses must be the order of the loaders, ['mild', 'none']. Got ['none', 'mild'] instead.",
+            "The 'ordered' parameter of ordered metrics and losses must be the order of the loaders, ['mild', "
+            "'none']. Got ['none', 'mild'] instead.",
             'The classes of the loaders are in another order than was stated, often because fastai sorts names.',
             '`CategoryBlock(vocab=[...], sort=False)`, or `vocab=[...]` of a reader.'),
         Message('shot_metrics([5,50], few=100, many=20)',
@@ -223,11 +234,13 @@ messages = {
             'A label is larger than the number of columns allows.',
             'Predictions of all classes.'),
         Message('mcc([[1,2,3]])',
-            "The 'cm' parameter of mcc must be square matrices, an array of shape (..., K, K). Got shape (1, 3) instead.",
+            "The 'cm' parameter of mcc must be square matrices, an array of shape (..., K, K). Got shape (1, 3) "
+            "instead.",
             'A score takes square matrices.',
             '`mcc(confusion(preds, targs))`.'),
         Message("balanced_acc([[1,0],[0,1]], classes='some')",
-            "The 'classes' parameter of balanced_acc must be 'present', 'all' or a list of class numbers. Got 'some' instead.",
+            "The 'classes' parameter of balanced_acc must be 'present', 'all' or a list of class numbers. Got 'some' "
+            "instead.",
             'It must be said which classes count.',
             "`'present'`, `'all'`, or a list of class numbers."),
         Message("per_class([[3,1],[0,2]], vocab=['healthy'])",
@@ -239,7 +252,8 @@ messages = {
             'A group names a class that is not there.',
             'Class numbers below the number of classes.'),
         Message('reweight([[3,1],[0,0]], [.5,.5])',
-            "The 'prior' parameter of reweight must be zero for classes without items, whose rows cannot be scaled. Got 0.5 for class 1 instead.",
+            "The 'prior' parameter of reweight must be zero for classes without items, whose rows cannot be scaled. "
+            "Got 0.5 for class 1 instead.",
             'A class without items has no row that could be scaled.',
             'A prior that is 0 there, or a test set with items of that class.'),
         Message('per_class_auc(probs, targs, specificity=2)',
@@ -259,7 +273,8 @@ messages = {
             'A level is a share.',
             '`level=0.95`.'),
         Message('confidence_interval(probs, targs, mcc, groups=[1,2])',
-            "The 'groups' parameter of confidence_interval must be 6 values, one for each item. Got an array of shape (2,) instead.",
+            "The 'groups' parameter of confidence_interval must be 6 values, one for each item. Got an array of "
+            "shape (2,) instead.",
             'Each item needs its group.',
             'One value for each item, such as its patient.'),
         Message('paired_test(probs, probs[:3], targs, mcc)',
@@ -269,23 +284,28 @@ messages = {
     ],
     'Predicting and calibrating': [
         Message('adjust_prior([[.5,.2]], [.5,.5])',
-            "The 'probs' parameter of adjust_prior must be rows of probabilities: none negative, sum 1. Got [0.5, 0.2] at index 0 instead.",
+            "The 'probs' parameter of adjust_prior must be rows of probabilities: none negative, sum 1. Got [0.5, "
+            "0.2] at index 0 instead.",
             "These are no probabilities: logits, perhaps, or a sigmoid's.",
             'Softmax first; `learn.get_preds()` does.'),
         Message('adjust_prior(probs, [.5,.5])',
-            "The 'from_prior' parameter of adjust_prior must be 3 probabilities, one for each class. Got 2 of them instead.",
+            "The 'from_prior' parameter of adjust_prior must be 3 probabilities, one for each class. Got 2 of them "
+            "instead.",
             'The prior is of another number of classes.',
             'A share for each class, in the order of the vocabulary.'),
         Message('adjust_prior(probs, [1,0,0])',
-            "The 'from_prior' parameter of adjust_prior must be probabilities: all above 0, sum 1. Got [1, 0, 0] instead.",
+            "The 'from_prior' parameter of adjust_prior must be probabilities: all above 0, sum 1. Got [1, 0, 0] "
+            "instead.",
             'A share of 0 cannot be divided by.',
             'Leave the class out, or give it a small share.'),
         Message("adjust_prior(probs, 'train')",
-            "The 'from_prior' parameter of adjust_prior must be probabilities, 'balanced', or 'train' where `counts` are given. Got 'train' instead.",
+            "The 'from_prior' parameter of adjust_prior must be probabilities, 'balanced', or 'train' where `counts` "
+            "are given. Got 'train' instead.",
             "`'train'` stands for class sizes, which were not given.",
             '`counts=class_counts(train_labels(dls.train))`.'),
         Message("operating_curve(probs, [0,0,0,1,1,1], 'balanced')",
-            "The 'counts' parameter of operating_curve must be 3 numbers, all above 0: state them where `targs` lack a class. Got [3, 3, 0] instead.",
+            "The 'counts' parameter of operating_curve must be 3 numbers, all above 0: state them where `targs` lack "
+            "a class. Got [3, 3, 0] instead.",
             'A class is missing among the labels, so that its size is not known.',
             '`counts=` of the training set.'),
         Message('PriorCalibrator(strength=0)',
@@ -301,7 +321,8 @@ messages = {
             'There is nothing to estimate from.',
             'Predictions for the images of the new place.'),
         Message('nominal_prior(dls, Remix())',
-            "The 'cbs' parameter of nominal_prior must be callbacks under which label shares are known beforehand. Got Remix instead.",
+            "The 'cbs' parameter of nominal_prior must be callbacks under which label shares are known beforehand. "
+            "Got Remix instead.",
             'Remix gives labels by chance, so that their shares are not known beforehand.',
             '`PriorCalibrator()` without a nominal prior.'),
         Message('tau_normalise(net, tau=-1)',
@@ -309,7 +330,9 @@ messages = {
             'τ is not negative.',
             '0 changes nothing, 1 makes all rows equally long.'),
         Message('tau_normalise(nn.Sequential(nn.Linear(4,3), nn.Conv2d(1,4,3)))',
-            "The 'model' parameter of tau_normalise must be a network whose last layer with weights is linear or a 1×1 convolution, or `head` must name that layer. Got Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1)) instead.",
+            "The 'model' parameter of tau_normalise must be a network whose last layer with weights is linear or a "
+            "1×1 convolution, or `head` must name that layer. Got Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1)) "
+            "instead.",
             'The layer that gives the scores of the classes was not found.',
             'Name it: `head=model.fc`.'),
         Message('crt(learn, 0, 1e-2)',
@@ -317,7 +340,8 @@ messages = {
             'The last layer is to be trained for at least one epoch.',
             '`crt(learn, 5, 1e-2)`.'),
         Message('plot_operating_curve([])',
-            "The 'curve' parameter of plot_operating_curve must be a table with a row for each t, as of `operating_curve`. Got list instead.",
+            "The 'curve' parameter of plot_operating_curve must be a table with a row for each t, as of "
+            "`operating_curve`. Got list instead.",
             'It draws the table of another function.',
             "`plot_operating_curve(operating_curve(probs, targs, 'train'))`."),
     ],
@@ -327,15 +351,18 @@ messages = {
             'The folder is not there, seen from where Python was started.',
             'The full path; `Path.cwd()` shows where you are.'),
         Message("datasets.from_folder_table('empty')",
-            "The 'folder' parameter of from_folder_table must be a folder with images in a subfolder for each class. Got no subfolders instead.",
+            "The 'folder' parameter of from_folder_table must be a folder with images in a subfolder for each class. "
+            "Got no subfolders instead.",
             'There is no subfolder for each class.',
             '`folder/class/image.png`, or a table with `from_csv`.'),
         Message("datasets.from_folder_table('endoscopy', group='p')",
-            "The 'group' parameter of from_folder_table must be a regular expression with the patient in brackets. Got 'p' instead.",
+            "The 'group' parameter of from_folder_table must be a regular expression with the patient in brackets. "
+            "Got 'p' instead.",
             'The regular expression does not say which part is the patient.',
             "Brackets: `group=r'(p\\d+)_'`."),
         Message("datasets.from_folder_table('endoscopy', group=r'(x\\d+)_')",
-            "The 'group' parameter of from_folder_table must be a regular expression that finds the patient in every path. Got '(x\\\\d+)_', which finds none in 'healthy/p0_1.png' instead.",
+            "The 'group' parameter of from_folder_table must be a regular expression that finds the patient in every "
+            "path. Got '(x\\\\d+)_', which finds none in 'healthy/p0_1.png' instead.",
             'The regular expression does not match every path.',
             "Try it: `re.search(pattern, 'healthy/p0_1.png')`."),
         Message("datasets.from_csv('nowhere.csv')",
@@ -355,7 +382,8 @@ messages = {
             'The folder is not laid out as published.',
             'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
         Message("datasets.hyper_kvasir('endoscopy')",
-            "The 'root' parameter of hyper_kvasir must be a folder with image-labels.csv. Got none in 'endoscopy' instead.",
+            "The 'root' parameter of hyper_kvasir must be a folder with image-labels.csv. Got none in 'endoscopy' "
+            "instead.",
             'The folder is not laid out as published.',
             'The layout is in [Data](../nbs/datasets/sources.ipynb).'),
         Message("datasets.medmnist('nowhere.npz')",
@@ -363,11 +391,14 @@ messages = {
             'The file is not there.',
             'Download it from MedMNIST, and give its full path.'),
         Message("datasets.fashion_mnist_lt(root='empty')",
-            "The 'root' parameter of fashion_mnist_lt must be a folder with the four files of Fashion-MNIST (Debian's package dataset-fashion-mnist brings them). Got 'empty' without train-images-idx3-ubyte.gz instead.",
+            "The 'root' parameter of fashion_mnist_lt must be a folder with the four files of Fashion-MNIST "
+            "(Debian's package dataset-fashion-mnist brings them). Got 'empty' without train-images-idx3-ubyte.gz "
+            "instead.",
             'The four files are not there.',
             "Debian's package dataset-fashion-mnist, or the folder that holds the four `.gz` files."),
         Message("datasets.read_data(dict(root='endoscopy'))",
-            "The 'recipe' parameter of read_data must be a dict with the name of a reader as 'reader'. Got {'root': 'endoscopy'} instead.",
+            "The 'recipe' parameter of read_data must be a dict with the name of a reader as 'reader'. Got {'root': "
+            "'endoscopy'} instead.",
             'A recipe says which reader is meant.',
             "`images.recipe`, or `dict(reader='from_folder_table', folder='endoscopy')`."),
         Message("datasets.read_data(dict(reader='kvasir'))",
@@ -375,7 +406,8 @@ messages = {
             'A recipe names a reader that there is not.',
             'One of the names in the message.'),
         Message('datasets.long_tail(images, n_max=100)',
-            "The 'n_max' parameter of long_tail must be so small that there are enough images of each class. Got 100, which asks for 100 of 'healthy' where there are 4, instead.",
+            "The 'n_max' parameter of long_tail must be so small that there are enough images of each class. Got "
+            "100, which asks for 100 of 'healthy' where there are 4, instead.",
             'There are fewer images of a class than the tail asks for.',
             'A smaller `n_max`, or leave it out.'),
         Message("ImageData(pd.DataFrame(dict(file=['a.png'], label=['polyp'])), ['polyp'], root='endoscopy')",
@@ -387,11 +419,13 @@ messages = {
             'The data have no folds.',
             '`images.with_folds(5).dataloaders(fold=1)`, or `with_splits`.'),
         Message('images.dataloaders()',
-            'ImageData.dataloaders needs data with parts, but endoscopy has neither folds nor a split. Make them by `with_folds` or `with_splits`.',
+            'ImageData.dataloaders needs data with parts, but endoscopy has neither folds nor a split. Make them by '
+            '`with_folds` or `with_splits`.',
             'Nothing says what is to be trained on and what not.',
             '`images.with_splits(valid=.2, test=.2)`, or `with_folds(5)`.'),
         Message('images.with_splits(valid=.6, test=.6)',
-            "The 'valid' parameter of ImageData.with_splits must be a share that, with `test`, leaves images for training. Got 0.6 instead.",
+            "The 'valid' parameter of ImageData.with_splits must be a share that, with `test`, leaves images for "
+            "training. Got 0.6 instead.",
             'The shares leave nothing to train on.',
             'Shares whose sum is below 1.'),
     ],
@@ -401,11 +435,13 @@ messages = {
             'Nothing would be held out.',
             '0.1 or 0.2.'),
         Message('split_off([0,1,0,1], groups=[7,7,7,7], share=.5)',
-            "The 'groups' parameter of split_off must be at least two groups, so that one of them can be held out. Got 1 instead.",
+            "The 'groups' parameter of split_off must be at least two groups, so that one of them can be held out. "
+            "Got 1 instead.",
             'All items are of one group.',
             'Groups as small as patients.'),
         Message('split_off([0,1,0,1], groups=[1,2], share=.5)',
-            "The 'groups' parameter of split_off must be 4 values, one for each item. Got an array of shape (2,) instead.",
+            "The 'groups' parameter of split_off must be 4 values, one for each item. Got an array of shape (2,) "
+            "instead.",
             'Each item needs its group.',
             'One value for each item.'),
         Message('fold_numbers([0,1,0,1], n_folds=1)',
@@ -413,7 +449,8 @@ messages = {
             'One fold is no cross-validation.',
             '5, or `split_off` for a single split.'),
         Message('fold_numbers([0,0,0,1], n_folds=2)',
-            "The 'y' parameter of fold_numbers must be classes with at least two images each, so that one can be trained on while the other is reported. Got 1 with 1 image instead.",
+            "The 'y' parameter of fold_numbers must be classes with at least two images each, so that one can be "
+            "trained on while the other is reported. Got 1 with 1 image instead.",
             'A class that has a single item cannot be trained on and reported.',
             'Leave the class out, or join it with another.'),
     ],
@@ -431,18 +468,22 @@ messages = {
             'Data without parts are dealt to five folds, and there are fewer patients than that.',
             '`images.with_folds(2)`, or a single split by `with_splits`.'),
         Message("compare(images.with_folds(2), methods='qwk_loss', archs='small', out='results', pretrained=False)",
-            "The 'methods' parameter of compare must be methods for classes without an order, or data whose classes are in one. Got 'qwk_loss' instead.",
+            "The 'methods' parameter of compare must be methods for classes without an order, or data whose classes "
+            "are in one. Got 'qwk_loss' instead.",
             'The method is for grades, and these classes have no order.',
             '`from_folder_table(..., vocab=[...], ordered=True)`, if they have one.'),
-        Message("compare(images.with_folds(2), methods='instance', archs='small', out='results', pretrained=False, folds=7)",
+        Message("compare(images.with_folds(2), methods='instance', archs='small', "
+                "out='results', pretrained=False, folds=7)",
             "The 'folds' parameter of compare must be folds of the data, [1, 2]. Got 7 instead.",
             'There is no such fold.',
             'Folds are numbered from 1.'),
-        Message("compare(images.with_folds(2), methods='instance', archs='small', out='results', pretrained=False, jobs=0)",
+        Message("compare(images.with_folds(2), methods='instance', archs='small', "
+                "out='results', pretrained=False, jobs=0)",
             "The 'jobs' parameter of compare must be an int in the range [1, inf). Got 0 instead.",
             'Somebody has to do the work.',
             '1 or more.'),
-        Message("compare(images.with_folds(2), methods='instance', archs='small', out='endoscopy', pretrained=False, bs=2)",
+        Message("compare(images.with_folds(2), methods='instance', archs='small', "
+                "out='endoscopy', pretrained=False, bs=2)",
             "'…/endoscopy' is there, and not of an earlier comparison. It is kept; choose another folder.",
             'The folder holds something else, and is kept.',
             'An empty or new folder.'),
@@ -455,11 +496,13 @@ messages = {
             'An epoch must be chosen on images that are not reported.',
             '0.1, a tenth of the training images.'),
         Message("TrainConfig(monitor='accuracy')",
-            "The 'monitor' parameter of TrainConfig must be 'mcc' or 'balanced_accuracy' or 'macro_f1' or 'geometric_mean' or 'quad_kappa' or 'kendall_tau'. Got 'accuracy' instead.",
+            "The 'monitor' parameter of TrainConfig must be 'mcc' or 'balanced_accuracy' or 'macro_f1' or "
+            "'geometric_mean' or 'quad_kappa' or 'kendall_tau'. Got 'accuracy' instead.",
             'The epoch is chosen by one of the scores that the comparison knows.',
             'One of those in the message.'),
         Message("TrainConfig(augment='strong')",
-            "The 'augment' parameter of TrainConfig must be 'none' or 'paper' or 'flip' or 'shift' or 'light'. Got 'strong' instead.",
+            "The 'augment' parameter of TrainConfig must be 'none' or 'paper' or 'flip' or 'shift' or 'light'. Got "
+            "'strong' instead.",
             'There is no such augmentation.',
             "One of the names in the message, or a dictionary of `augmentation`'s parameters."),
         Message("read_settings('broken.yaml')",
@@ -479,11 +522,13 @@ messages = {
             'Names of methods are file names as well.',
             "`'my_method'`."),
         Message("Results('empty')",
-            "The 'folder' parameter of Results must be one that holds results.csv, as `compare` writes it. Got 'empty' instead.",
+            "The 'folder' parameter of Results must be one that holds results.csv, as `compare` writes it. Got "
+            "'empty' instead.",
             'The folder holds no comparison.',
             'The folder that was given as `out`.'),
         Message('corrected_t([.1,.2,.3], 2)',
-            "The 'd' parameter of corrected_t must be at most 2 numbers, one for each fold: seeds are averaged within a fold first. Got 3 numbers instead.",
+            "The 'd' parameter of corrected_t must be at most 2 numbers, one for each fold: seeds are averaged "
+            "within a fold first. Got 3 numbers instead.",
             'There are more differences than folds.',
             'The mean over seeds in each fold, first.'),
         Message('published(4)',
@@ -497,7 +542,8 @@ messages = {
             'The page is HTML.',
             "`out='report.html'`."),
         Message("report(learn, 'nowhere/report.html')",
-            "The 'out' parameter of report must be a file in a folder that is there. Got 'nowhere/report.html' instead.",
+            "The 'out' parameter of report must be a file in a folder that is there. Got 'nowhere/report.html' "
+            "instead.",
             'The folder is not there.',
             'A folder that is.'),
         Message("report(learn, 'table.html', prevalence=2)",
@@ -505,7 +551,8 @@ messages = {
             'A prevalence is a share.',
             '0.05 for five in a hundred.'),
         Message("report('endoscopy')",
-            "The 'folder' parameter of Results must be one that holds results.csv, as `compare` writes it. Got 'endoscopy' instead.",
+            "The 'folder' parameter of Results must be one that holds results.csv, as `compare` writes it. Got "
+            "'endoscopy' instead.",
             'The folder holds no comparison.',
             'The folder that was given as `out` to `compare`; or a trained `Learner`.'),
         Message('worst_mistakes(probs, targs, n=-1)',
@@ -525,7 +572,8 @@ messages = {
             'The figure draws differences with their intervals.',
             'A table as `recall_change` makes it.'),
         Message('plot_reliability([.1,.2])',
-            "The 'bins' parameter of plot_reliability must be tables as of `calibration_bins`, by name. Got list instead.",
+            "The 'bins' parameter of plot_reliability must be tables as of `calibration_bins`, by name. Got list "
+            "instead.",
             'The figure draws bins of confidence.',
             "`{'mine': calibration_bins(probs, targs)}`."),
         Message('plot_roc([.5])',
@@ -541,11 +589,13 @@ messages = {
             'All classes against none leave nothing to compare.',
             'One class, or a group of some.'),
         Message("plot_comparison([1,2], 'mcc')",
-            "The 'differences' parameter of plot_comparison must be a table as of `summarise(...).differences`. Got list instead.",
+            "The 'differences' parameter of plot_comparison must be a table as of `summarise(...).differences`. Got "
+            "list instead.",
             'The figure draws paired differences of a comparison.',
             '`summarise(results).differences`.'),
         Message("plot_history({}, 'valid_loss')",
-            "The 'histories' parameter of plot_history must be tables with a column 'valid_loss', by name. Got {} instead.",
+            "The 'histories' parameter of plot_history must be tables with a column 'valid_loss', by name. Got {} "
+            "instead.",
             'There is no training to show.',
             "Tables as of `CSVLogger` or the runs' `history.csv`, by name."),
         Message('top_mistakes([], [])',

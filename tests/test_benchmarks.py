@@ -1,5 +1,6 @@
 "The scripts of `tests/benchmarks`, in their quick form, and the page that is made of their tables"
-import subprocess,sys
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -20,15 +21,20 @@ def test_quick(tmp_path):
         assert run(f'tests/benchmarks/{o}.py', '--quick', '--out', tmp_path/'measured')
     tables = {o.stem: pd.read_csv(o) for o in (tmp_path/'measured').iterdir()}
     assert tables.keys()=={*scripts}-{'operating_points'}
-    assert {*tables['epochs'].row}=={*'abcdef'} and all(df.machine.str.contains('cores').all() for df in tables.values())
+    assert {*tables['epochs'].row}=={*'abcdef'}
+    assert all(df.machine.str.contains('cores').all() for df in tables.values())
     run('docs/performance.py', '--measured', tmp_path/'measured', '--out', tmp_path)
-    assert (tmp_path/'performance.md').read_text().count('\n## ')==5 and (tmp_path/'growing.md').read_text().count('\n## ')==1 and all((tmp_path/o).stat().st_size>10_000 for o in ('images/performance-epochs.png','images/performance-growing.png'))
+    assert (tmp_path/'performance.md').read_text().count('\n## ')==5
+    assert (tmp_path/'growing.md').read_text().count('\n## ')==1
+    for o in 'epochs','growing': assert (tmp_path/'images'/f'performance-{o}.png').stat().st_size>10_000
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path('/usr/share/datasets/fashion-mnist').is_dir(), reason='the Debian package dataset-fashion-mnist is not installed')
+@pytest.mark.skipif(not Path('/usr/share/datasets/fashion-mnist').is_dir(),
+                    reason='the Debian package dataset-fashion-mnist is not installed')
 def test_operating_points(tmp_path):
-    said = run('tests/benchmarks/operating_points.py', '--quick', '--only', 'instance;class', '--out', tmp_path/'points.jsonl')
-    assert 'paired over seeds' in said and len((tmp_path/'points.jsonl').read_text().splitlines())==4
+    out = tmp_path/'points.jsonl'
+    said = run('tests/benchmarks/operating_points.py', '--quick', '--only', 'instance;class', '--out', out)
+    assert 'paired over seeds' in said and len(out.read_text().splitlines())==4
 
 def test_all_are_measured():
     "`make bench` runs every script that measures speed"

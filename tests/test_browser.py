@@ -1,8 +1,16 @@
 """What people see, in a real browser without a window: the site, the report, and a notebook in JupyterLab.
 
-Wanted are Debian's package chromium, and Playwright, which drives it; without a browser these tests skip, with a reason."""
-import os,re,secrets,shutil,signal,subprocess,sys,threading,time
-from contextlib import contextmanager
+These tests need Debian's package chromium, and Playwright, which drives it. Without a browser they are skipped."""
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager,suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler,ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +24,9 @@ from toys import free_port
 pytestmark = pytest.mark.slow
 
 widths = {'phone':390, 'laptop':1280, 'wide':1920}
-kinds = dict(start='index.html', notebook='tutorials/01_first_fit.html', pitfalls='tutorials/pitfalls.html', prose='mathematics.html', table='which_method.html', api='api/callback.html',
-    names='api/index.html', source='source/callback.html', faults='troubleshooting.html', changes='changelog.html')
+kinds = dict(start='index.html', notebook='tutorials/01_first_fit.html', pitfalls='tutorials/pitfalls.html',
+             prose='mathematics.html', table='which_method.html', api='api/callback.html', names='api/index.html',
+             source='source/callback/mixup.html', faults='troubleshooting.html', changes='changelog.html')
 
 
 # The browser
@@ -73,15 +82,26 @@ def address(built):
     with served(built) as url: yield url
 
 
-def sideways(page): return page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
-def broken_images(page): return [o for o in page.evaluate("Promise.all([...document.images].map(o => { o.loading = 'eager'; return o.decode().then(() => '', () => o.src.slice(0, 99)) }))") if o]
-def foreign(page, url): return [o for o in page.fetched if urlsplit(o).scheme not in ('data','blob') and not o.startswith(url)]
+undecodable = """Promise.all([...document.images].map(o => {
+    o.loading = 'eager';
+    return o.decode().then(() => '', () => o.src.slice(0, 99))
+}))"""
+
+def sideways(page):
+    return page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
+
+def broken_images(page): return [o for o in page.evaluate(undecodable) if o]
+
+def foreign(page, url):
+    own = 'data','blob'
+    return [o for o in page.fetched if urlsplit(o).scheme not in own and not o.startswith(url)]
 
 def barriers(page):
     "What axe finds that keeps somebody from using the page"
     from axe_playwright_python.sync_playwright import Axe
     found = Axe().run(page).response['violations']
-    return [f"{o['id']}: {n['target']} {n['failureSummary']}" for o in found if o['impact'] in ('serious','critical') for n in o['nodes'][:3]]
+    grave = [o for o in found if o['impact'] in ('serious','critical')]
+    return [f"{o['id']}: {n['target']} {n['failureSummary']}" for o in grave for n in o['nodes'][:3]]
 
 
 # The site
@@ -101,7 +121,8 @@ def test_page_renders(address, visit, kind, width):
 @pytest.mark.parametrize('kind', kinds)
 def test_page_has_no_barrier(address, visit, kind, scheme):
     page = visit(f'{address}/{kinds[kind]}', color_scheme=scheme)
-    assert page.evaluate("document.body.getAttribute('data-md-color-scheme')")==dict(light='default', dark='slate')[scheme]
+    shown = page.evaluate("document.body.getAttribute('data-md-color-scheme')")
+    assert shown==dict(light='default', dark='slate')[scheme]
     assert not barriers(page)
 
 
@@ -129,13 +150,15 @@ def test_a_formula_is_drawn(address, visit):
 
 
 def test_lines_of_source_stand_beside_their_numbers(address, visit):
-    page = visit(f'{address}/source/callback.html#__codelineno-0-100')
-    line,number = (page.locator(o).bounding_box() for o in ('#__codelineno-0-100', '.linenos a[href="#__codelineno-0-100"]'))
+    line = '#__codelineno-0-60'
+    page = visit(f'{address}/source/callback/mixup.html{line}')
+    line,number = (page.locator(o).bounding_box() for o in (line, f'.linenos a[href="{line}"]'))
     assert abs(line['y']-number['y']) < 6
 
 
 def test_complaints_are_seen(address, visit, built):
-    (built/'bad.html').write_text('<!doctype html><title>x</title><img src="nowhere.png"><p style="width:4000px">x</p><script>throw Error("oh"); </script>')
+    bad = '<!doctype html><title>x</title><img src="nowhere.png"><p style="width:4000px">x</p>'
+    (built/'bad.html').write_text(bad+'<script>throw Error("oh"); </script>')
     try:
         page = visit(f'{address}/bad.html')
         assert any('oh' in o for o in page.complaints) and any('404' in o for o in page.complaints)
@@ -152,18 +175,18 @@ def make_report(folder):
     import numpy as np
     from PIL import Image
     from fastai_balmix import datasets
-    from fastai_balmix.compare.plan import compare
-    from fastai_balmix.report.page import report
+    from fastai_balmix.compare import compare
+    from fastai_balmix.report import report
     os.chdir(folder)
     rng = np.random.default_rng(0)
     for k,name in enumerate(hostile):
         (Path('images')/name).mkdir(parents=True)
         for i in range(24-12*k):
-            noise = rng.integers(0, 255, (8,8,3), dtype=np.uint8)
-            Image.fromarray(noise).save(Path('images')/name/f'p{k}{i}_1.png')
+            img = Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8))
+            img.save(Path('images')/name/f'p{k}{i}_1.png')
     d = datasets.from_folder_table('images', group=r'(p\d+)_')
-    compare(d.with_folds(2), ['instance','class'], archs='small', epochs=1, out='results', size=8, bs=8, lr=.05,
-            augment='none', pretrained=False, tta=False)
+    recipe = dict(archs='small', epochs=1, size=8, bs=8, lr=.05, augment='none', pretrained=False, tta=False)
+    compare(d.with_folds(2), ['instance','class'], out='results', **recipe)
     report('results', out='report.html')
 
 
@@ -205,7 +228,8 @@ def test_hostile_names_stay_text(report_file, visit):
 
 
 @pytest.mark.parametrize('scheme', ['light','dark'])
-def test_report_has_no_barrier(report_file, visit, scheme): assert not barriers(visit(report_file.as_uri(), color_scheme=scheme))
+def test_report_has_no_barrier(report_file, visit, scheme):
+    assert not barriers(visit(report_file.as_uri(), color_scheme=scheme))
 
 
 # JupyterLab
@@ -214,33 +238,44 @@ def test_report_has_no_barrier(report_file, visit, scheme): assert not barriers(
 def jupyterlab(folder):
     "Address, with its token, of a JupyterLab on the notebooks in `folder`; ended whatever happens, with its kernels"
     port,token = free_port(),secrets.token_hex(8)
-    env = os.environ|{'JUPYTER_CONFIG_DIR':str(folder/'.config'), 'JUPYTER_DATA_DIR':str(folder/'.data'), 'JUPYTER_RUNTIME_DIR':str(folder/'.runtime'), 'IPYTHONDIR':str(folder/'.ipython'),
-                      'PYTHONPATH':str(root), 'OMP_NUM_THREADS':'1'}
+    folders = dict(JUPYTER_CONFIG_DIR='.config', JUPYTER_DATA_DIR='.data', JUPYTER_RUNTIME_DIR='.runtime',
+                   IPYTHONDIR='.ipython')
+    env = os.environ | {k: str(folder/v) for k,v in folders.items()} | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
     # All cells are to be in the page, not only those in view
     setting = folder/'.config'/'lab'/'user-settings'/'@jupyterlab'/'notebook-extension'/'tracker.jupyterlab-settings'
     setting.parent.mkdir(parents=True)
     setting.write_text('{"windowingMode": "none"}')
     log = (folder/'jupyter.log').open('w')
-    p = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
-                          f'--ServerApp.root_dir={folder}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
-                         cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    cmd = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
+           '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}',
+           '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    p = subprocess.Popen(cmd, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         until = time.time()+300
         while True:
-            try: urlopen(f'http://127.0.0.1:{port}/api?token={token}', timeout=5).close(); break
+            try:
+                urlopen(f'http://127.0.0.1:{port}/api?token={token}', timeout=5).close()
+                break
             except OSError:
-                if p.poll() is not None or time.time()>until: raise RuntimeError((folder/'jupyter.log').read_text()[-3000:]) from None
+                if p.poll() is not None or time.time()>until:
+                    raise RuntimeError((folder/'jupyter.log').read_text()[-3000:]) from None
                 time.sleep(.5)
         yield f'http://127.0.0.1:{port}',token
     finally:
-        try: os.killpg(p.pid, signal.SIGTERM)
-        except ProcessLookupError: pass
-        try: p.wait(20)
-        except subprocess.TimeoutExpired: pass
-        try: os.killpg(p.pid, signal.SIGKILL) # kernels that outlived their server
-        except ProcessLookupError: pass
+        with suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired): p.wait(20)
+        # Kernels that outlived their server
+        with suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
         p.wait()
         log.close()
+
+
+# The last of a notebook's cells of code has a number once all have run
+all_have_run = """() => {
+    const cells = [...document.querySelectorAll('.jp-CodeCell')];
+    const numbers = cells.map(o => o.querySelector('.jp-InputPrompt')?.textContent ?? '');
+    const idle = '[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]';
+    return cells.length > 3 && numbers.every(o => /\\[\\d+\\]/.test(o)) && document.querySelector(idle) }"""
 
 
 def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
@@ -249,18 +284,18 @@ def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
     with jupyterlab(tmp_path) as (url,token):
         page = visit(f'{url}/lab/tree/{nb.name}?token={token}&reset', widths['wide'], 1000)
         page.locator('.jp-Notebook .jp-Cell').first.wait_for()
-        choose = page.locator('.jp-Dialog button.jp-mod-accept') # of the kernel, where the notebook's is not known by name
+        # A choice of kernel, where the notebook's is not known by name
+        choose = page.locator('.jp-Dialog button.jp-mod-accept')
         page.wait_for_timeout(1000)
         if choose.is_visible(): choose.click()
         page.locator('.jp-MenuBar-item, .lm-MenuBar-item').filter(has_text=re.compile('^Kernel$')).click()
         page.locator('.lm-Menu-item').filter(has_text='Restart Kernel and Run All Cells').click()
         page.locator('.jp-Dialog button.jp-mod-accept').click()
-        # The file is what the notebook says of itself; the last of its cells of code has a number once all have run
-        page.wait_for_function("""() => { const c = [...document.querySelectorAll('.jp-CodeCell')]; const n = c.map(o => o.querySelector('.jp-InputPrompt')?.textContent ?? '');
-            return c.length > 3 && n.every(o => /\\[\\d+\\]/.test(o)) && document.querySelector('[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]') }""", timeout=900_000)
+        page.wait_for_function(all_have_run, timeout=900_000)
         shown = page.locator('.jp-OutputArea-output')
         assert page.locator('.jp-OutputArea-output img').count() > 2 # figures
-        assert page.locator('.jp-OutputArea-output table').count() > 1 # what progress bars leave behind, and tables
-        assert not page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').filter(has_text='Traceback').count()
+        assert page.locator('.jp-OutputArea-output table').count() > 1 # tables, and what progress bars leave behind
+        stderr = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]')
+        assert not stderr.filter(has_text='Traceback').count()
         assert not page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count()
         assert shown.count() > 5

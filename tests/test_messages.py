@@ -1,6 +1,10 @@
-"""The table of messages, of which the site's *Troubleshooting* is made: each call is made, and its words compared. And no function that checks arguments is left out
-unsaid."""
-import ast,os,re,sys,warnings
+"""The table of messages, of which the site's *Troubleshooting* is made: each call is made, and its words compared. And
+every function that checks arguments has an entry."""
+import ast
+import os
+import re
+import sys
+import warnings
 
 from conftest import root,warm_call
 from messages import messages,setup
@@ -26,13 +30,17 @@ def provoked(folder, calls):
 
 def test_each_call_gives_its_message(tmp_path):
     got = warm_call(provoked, str(tmp_path), [o.call for o in entries])
-    wrong = [f'{o.call}\n  {kind}: {text}' for o,(kind,text) in zip(entries, got, strict=True) if kind!='ValueError' or not re.search(as_regex(o.message)+r'\Z', text, flags=re.DOTALL)]
+    def said(entry, kind, text):
+        return kind=='ValueError' and re.search(as_regex(entry.message)+r'\Z', text, flags=re.DOTALL)
+    wrong = [f'{o.call}\n  {kind}: {text}' for o,(kind,text) in zip(entries, got, strict=True)
+             if not said(o, kind, text)]
     assert not wrong, 'the table says otherwise:\n' + '\n'.join(wrong)
 
 
 def test_another_message_is_seen(tmp_path):
     calls = ['1/0', 'pass', "raise ValueError('so')"]
-    assert warm_call(provoked, str(tmp_path), calls)==[('ZeroDivisionError','division by zero'), ('nothing',''), ('ValueError','so')]
+    wanted = [('ZeroDivisionError','division by zero'), ('nothing',''), ('ValueError','so')]
+    assert warm_call(provoked, str(tmp_path), calls)==wanted
     assert not re.search(as_regex('There is no … x.')+r'\Z', 'There is no a y.')
 
 
@@ -44,25 +52,33 @@ def test_every_entry_has_words():
 
 
 # Owners of checks without an entry, and why
-left_out = {'a Learner with tau_norm', 'Training', # for authors of methods
-    'ArrayImages', 'ImageData.verify', 'ImageData.parts', 'augmentation', 'authors_folds', 'read_predictions', # called by readers and the runner, seldom by hand
-    'ClassSampler', 'calibration_bins', 'corrected_interval', 'holm', 'summarise', 'paper_table', 'digits', # say in the message itself what is allowed, and need results or data to provoke
-    'PriorCalibrator.fit', 'CalibrationError', 'balmix-compare'}
+for_authors = {'a Learner with tau_norm', 'Training'} # of methods
+seldom_by_hand = {'ArrayImages', 'ImageData.verify', 'ImageData.parts', 'augmentation', 'authors_folds',
+                  'read_predictions'}
+# The message itself says what is allowed, and results or data are needed to provoke it
+clear = {'ClassSampler', 'calibration_bins', 'corrected_interval', 'holm', 'summarise', 'paper_table', 'digits',
+         'PriorCalibrator.fit', 'CalibrationError', 'balmix-compare'}
+left_out = for_authors | seldom_by_hand | clear
 
 
 def owners(text):
     "Names that the checks of a module call their owners"
     tree = ast.parse(text)
-    named = [(o.targets[0].id, o.value.value) for o in ast.walk(tree) if isinstance(o, ast.Assign) and isinstance(o.targets[0], ast.Name) and o.targets[0].id in ('o','own','owner') and isinstance(o.value, ast.Constant)]
+    nodes = [*ast.walk(tree)]
+    assigned = [o for o in nodes if isinstance(o, ast.Assign) and isinstance(o.value, ast.Constant)]
+    named = [(t.id, o.value.value) for o in assigned for t in o.targets if getattr(t, 'id', '') in ('o','own','owner')]
     places = dict(check=2, check_real=2, check_int=2, bad_argument=1) # where the owner stands among the arguments
-    calls = [(o, places.get(getattr(o.func, 'id', ''))) for o in ast.walk(tree) if isinstance(o, ast.Call)]
-    calls = [o.args[i] for o,i in calls if i is not None and len(o.args)>i]
-    return {a.value for a in calls if isinstance(a, ast.Constant)} | {v for k,v in named if isinstance(v, str) and any(isinstance(a, ast.Name) and a.id==k for a in calls)}
+    calls = [(o, places.get(getattr(o.func, 'id', ''))) for o in nodes if isinstance(o, ast.Call)]
+    owner_args = [o.args[i] for o,i in calls if i is not None and len(o.args)>i]
+    variables = {a.id for a in owner_args if isinstance(a, ast.Name)}
+    constants = {a.value for a in owner_args if isinstance(a, ast.Constant)}
+    return constants | {v for k,v in named if isinstance(v, str) and k in variables}
 
 
 def test_whoever_checks_has_an_entry():
     there = set().union(*(owners(p.read_text(encoding='utf-8')) for p in (root/'fastai_balmix').rglob('[!_]*.py')))
-    said = {o for o in there if any(re.search(rf'(parameter of {re.escape(o)} must|^{re.escape(o)} )', m.message) for m in entries)}
+    def is_owner(o, message): return re.search(rf'(parameter of {re.escape(o)} must|^{re.escape(o)} )', message)
+    said = {o for o in there if any(is_owner(o, m.message) for m in entries)}
     assert len(said)>40
     assert not there-said-left_out, f'no entry in tests/messages.py for {sorted(there-said-left_out)}'
     assert not left_out & said, f'there is an entry for {sorted(left_out & said)}'

@@ -1,7 +1,10 @@
 """The notebooks are the first test suite: each must run from top to bottom, in a process of its own.
 
 They run on copies, since some write files, and as many at a time as there are cores."""
-import json,os,shutil,time
+import json
+import os
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,7 +55,8 @@ def test_there_are_notebooks(): assert notebooks
 
 def _write(path, *sources):
     path.parent.mkdir(exist_ok=True)
-    cells = [dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=s) for i,s in enumerate(sources)]
+    empty = dict(cell_type='code', metadata={}, outputs=[], execution_count=None)
+    cells = [empty | dict(id=f'c{i}', source=s) for i,s in enumerate(sources)]
     path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
 
 

@@ -95,7 +95,9 @@ def test_parameters_are_those_that_python_sees():
         theirs,named = seen[k],[p for p in ours if p[0]!='*']
         # With `**kwargs`, fastcore's `delegates` has put others in their place
         if len(named)==len(ours) and [*theirs]!=named: differ.append((k, ours, theirs))
-        differ += [(k, p, ours[p], theirs.get(p, 'missing')) for p in named if theirs.get(p, 'missing') not in (None, ours[p])]
+        for p in named:
+            found = theirs.get(p, 'missing')
+            if found not in (None, ours[p]): differ.append((k, p, ours[p], found))
     assert not differ
     assert sum(None in o.values() for o in seen.values()) < 3
 
@@ -187,14 +189,17 @@ def run_sessions(folder, name, text):
     sys.path.insert(0, str(root))
     code = '\n'.join(re.findall(r'^```pycon\n(.*?)^```', text, flags=re.MULTILINE|re.DOTALL))
     said = []
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS|doctest.NORMALIZE_WHITESPACE|doctest.REPORT_ONLY_FIRST_FAILURE)
+    flags = doctest.ELLIPSIS|doctest.NORMALIZE_WHITESPACE|doctest.REPORT_ONLY_FIRST_FAILURE
+    runner = doctest.DocTestRunner(optionflags=flags)
     res = runner.run(doctest.DocTestParser().get_doctest(code, {}, name, name, 0), out=said.append)
     return res.attempted,''.join(said)
 
 
 pages = sorted([*(root/'docs'/'pages').glob('*.md'), root/'docs'/'parts'/'examples.md'])
 
-@pytest.mark.parametrize('page', [p for p in pages if '```pycon' in p.read_text(encoding='utf-8')], ids=lambda p: p.stem)
+with_sessions = [p for p in pages if '```pycon' in p.read_text(encoding='utf-8')]
+
+@pytest.mark.parametrize('page', with_sessions, ids=lambda p: p.stem)
 def test_sessions_of_a_page_print_what_it_says(page, tmp_path):
     n,said = warm_call(run_sessions, str(tmp_path), page.name, page.read_text(encoding='utf-8'))
     assert n and not said, said
@@ -221,7 +226,8 @@ def test_boxes_become_admonitions():
 
 def test_patterns_of_the_order_take_what_is_named_nowhere_else():
     nav = [{'A': ['a.md', '*z*.md']}, {'B': ['*.md']}, {'C': ['sub/*.md']}, {'D': ['none*.md']}]
-    assert site.resolved(nav, ['a.md', 'b.md', 'yz.md', 'sub/c.md'])==[{'A': ['a.md','yz.md']}, {'B': ['b.md']}, {'C': ['sub/c.md']}]
+    wanted = [{'A': ['a.md','yz.md']}, {'B': ['b.md']}, {'C': ['sub/c.md']}]
+    assert site.resolved(nav, ['a.md', 'b.md', 'yz.md', 'sub/c.md'])==wanted
 
 
 def test_links_are_rewritten_outside_of_code_only():

@@ -1,6 +1,7 @@
-"""What a tutorial promises and where it leads, which running it does not show; and the stored results that one of them reads, against
-scikit-learn and against the figures of the docs."""
-import json,re
+"""What a tutorial promises and where it leads, which running it does not show; and the stored results that one of them
+reads, against scikit-learn and against the figures of the docs."""
+import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from sklearn.metrics import balanced_accuracy_score,matthews_corrcoef
 folder = root/'nbs'/'tutorials'
 tutorials = sorted(folder.glob('0*.ipynb'))+[folder/'rivals.ipynb']
 
-def markdown(path): return [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown']
+def markdown(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [''.join(c['source']) for c in cells if c['cell_type']=='markdown']
 
 @pytest.mark.parametrize('path', tutorials, ids=lambda p: p.stem)
 def test_a_tutorial_says_what_one_will_have_and_what_to_read_next(path):
@@ -34,11 +37,14 @@ def test_every_tutorial_is_in_the_readme():
 
 @pytest.fixture(scope='module')
 def stored():
-    with np.load(folder/'fashion'/'answers.npz') as f: return pd.read_csv(folder/'fashion'/'results.csv'),dict(f),json.loads((folder/'fashion'/'meta.json').read_text())
+    kept = folder/'fashion'
+    with np.load(kept/'answers.npz') as f: answers = dict(f)
+    return pd.read_csv(kept/'results.csv'),answers,json.loads((kept/'meta.json').read_text())
 
 def test_kept_answers_give_the_scores_beside_them(stored):
     df,kept,meta = stored
-    assert kept['answers'].shape==(10_000,24,3) and (np.bincount(kept['targs'])==1000).all() and len(df)==72
+    assert kept['answers'].shape==(10_000,24,3) and len(df)==72
+    assert (np.bincount(kept['targs'])==1000).all()
     w = 10*np.array(meta['prevalence'])[kept['targs']]
     for o in df.itertuples():
         p = kept['answers'][:,[*kept['runs']].index(o.run),[*kept['points']].index(o.point)]
@@ -49,14 +55,18 @@ def test_figures_of_the_docs_are_those_of_the_stored_scores(stored):
     df,measured = stored[0],pd.read_csv(root/'docs'/'measured'/'fashion.csv')
     assert len(measured)==6*3*3
     for o in measured.itertuples():
-        x,base = (df[(df.method==m) & (df.point==o.point)].sort_values('seed')[o.metric].to_numpy() for m in (o.method,'instance'))
+        at_point = df[df.point==o.point].sort_values('seed')
+        x,base = (at_point[at_point.method==m][o.metric].to_numpy() for m in (o.method,'instance'))
         assert 100*x.mean()==pytest.approx(o.mean, abs=.0051) and len(x)==4
         if o.method!='instance':
-            d,half = 100*(x-base),3.182446*100*(x-base).std(ddof=1)/2 # the 97.5 % point of Student's t with 3 degrees of freedom
-            assert (d.mean(),d.mean()-half,d.mean()+half)==pytest.approx((o.diff,o.diff_low,o.diff_high), abs=.0051)
+            d = 100*(x-base)
+            half = 3.182446*d.std(ddof=1)/2 # the 97.5 % point of Student's t with 3 degrees of freedom
+            interval = d.mean(),d.mean()-half,d.mean()+half
+            assert interval==pytest.approx((o.diff,o.diff_low,o.diff_high), abs=.0051)
     assert {'command','versions','machine'} <= {*measured.columns}
 
 def test_nothing_of_one_machine_is_kept():
-    text = '\n'.join(p.read_text() for p in [*folder.glob('fashion/*.csv'), *folder.glob('fashion/*.json'), root/'docs'/'measured'/'fashion.csv'])
+    files = [*folder.glob('fashion/*.csv'), *folder.glob('fashion/*.json'), root/'docs'/'measured'/'fashion.csv']
+    text = '\n'.join(p.read_text() for p in files)
     assert '/root' not in text and '/home' not in text and 'host' not in text
     assert sum(p.stat().st_size for p in folder.glob('fashion/*'))<300_000

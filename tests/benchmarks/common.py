@@ -1,5 +1,7 @@
 "What the measurements share: a clock, the machine's name, and where tables go"
-import os,platform,time
+import os
+import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +12,8 @@ def machine():
     "Cores, processors and versions"
     cpus = Path('/proc/cpuinfo')
     lines = cpus.read_text().splitlines() if cpus.exists() else []
-    model = next((o.partition(':')[2].strip() for o in lines if o.startswith('model name')), platform.processor() or platform.machine())
+    models = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
+    model = models[0] if models else platform.processor() or platform.machine()
     gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     versions = ', '.join(f'{o} {version(o)}' for o in ('torch','fastai','timm','numpy','pillow'))

@@ -2,14 +2,18 @@
 
     python tests/benchmarks/decoding.py --out FOLDER
 
-scikit-learn's two sample photographs are enlarged to 4,000 pixels, with grain added so that a pixel costs as many bits as a camera's, and saved as JPEG of quality 90; beside them
-lies a round eye ground drawn on black. An item is read by the loaders that `ImageData.dataloaders` makes: opened, decoded, resized to 224 and 512 pixels, made a tensor. Full and fast take
-turns, and each turn gives a ratio; the median counts, and the spread is the smallest and the largest. Files lie in the page cache: a slow disk would make every ratio smaller.
-Differences are between the two tensors, in grey levels of 255, the mean over all pixels and colours and the largest.
+scikit-learn's two sample photographs are enlarged to 4,000 pixels, with grain added so that a pixel costs as many
+bits as a camera's, and saved as JPEG of quality 90; beside them lies a round eye ground drawn on black. An item is
+read by the loaders that `ImageData.dataloaders` makes: opened, decoded, resized to 224 and 512 pixels, made a tensor.
+Full and fast take turns, and each turn gives a ratio; the median counts, and the spread is the smallest and the
+largest. Files lie in the page cache: a slow disk would make every ratio smaller. Differences are between the two
+tensors, in grey levels of 255, the mean over all pixels and colours and the largest.
 
-Beside 4:2:0 there are 4:4:4, progressive JPEG, smaller photographs, and PNG and TIFF, which cannot be decoded in part. The aims are 1.5 times as fast with a mean difference
-below 2 for every baseline JPEG of 4,000 pixels; the script ends with an error where one is missed."""
-import sys,tempfile
+Beside 4:2:0 there are 4:4:4, progressive JPEG, smaller photographs, and PNG and TIFF, which cannot be decoded in
+part. The aims are 1.5 times as fast with a mean difference below 2 for every baseline JPEG of 4,000 pixels; the
+script ends with an error where one is missed."""
+import sys
+import tempfile
 from pathlib import Path
 from statistics import median
 
@@ -33,7 +37,8 @@ def eye_ground(width):
     y,x = np.mgrid[:height,:width].astype(np.float32)
     r = np.hypot(x-width/2, y-height/2)/(.48*height)
     im = np.stack([190-60*r, 95-40*r, 40-20*r], -1) - 40*(np.sin(x/61+3*np.sin(y/340))>.985)[...,None]
-    return Image.fromarray((im*(r<1)[...,None]+np.random.default_rng(0).normal(0, 3, (height,width,1))).clip(0, 255).astype(np.uint8))
+    grain = np.random.default_rng(0).normal(0, 3, (height,width,1))
+    return Image.fromarray((im*(r<1)[...,None]+grain).clip(0, 255).astype(np.uint8))
 
 def cases(quick):
     "Name, picture, suffix, options of saving, and whether the aims hold"
@@ -53,7 +58,8 @@ def cases(quick):
 def reader(fn, size, decode):
     "A function that reads the image as a loader's worker does"
     df = pd.DataFrame(dict(path=fn.name, label='a'), index=[0])
-    dls = ImageData(df, ['a'], root=fn.parent).dataloaders(parts=([0],[]), size=size, bs=1, num_workers=0, decode=decode)
+    data = ImageData(df, ['a'], root=fn.parent)
+    dls = data.dataloaders(parts=([0],[]), size=size, bs=1, num_workers=0, decode=decode)
     dl = dls.test_dl([fn])
     return lambda: dl.do_item(0)[0]
 
@@ -69,7 +75,8 @@ def main(
 ):
     "Time decoding in full and in part, and compare what comes of it"
     repeats,rows,missed = max(5, repeats),[],[]
-    print(f"{machine()}\n\n{'':30}{'size':>5}{'full ms':>9}{'fast ms':>9}{'ratio':>7}{'spread':>14}{'mean diff':>11}{'max':>5}")
+    print(machine(), end='\n\n')
+    print(f"{'':30}{'size':>5}{'full ms':>9}{'fast ms':>9}{'ratio':>7}{'spread':>14}{'mean diff':>11}{'max':>5}")
     with tempfile.TemporaryDirectory() as tmp:
         for what,im,suffix,options,aimed in cases(quick):
             fn = Path(tmp)/f'picture.{suffix}'
@@ -80,10 +87,12 @@ def main(
                 n = 1+int(.05/repeated(fast, 1)) # a turn of a few milliseconds would measure what else the machine does
                 secs = np.array([(repeated(full, n),repeated(fast, n)) for _ in range(repeats)])
                 (a,b),ratios = np.median(secs, 0)*1000,secs[:,0]/secs[:,1]
-                row = dict(what=what, size=size, full_ms=round(a, 1), fast_ms=round(b, 1), ratio=round(median(ratios), 2), spread=f'{ratios.min():.2f} to {ratios.max():.2f}',
+                row = dict(what=what, size=size, full_ms=round(a, 1), fast_ms=round(b, 1),
+                           ratio=round(median(ratios), 2), spread=f'{ratios.min():.2f} to {ratios.max():.2f}',
                            mean_diff=round(diff.mean(), 2), max_diff=diff.max())
                 rows.append(row)
-                print(f"{what:30}{size:5}{a:9.1f}{b:9.1f}{row['ratio']:7.2f}{row['spread']:>14}{row['mean_diff']:11.2f}{row['max_diff']:5}", flush=True)
+                print(f"{what:30}{size:5}{a:9.1f}{b:9.1f}{row['ratio']:7.2f}{row['spread']:>14}", end='')
+                print(f"{row['mean_diff']:11.2f}{row['max_diff']:5}", flush=True)
                 if aimed and (row['ratio']<=1.5 or diff.mean()>=2): missed.append(f'{what} at {size}')
     write_table(rows, out, 'decoding')
     if missed: sys.exit(f"missed: {'; '.join(missed)}")

@@ -2,18 +2,22 @@
 
     python tests/benchmarks/draws.py --out FOLDER
 
-Measured in one run, in turns, are seconds for the same work done two ways; shown are the medians, and how many times as fast ours is: the median over all turns, and the least to the
-most of them.
+Measured in one run, in turns, are seconds for the same work done two ways; shown are the medians, and how many times
+as fast ours is: the median over all turns, and the least to the most of them.
 
-- Draws: n indices out of n items in 1,000 classes with a long tail, every class equally often, by `ClassSampler.draw` and by `np.random.choice(n, n, p=...)`, for which the weights
-  of the items are there already, as are our classes. The aim is 15 times as fast at ten million. What a process needs at its peak that makes our sampler and draws, its labels and
-  all imports included, is measured in a process of its own, on Linux; the aim is 1 GB.
-- Epochs: `get_idxs()`, a list, of a loader of `dls.weighted('class')` and of fastai's `WeightedDL`, which is the above and the change into a list.
-- Labels of 100,000 items: `train_labels` and fastai's own way through the pipeline of targets, item by item, for every usual way to say what the labels are. Both give the same.
-  The aim is half a second, whichever it is.
+- Draws: n indices out of n items in 1,000 classes with a long tail, every class equally often, by `ClassSampler.draw`
+  and by `np.random.choice(n, n, p=...)`, for which the weights of the items are there already, as are our classes.
+  The aim is 15 times as fast at ten million. What a process needs at its peak that makes our sampler and draws, its
+  labels and all imports included, is measured in a process of its own, on Linux; the aim is 1 GB.
+- Epochs: `get_idxs()`, a list, of a loader of `dls.weighted('class')` and of fastai's `WeightedDL`, which is the
+  above and the change into a list.
+- Labels of 100,000 items: `train_labels` and fastai's own way through the pipeline of targets, item by item, for
+  every usual way to say what the labels are. Both give the same. The aim is half a second, whichever it is.
 
-With `--quick` all of it is small, takes seconds, and has no aims. Otherwise the script ends with an error where an aim is missed. `--out` keeps the figures in a table, `draws.csv`."""
-import subprocess,sys
+With `--quick` all of it is small, takes seconds, and has no aims. Otherwise the script ends with an error where an
+aim is missed. `--out` keeps the figures in a table, `draws.csv`."""
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -22,8 +26,10 @@ import pandas as pd
 from PIL import Image
 from fastcore.script import call_parse,store_true
 from fastai.callback.data import WeightedDL
-from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,DataLoaders,Datasets,IndexSplitter,ItemGetter,RegexLabeller,TfmdDL,TransformBlock,noop,
-    parent_label)
+from fastai.vision.all import (
+    Categorize,CategoryBlock,ColReader,DataBlock,DataLoaders,Datasets,IndexSplitter,ItemGetter,RegexLabeller,TfmdDL,
+    TransformBlock,noop,parent_label)
+import fastai_balmix.loaders.weighted # noqa: F401 # patches `DataLoaders.weighted`
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.draws import ClassSampler
@@ -32,7 +38,8 @@ from common import machine,timed,write_table
 def tail_labels(n, k=1000):
     "Classes of `n` items, the most frequent a hundred times as frequent as the rarest, each with an item at least"
     p = 100.**-np.linspace(0, 1, k)
-    return np.random.default_rng(0).permutation(np.concatenate([np.arange(k), np.random.default_rng(1).choice(k, n-k, p=p/p.sum())]))
+    drawn = np.random.default_rng(1).choice(k, n-k, p=p/p.sum())
+    return np.random.default_rng(0).permutation(np.concatenate([np.arange(k), drawn]))
 
 # In a process of its own, with the imports that drawing needs and no others
 needs = """
@@ -51,7 +58,8 @@ print(start, made, peak())"""
 
 def peak(n):
     "MB that a process needs at its peak: after imports, after labels were made, after a sampler was made and used"
-    return map(float, subprocess.run([sys.executable, '-c', needs, str(n)], check=True, capture_output=True, text=True).stdout.split())
+    res = subprocess.run([sys.executable, '-c', needs, str(n)], check=True, capture_output=True, text=True)
+    return map(float, res.stdout.split())
 
 def race(what, n, ours, other, repeats, same):
     "A row of the table: seconds of both ways, in turns"
@@ -61,8 +69,11 @@ def race(what, n, ours, other, repeats, same):
         same(x, y)
         secs.append((a,b))
     ratios = [b/a for a,b in secs]
-    row = dict(what=what, n=n, ours_s=median(a for a,_ in secs), other_s=median(b for _,b in secs), ratio=median(ratios), spread=f'{min(ratios):.1f} to {max(ratios):.1f}')
-    print(f"{what:44}{n:12,}{row['ours_s']:10.4f}{row['other_s']:10.4f}{row['ratio']:9.1f}   {row['spread']}", flush=True)
+    ours,other = zip(*secs)
+    row = dict(what=what, n=n, ours_s=median(ours), other_s=median(other), ratio=median(ratios),
+               spread=f'{min(ratios):.1f} to {max(ratios):.1f}')
+    seconds = f"{row['ours_s']:10.4f}{row['other_s']:10.4f}"
+    print(f"{what:44}{n:12,}{seconds}{row['ratio']:9.1f}   {row['spread']}", flush=True)
     return row
 
 def draws(n, repeats):
@@ -74,7 +85,9 @@ def draws(n, repeats):
     sampler.draw(n, rng) # the first call of all takes longer
     def same(*idxs):
         for i in idxs: assert len(i)==n and abs((y[i]<500).mean()-.5) < 5*(.25/n)**.5
-    return race('draws: np.random.choice', n, lambda: sampler.draw(n, rng), lambda: np.random.choice(n, n, p=p), repeats, same)
+    def ours(): return sampler.draw(n, rng)
+    def other(): return np.random.choice(n, n, p=p)
+    return race('draws: np.random.choice', n, ours, other, repeats, same)
 
 class Targets:
     "Items that are never opened"
@@ -86,7 +99,8 @@ def epochs(n, repeats):
     "`get_idxs` of our weighted loader and of fastai's"
     y = tail_labels(n)
     ds = Targets(y)
-    ours = DataLoaders(TfmdDL(ds, bs=64, shuffle=True, num_workers=0), TfmdDL(ds, bs=64, num_workers=0)).weighted('class', seed=0).train
+    dls = DataLoaders(TfmdDL(ds, bs=64, shuffle=True, num_workers=0), TfmdDL(ds, bs=64, num_workers=0))
+    ours = dls.weighted('class', seed=0).train
     theirs = WeightedDL(ds, bs=64, wgts=1/np.bincount(y)[y], shuffle=True, num_workers=0)
     ours.get_idxs() # makes the sampler
     def same(*idxs):
@@ -99,7 +113,9 @@ def forms(n):
     names = [f'class_{i*i%k:02}' for i in range(n+1)]
     # New ones for each form, as a path keeps its text once it was asked for
     def paths(): return [Path(f'images/train/{o}/{o}_{i}.jpg') for i,o in enumerate(names)]
-    def block(items, **kwargs): return DataBlock((TransformBlock, CategoryBlock), splitter=IndexSplitter([n]), **kwargs).datasets(items).train
+    def block(items, **kwargs):
+        blocks = TransformBlock,CategoryBlock
+        return DataBlock(blocks, splitter=IndexSplitter([n]), **kwargs).datasets(items).train
     df = pd.DataFrame(dict(path=[str(o) for o in paths()], label=names))
     yield 'parent_label', lambda: block(paths(), get_y=parent_label)
     yield 'RegexLabeller', lambda: block(paths(), get_y=RegexLabeller(r'/(\w+)_\d+\.jpg$'))
@@ -107,14 +123,16 @@ def forms(n):
     yield 'an annotated function', lambda: block(paths(), get_y=annotated)
     yield 'ItemGetter, pairs', lambda: block(list(zip(paths(), names)), getters=[ItemGetter(0),ItemGetter(1)])
     yield 'ColReader, by name', lambda: block(df, get_x=ColReader('path'), get_y=ColReader('label'))
-    yield 'ColReader, by number beside numbers', lambda: block(df.assign(age=1.5), get_x=ColReader(0), get_y=ColReader(1))
+    aged = df.assign(age=1.5)
+    yield 'ColReader, by number beside numbers', lambda: block(aged, get_x=ColReader(0), get_y=ColReader(1))
     yield 'Datasets', lambda: Datasets(paths()[:n], [[noop],[parent_label,Categorize()]])
     yield 'ImageData.dataloaders', lambda: image_data(df, n)
 
 def annotated(o:Path)->str: return o.parent.name
 
 def image_data(df, n):
-    data = ImageData(df.assign(split=['train']*n+['valid']), sorted({*df.label}), images=lambda p: Image.new('RGB', (1,1)))
+    split = ['train']*n+['valid']
+    data = ImageData(df.assign(split=split), sorted({*df.label}), images=lambda p: Image.new('RGB', (1,1)))
     return data.dataloaders(size=None, num_workers=0).train_ds
 
 def labels(n, repeats):
@@ -140,7 +158,8 @@ def main(
     most = 0
     if Path('/proc/self/status').exists():
         imports,made,most = peak(n)
-        print(f'\npeak memory of a process with {n:,} draws: {most:,.0f} MB, of which {imports:,.0f} after imports and {made:,.0f} with labels')
+        print(f'\npeak memory of a process with {n:,} draws: {most:,.0f} MB, '
+              f'of which {imports:,.0f} after imports and {made:,.0f} with labels')
     write_table(rows, out, 'draws')
     if quick: return
     slow = [o['what'] for o in rows if o['what'].startswith('labels') and o['ours_s']>=.5]

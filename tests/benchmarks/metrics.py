@@ -2,17 +2,22 @@
 
     python tests/benchmarks/metrics.py --out FOLDER
 
-A million predictions for 23 classes with a long tail come in batches of 50,000, as in a validation. Measured in one run, in turns, are the median seconds until all five are
-there (MCC, balanced accuracy, macro-F1, quadratic κ, Kendall's τ-b), in two settings:
+A million predictions for 23 classes with a long tail come in batches of 50,000, as in a validation. Measured in one
+run, in turns, are the median seconds until all five are there (MCC, balanced accuracy, macro-F1, quadratic κ,
+Kendall's τ-b), in two settings:
 
-- from predicted classes: the matrices of all batches added up, then the five functions of it; against scikit-learn and scipy on all items. The aim is 40 times as fast.
-- from network outputs: `imbalance_metrics(ordered=True)` fed batch by batch; against fastai's `MatthewsCorrCoef`, `BalancedAccuracy`, `F1Score(average='macro')`,
-  `CohenKappa(weights='quadratic')` and, as it has none, scipy's `kendalltau` in an `AccumMetric`. Here the largest of 23 outputs must be found for each item, which nothing
-  can avoid; ours do so once, fastai's five times. How long once takes is shown beside.
+- from predicted classes: the matrices of all batches added up, then the five functions of it; against scikit-learn
+  and scipy on all items. The aim is 40 times as fast.
+- from network outputs: `imbalance_metrics(ordered=True)` fed batch by batch; against fastai's `MatthewsCorrCoef`,
+  `BalancedAccuracy`, `F1Score(average='macro')`, `CohenKappa(weights='quadratic')` and, as it has none, scipy's
+  `kendalltau` in an `AccumMetric`. Here the largest of 23 outputs must be found for each item, which nothing can
+  avoid; ours do so once, fastai's five times. How long once takes is shown beside.
 
-All ways must come to the same scores. Then the bytes that metrics keep until the end of a validation, for three numbers of predictions, and the seconds of a bootstrap of
-10,000 matrices; the aims are that they do not grow, and a second. The script ends with an error where an aim is missed."""
-import sys,types
+All ways must come to the same scores. Then the bytes that metrics keep until the end of a validation, for three
+numbers of predictions, and the seconds of a bootstrap of 10,000 matrices; the aims are that they do not grow, and a
+second. The script ends with an error where an aim is missed."""
+import sys
+import types
 from pathlib import Path
 from statistics import median
 
@@ -51,7 +56,8 @@ def validate(metrics, batches):
 
 def kendall(pred, targ): return stats.kendalltau(pred, targ).statistic
 def fastai_metrics():
-    return [MatthewsCorrCoef(), BalancedAccuracy(), F1Score(average='macro'), CohenKappa(weights='quadratic'), AccumMetric(kendall, dim_argmax=-1)]
+    return [MatthewsCorrCoef(), BalancedAccuracy(), F1Score(average='macro'), CohenKappa(weights='quadratic'),
+            AccumMetric(kendall, dim_argmax=-1)]
 
 def from_matrix(batches):
     cm = sum(confusion(p, t, K) for p,t in batches)
@@ -79,8 +85,8 @@ def main(
     classes = [(pred.argmax(1).numpy(),targ.numpy()) for pred,targ in batches]
     p,t = map(np.concatenate, zip(*classes))
     ours,theirs = imbalance_metrics(ordered=True),fastai_metrics()
-    ways = {'matrix':lambda: from_matrix(classes), 'scikit-learn, scipy':lambda: direct(p, t), 'our metrics':lambda: validate(ours, batches),
-            "fastai's metrics":lambda: validate(theirs, batches)}
+    ways = {'matrix': lambda: from_matrix(classes), 'scikit-learn, scipy': lambda: direct(p, t),
+            'our metrics': lambda: validate(ours, batches), "fastai's metrics": lambda: validate(theirs, batches)}
     # The first call of each pays for imports
     for f in ways.values(): f()
     secs = {k:[] for k in ways}
@@ -93,13 +99,16 @@ def main(
         for o in scores: np.testing.assert_allclose(o, scores[0], rtol=0, atol=1e-12)
     secs,each = {k:median(v) for k,v in secs.items()},secs
     print(machine())
-    print(f'{n:,} predictions, {K} classes, batches of {BS:,}; median of {repeats}, {torch.get_num_threads()} thread(s)')
+    threads = torch.get_num_threads()
+    print(f'{n:,} predictions, {K} classes, batches of {BS:,}; median of {repeats}, {threads} thread(s)')
     rows = []
-    for title,a,b in ('predicted classes','matrix','scikit-learn, scipy'),('network outputs','our metrics',"fastai's metrics"):
+    pairs = ('predicted classes','matrix','scikit-learn, scipy'),('network outputs','our metrics',"fastai's metrics")
+    for title,a,b in pairs:
         print(f"\n{f'from {title}':24}{'seconds':>9}")
         for k in a,b: print(f'{k:24}{secs[k]:9.4f}')
         ratios = [y/x for x,y in zip(each[a], each[b])]
-        rows.append(dict(what=title, other=b, n=n, ours_s=secs[a], other_s=secs[b], ratio=median(ratios), spread=f'{min(ratios):.0f} to {max(ratios):.0f}'))
+        rows.append(dict(what=title, other=b, n=n, ours_s=secs[a], other_s=secs[b], ratio=median(ratios),
+                         spread=f'{min(ratios):.0f} to {max(ratios):.0f}'))
         print(f"{'times as fast':24}{rows[-1]['ratio']:9.1f}   {rows[-1]['spread']}")
     argmax = median(timed(lambda: [pred.argmax(-1) for pred,_ in batches])[0] for _ in range(repeats))
     print(f"{'the largest output':24}{argmax:9.4f}\n")
@@ -116,5 +125,6 @@ def main(
 
     write_table(rows, out, 'metrics')
     if quick: return
-    missed = ['speed']*(secs['scikit-learn, scipy']<40*secs['matrix']) + ['memory']*(len(set(sizes))>1) + ['bootstrap']*(boot>=1)
+    met = {'speed': secs['scikit-learn, scipy']>=40*secs['matrix'], 'memory': len({*sizes})==1, 'bootstrap': boot<1}
+    missed = [k for k,v in met.items() if not v]
     if missed: sys.exit(f"missed: {', '.join(missed)}")

@@ -2,15 +2,20 @@
 
     python tests/benchmarks/operating_points.py --out points.jsonl
 
-One run trains a small network from scratch on 4,964 images (2,000 of the most frequent class, 20 of the rarest, the order of classes shuffled by
-the seed) and predicts a selection split (a fifth more images, with the same tail) and the 10,000 balanced test images with flip TTA. Scores in
-percent: MCC at the training prevalence, by weighting the rows of the test set's matrix, and balanced accuracy; of each network as it was trained,
-and after `PriorCalibrator`, fitted on the selection split and shrunk towards the nominal prior, has moved it to the training prevalence (MCC)
-and to equal shares (balanced accuracy); and with the nominal prior in place of the fitted one. Differences to instance sampling are paired over seeds, with their 95 % t-interval.
+One run trains a small network from scratch on 4,964 images (2,000 of the most frequent class, 20 of the rarest, the
+order of classes shuffled by the seed) and predicts a selection split (a fifth more images, with the same tail) and
+the 10,000 balanced test images with flip TTA. Scores in percent: MCC at the training prevalence, by weighting the
+rows of the test set's matrix, and balanced accuracy; of each network as it was trained, and after `PriorCalibrator`,
+fitted on the selection split and shrunk towards the nominal prior, has moved it to the training prevalence (MCC) and
+to equal shares (balanced accuracy); and with the nominal prior in place of the fitted one. Differences to instance
+sampling are paired over seeds, with their 95 % t-interval.
 
-Finished runs are kept in `--out`, a line each; a second call goes on with those that are missing, and prints the tables of all. A run takes about a minute on one core.
-The data are those of Debian's package dataset-fashion-mnist."""
-import gzip,json,sys,time
+Finished runs are kept in `--out`, a line each; a second call runs those that are missing, and prints the
+tables of all. A run takes about a minute on one core. The data are those of Debian's package dataset-fashion-mnist."""
+import gzip
+import json
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +42,8 @@ class Tensors:
     def __getitem__(self, i): return self.x[i],int(self.targets[i])
 
 class Augment(Callback):
-    "Mirror each training image with probability ½ and shift it by up to 2 pixels, partners of Balanced-MixUp included, before anything is mixed"
+    """Mirror each training image with probability ½ and shift it by up to 2 pixels, partners of Balanced-MixUp
+    included, before anything is mixed"""
     order,run_valid = -4,False
     def before_batch(self):
         x = self.x
@@ -48,15 +54,21 @@ class Augment(Callback):
 
 def network(width):
     c = [1,16*width,32*width,32*width,64*width]
-    return nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()) for i,o,s in zip(c, c[1:], (1,2,1,2))],
+    def layer(i, o, s): return nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+    return nn.Sequential(*map(layer, c, c[1:], (1,2,1,2)),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c[-1], 10))
 
-def balmix(alpha, q='instance', **kwargs): return lambda dls,seed,counts: (dls if q=='instance' else dls.weighted(q, seed=seed), [BalancedMixUp(alpha, seed=seed, **kwargs)], None)
+def balmix(alpha, q='instance', **kwargs):
+    def method(dls, seed, counts):
+        if q!='instance': dls = dls.weighted(q, seed=seed)
+        return dls,[BalancedMixUp(alpha, seed=seed, **kwargs)],None
+    return method
 def drawn(q): return lambda dls,seed,counts: (dls.weighted(q, seed=seed), [], None)
 def with_loss(f): return lambda dls,seed,counts: (dls, [], f(counts))
 
 methods = {'instance': lambda dls,seed,counts: (dls, [], None), 'class': drawn('class'), 'sqrt': drawn('sqrt'),
-    'focal': with_loss(lambda counts: FocalLossFlat()), 'class-balanced loss': with_loss(lambda counts: ClassBalancedLoss(counts, .9999)),
+    'focal': with_loss(lambda counts: FocalLossFlat()),
+    'class-balanced loss': with_loss(lambda counts: ClassBalancedLoss(counts, .9999)),
     'MixUp 0.2': lambda dls,seed,counts: (dls, [MixUp(.2)], None),
     **{f'Balanced-MixUp {a:g}': balmix(a) for a in (.1,.2,.3,1.)},
     **{f'Balanced-MixUp {a:g}, λ per pair': balmix(a, per_item=True) for a in (.2,1.)},
@@ -75,23 +87,31 @@ def run(method, seed, epochs, width, data):
     (x,y),(xt,yt) = data
     counts = tail_counts(2000, 10, 100)[np.random.default_rng(seed).permutation(10)]
     train,sel = cut(y, counts, seed)
-    dls = DataLoaders(DataLoader(Tensors(x[train], y[train]), bs=64, shuffle=True, drop_last=True), DataLoader(Tensors(x[sel], y[sel]), bs=500))
+    train_dl = DataLoader(Tensors(x[train], y[train]), bs=64, shuffle=True, drop_last=True)
+    dls = DataLoaders(train_dl, DataLoader(Tensors(x[sel], y[sel]), bs=500))
     dls.train.rng = random.Random(seed)
     test = DataLoader(Tensors(xt, yt), bs=500)
     used,cbs,loss = methods[method](dls, seed, counts)
     set_seed(seed)
-    learn = Learner(used, network(width), loss_func=loss or CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9), wd=5e-4)
+    learn = Learner(used, network(width), loss_func=loss or CrossEntropyLossFlat(), opt_func=partial(SGD, mom=.9),
+                    wd=5e-4)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, .05, moms=(.9,.9,.9), cbs=[Augment(), *cbs])
         (ps,ts),(pt,tt) = learn.tta_flip(),learn.tta_flip(dl=test)
     share,nominal = counts/counts.sum(),nominal_prior(used, *cbs)
-    if getattr(loss, 'weight', None) is not None: nominal = nominal*loss.weight.numpy()/(nominal*loss.weight.numpy()).sum()
+    if getattr(loss, 'weight', None) is not None:
+        weighted = nominal*loss.weight.numpy()
+        nominal = weighted/weighted.sum()
     cal = PriorCalibrator(nominal).fit(ps, ts)
     def mcc_at(p): return 100*mcc(reweight(confusion(p, tt), share))
     def bal(p): return 100*balanced_acc(confusion(p, tt))
-    res = dict(trained_mcc=mcc_at(pt), trained_bal=bal(pt), calibrated_mcc=mcc_at(cal.predict(pt, share)), calibrated_bal=bal(cal.predict(pt, 'balanced')),
-               nominal_mcc=mcc_at(adjust_prior(pt, nominal, share)), nominal_bal=bal(adjust_prior(pt, nominal, 'balanced')))
-    return dict(method=method, seed=seed, epochs=epochs, width=width, **{k: round(float(v), 3) for k,v in res.items()}, seconds=round(time.perf_counter()-start, 1))
+    res = dict(trained_mcc=mcc_at(pt), trained_bal=bal(pt), calibrated_mcc=mcc_at(cal.predict(pt, share)),
+               calibrated_bal=bal(cal.predict(pt, 'balanced')),
+               nominal_mcc=mcc_at(adjust_prior(pt, nominal, share)),
+               nominal_bal=bal(adjust_prior(pt, nominal, 'balanced')))
+    res = {k: round(float(v), 3) for k,v in res.items()}
+    seconds = round(time.perf_counter()-start, 1)
+    return dict(method=method, seed=seed, epochs=epochs, width=width, **res, seconds=seconds)
 
 def tables(df):
     "Means over seeds, and paired differences to instance sampling with 95 % intervals"
