@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from fastai_balmix.datasets.sources import from_csv,from_folder_table
+from fastai_balmix.datasets.folders import from_csv,from_folder_table
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.compare.config import make_model
 from fastai_balmix.compare.results import read_failures,read_predictions
