@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from conftest import root as repo
-from fastai_balmix.datasets import sources as module
-from fastai_balmix.datasets.sources import (digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,from_csv,from_folder_table,hyper_kvasir,long_tail,medmnist,
-                                messidor2,read_data,readers)
+from fastai_balmix.datasets import published as module
+from fastai_balmix.datasets.folders import from_csv,from_folder_table
+from fastai_balmix.datasets.published import (
+    digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,hyper_kvasir,medmnist,messidor2)
+from fastai_balmix.datasets.sources import long_tail,read_data,readers
 from fastai_balmix.datasets.images import ArrayImages
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.longtail import tail_counts

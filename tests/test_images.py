@@ -1,5 +1,5 @@
-"""The notebook shows one small table; here are files in every mode and way of being broken, every wrong table, worker processes, folders that cannot be
-written, and hypothesis on the parts of a run: no patient in two of them, every class in training."""
+"""The notebooks show small tables. Here are files in every mode and way of being broken, every wrong table, worker processes,
+folders that cannot be written, and hypothesis on the parts of a run: no patient in two of them, every class in training."""
 
 import io,os,pickle,random,shutil,warnings
 from functools import partial
@@ -19,7 +19,6 @@ from fastai.vision.core import PILImage
 from fastai_balmix.datasets import verify as module
 from fastai_balmix.datasets.images import ArrayImages,as_rgb,open_image
 from fastai_balmix.datasets.table import check_columns,ImageData
-import toys
 
 digit = load_digits()
 pixels = (digit.images*255/16).astype(np.uint8)

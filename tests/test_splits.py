@@ -1,6 +1,6 @@
-"""The notebook shows splits of one table. Here hypothesis makes the tables: patients of all sizes with all mixtures of classes,
-classes of one image, fewer patients than folds. Folds are compared with those of scikit-learn, and the authors' folds with a
-second way of computing them."""
+"""The notebook shows splits of one table. Here hypothesis makes the tables: patients of all sizes with all
+mixtures of classes, classes of one image, fewer patients than folds. Folds are compared with those of
+scikit-learn, and the authors' folds with a second way of computing them."""
 
 import os,subprocess,sys,time,warnings
 import numpy as np

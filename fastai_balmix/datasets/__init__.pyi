@@ -3,10 +3,11 @@ from .splits import authors_folds, fold_numbers, group_numbers, split_off
 from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
-from .sources import (
-    digits, dr_grades, eyepacs, fashion_mnist_lt, fashion_names, from_csv, from_folder_table, hyper_kvasir,
-    long_tail, medmnist, messidor2, read_data, readers,
+from .folders import from_csv, from_folder_table
+from .published import (
+    digits, dr_grades, eyepacs, fashion_mnist_lt, fashion_names, hyper_kvasir, medmnist, messidor2,
 )
+from .sources import long_tail, read_data, readers
 
 __all__ = [
     'ArrayImages', 'as_rgb', 'authors_folds', 'digits', 'digits_lt', 'dr_grades', 'eyepacs',

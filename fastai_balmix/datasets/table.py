@@ -241,7 +241,7 @@ class ImageData:
         images=None, # Function that opens an image by its path, such as `ArrayImages`. Default: files in `root`.
         notes=(), # Sentences that belong under every table made from these data
         recipe:dict|None=None, # What `read_data` makes the same object from
-        prevalence:str|None=None # 'train' where the test images were balanced artificially, see `long_tail`
+        prevalence:str|None=None # 'train' reads scores at training shares: test images were balanced artificially
     ):
         self.vocab = _checked_vocab(vocab)
         check(isinstance(ordered, bool), 'ordered', 'ImageData', 'True or False', repr(ordered))
