@@ -1,10 +1,9 @@
 """`balmix-demo` compares three ways of training on small images, and writes a report.
 
 The demonstration behind `balmix-demo` and `python -m fastai_balmix`: a comparison of instance sampling,
-class-balanced
-sampling and Balanced-MixUp on the embedded long-tailed digits. It trains 27 small networks, prints a table and a
-verdict,
-and writes a report and two pictures beside the results. It needs no internet connection and no GPU.
+class-balanced sampling and Balanced-MixUp on the embedded long-tailed digits. It trains 27 small networks, prints a
+table and a verdict, and writes a report and two pictures beside the results. It needs no internet connection and no
+GPU.
 
 ```python
 from fastai_balmix.demo import demo_settings
@@ -49,7 +48,7 @@ def _verdict(summary):
 
 def _print_summary(summary, out):
     from fastai_balmix.report.page import report
-    report(out, out/'report.html')
+    report(out, out/'report.html', summary=summary)
     texts = ['Balanced accuracy in percent, mean over folds and seeds:', _table(summary).to_string(),
              _verdict(summary), 'Small networks on small images: no forecast for other data.',
              f'Written to {out}. Open {out/"report.html"} in a browser.']

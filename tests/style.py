@@ -27,18 +27,23 @@ def bound_names(tree):
         if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store): yield o.id
 
 
+def is_list_of_names(node):
+    "Is a statement the one that sets `__all__`?"
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0])=='__all__'
+
+
 def public(tree):
     "Names of `__all__`"
-    for o in tree.body:
-        if isinstance(o, ast.Assign) and ast.unparse(o.targets[0])=='__all__': return ast.literal_eval(o.value)
-    return []
+    lists = [ast.literal_eval(o.value) for o in tree.body if is_list_of_names(o)]
+    return lists[0] if lists else []
 
 
 def figures(path):
     "The figures of one file"
     text = path.read_text(encoding='utf-8')
     tree = ast.parse(text)
-    lines = [o for o in text.splitlines() if o.strip()]
+    made = {i for o in tree.body if is_list_of_names(o) for i in range(o.lineno, o.end_lineno+1)} # written by nbdev
+    lines = [o for i,o in enumerate(text.splitlines(), 1) if o.strip() and i not in made]
     names = [*bound_names(tree)]
     return dict(
         lines=len(text.splitlines()), widest=max(map(len, lines), default=0),
@@ -50,7 +55,7 @@ def figures(path):
 def modules(places):
     "Python files in folders, or the files themselves, without what nbdev makes"
     for o in places:
-        yield from sorted(p for p in Path(o).rglob('*.py') if p.name!='_modidx.py') if Path(o).is_dir() else [Path(o)]
+        yield from sorted(p for p in Path(o).rglob('*.py') if p.name!='_modidx.py' and p!=root/'fastai_balmix'/'__init__.py') if Path(o).is_dir() else [Path(o)]
 
 
 def main():

@@ -32,6 +32,7 @@ from fastai.vision.all import *
 import fastai_balmix
 from ..files import disk_room,DiskFull,write_file
 from ..loaders.draws import class_counts
+from ..callback.fitcheck import FitCheck
 from ..callback.checkpoint import Checkpoint
 from ..datasets.table import ImageData
 from ..metrics.scores import OperatingPoint,score_registry,score_row
@@ -148,6 +149,8 @@ def _learner(run, parts):
     set_seed(run.seed)
     learn = Learner(training.dls, model, training.loss_func, opt_func=partial(SGD, mom=config.mom), lr=config.lr,
                     wd=config.wd, moms=(config.mom,)*3, metrics=metrics)
+    # `fastai_balmix.all` gives it to every learner; a comparison has it without that
+    if not any(isinstance(o, FitCheck) for o in learn.cbs): learn.add_cb(FitCheck())
     return learn,training
 
 def _fit(run, learn, training, on_epoch):
