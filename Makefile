@@ -20,7 +20,7 @@ docs:
 	python3 docs/build.py
 
 # An aim that is missed ends a script with an error; the others are measured all the same, and the page shows it.
-# operating_points.py is not among them: it compares methods, not seconds, and takes an hour.
+# operating_points.py and claims.py are not among them: they compare methods, not seconds, and take an hour.
 bench:
 	-python3 tests/benchmarks/epochs.py --out docs/measured
 	-python3 tests/benchmarks/draws.py --out docs/measured

@@ -27,6 +27,10 @@ from fastai_balmix.metrics.scores import (
     balanced_acc,brier_error,calibration_bins,calibration_error,confusion,geometric_mean,group_classes,kendall_tau,
     macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight)
 
+# By name, so that a module which is loaded anew does not bring a second one
+if FitCheck.__name__ not in [getattr(o, '__name__', '') for o in defaults.callbacks]:
+    defaults.callbacks.append(FitCheck)
+
 __all__ = [
     'BalancedAcc', 'BalancedMixUp', 'BrierError', 'CalibrationError', 'Checkpoint', 'ClassBalancedLoss',
     'ClassSampler', 'ConfusionMetric', 'CostSensitiveRegularisation', 'FlipTTA', 'GaussianLabelSmoothing',
@@ -37,7 +41,3 @@ __all__ = [
     'imbalance_metrics', 'kendall_tau', 'macro_f1', 'mcc', 'mixed_probs', 'nominal_prior', 'operating_curve',
     'paired_test', 'per_class', 'per_class_auc', 'plot_class_distribution', 'quad_kappa', 'reweight',
     'sampling_probs', 'shot_metrics', 'small_net', 'tail_counts', 'tail_idxs', 'tau_normalise', 'train_labels']
-
-# By name, so that a module which is loaded anew does not bring a second one
-if FitCheck.__name__ not in [getattr(o, '__name__', '') for o in defaults.callbacks]:
-    defaults.callbacks.append(FitCheck)

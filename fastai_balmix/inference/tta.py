@@ -16,7 +16,7 @@ balanced_acc(confusion(probs, targs))
 __all__ = ['FlipTTA']
 
 # %% ../../nbs/inference/tta.ipynb #1d88b0a7
-from contextlib import ExitStack
+from contextlib import ExitStack,contextmanager
 import numpy as np
 import torch
 from fastai.basics import *
@@ -102,7 +102,8 @@ def tta_flip(self:Learner,
         if n_ranks==1 and num_distrib()>1:
             # fastai would wait for the answers of other processes, and the recorder for their metrics
             dl.to_detach = _own_answers
-            stack.enter_context(replacing_yield(self.recorder, 'valid_metrics', False))
+            no_metrics = contextmanager(replacing_yield)(self.recorder, 'valid_metrics', False)
+            stack.enter_context(no_metrics)
         res = self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func), reorder=False)
     order = _gathered(idxs, dl.bs, n_ranks).argsort(kind='stable')
     return tuple(nested_reorder(res, tensor(order)))

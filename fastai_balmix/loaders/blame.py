@@ -5,6 +5,8 @@ note to whatever error an item raises: the number of the item, and the file it i
 tells.
 
 ```python
+from fastai_balmix.loaders.blame import item_source
+
 ds = Datasets(['photos/1.jpg', 'photos/2.jpg'], [[str.upper], [len]])
 item_source(ds, 1)
 ```"""

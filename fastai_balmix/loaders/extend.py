@@ -5,6 +5,8 @@ is already there: which items it visits, what a batch holds, how an item is made
 the loader whose class is a mixin in front of the loader's own class, so that all else stays as it was.
 
 ```python
+from fastai_balmix.loaders import *
+
 class Backwards(LoaderExtension):
     "Visits the items in the opposite order"
     def get_idxs(self): return super().get_idxs()[::-1]

@@ -9,6 +9,8 @@ The weight λ of the second image is drawn together with the indices, before any
 one grey level. There λ counts as 0 and no second image is loaded.
 
 ```python
+from fastai_balmix.loaders import *
+
 mix_pairs(tensor([0.]), tensor([1.]), lam=.25) # λ is the weight of the second, the class-balanced one
 ```"""
 

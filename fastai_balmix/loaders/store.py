@@ -5,6 +5,9 @@ its own. A `Store` keeps packed items for all processes of a loader, in one file
 it when the last of them is gone, whatever it died of.
 
 ```python
+from sklearn.datasets import load_sample_image
+from fastai_balmix.loaders.store import pack,unpack
+
 item = PILImage.create(load_sample_image('flower.jpg')), TensorCategory(3)
 packed = b''.join(pack(item))
 again = unpack(memoryview(packed))
