@@ -212,7 +212,8 @@ def test_grades_of_messidor2_may_be_written_as_floats(tmp_path):
         "needs a column 'adjudicated_gradable' in messidor_data.csv. Did you mean .*'gradable'"),
     (changed('messidor_data.csv', ',,,0', ',,,1'), "messidor_data.csv has grades from 0 to 4. Got '' in row 7"),
     (changed('messidor_data.csv', ',,,0', ',,,no'), "has 0 or 1 as adjudicated_gradable. Got \\['no'\\]"),
-    (lambda root: shutil.rmtree(root/'IMAGES'), "a folder with images in IMAGES/ or beside messidor_data.csv. Got none"),
+    (lambda root: shutil.rmtree(root/'IMAGES'),
+        "a folder with images in IMAGES/ or beside messidor_data.csv. Got none"),
     (lambda root: picture(root/'IMAGES'/'IM000030.png'), "each image is there once"),
 ])
 def test_messidor2_in_disorder(tmp_path, spoil, words):
