@@ -149,7 +149,6 @@ def patient_in_both(root):
     (image_twice, "each image is there once. Got '7_left.jpeg' and '7_left.png'"),
     (patient_in_both, "groups that each lie in one part. Got 7 with items in (train|valid) and test"),
 ])
-
 def test_eyepacs_in_disorder(tmp_path, spoil, words):
     root = eye_tree(tmp_path/'r', '.jpeg', 20, 6)
     spoil(root)
@@ -217,7 +216,6 @@ def test_grades_of_messidor2_may_be_written_as_floats(tmp_path):
         "a folder with images in IMAGES/ or beside messidor_data.csv. Got none"),
     (lambda root: picture(root/'IMAGES'/'IM000030.png'), "each image is there once"),
 ])
-
 def test_messidor2_in_disorder(tmp_path, spoil, words):
     root = messidor_tree(tmp_path)
     spoil(root)
@@ -331,7 +329,6 @@ five_or_two = "5, or 2 for official folds, unless folds are stratified. Got "
     (dict(n_folds=2), 'n_folds', five_or_two+'2'),
     (dict(folds='official', n_folds=3), 'n_folds', five_or_two+'3'),
 ])
-
 def test_bad_arguments_of_hyper_kvasir(tmp_path, kwargs, name, rest):
     root = kvasir_tree(tmp_path, {'cecum':6, 'polyps':6})
     with pytest.raises(ValueError, match=toys.must_be('hyper_kvasir', name, rest)): hyper_kvasir(root, **kwargs)
@@ -351,7 +348,6 @@ def test_bad_arguments_of_hyper_kvasir(tmp_path, kwargs, name, rest):
         "a folder with official_splits/5_fold_split.csv. Got none"),
     (without('*.jpg'), {}, "a folder with the images of image-labels.csv beside it. Got none of them"),
 ])
-
 def test_hyper_kvasir_in_disorder(tmp_path, spoil, kwargs, words):
     root = kvasir_tree(tmp_path, {'cecum':6, 'polyps':6})
     spoil(root)
@@ -369,7 +365,6 @@ def npz(fn, shape=(28,28), n=(30,9,12), k=4, flat=False, save=np.savez, **more):
 
 @pytest.mark.parametrize('shape,flat,save', [
     ((28,28), False, np.savez), ((28,28,3), False, np.savez_compressed), ((5,6), True, np.savez)])
-
 def test_medmnist_comes_as_published(tmp_path, shape, flat, save):
     fn = tmp_path/'bloodmnist.npz'
     d = npz(fn, shape, flat=flat, save=save)
@@ -397,7 +392,6 @@ def test_medmnist_comes_as_published(tmp_path, shape, flat, save):
     (lambda f: npz(f, test_labels=np.zeros((3,1), int)),
         "'npz' parameter of medmnist must be 12 ints, one for each item. Got 3 labels"),
 ])
-
 def test_files_that_are_no_medmnist(tmp_path, make, words):
     fn = tmp_path/'x.npz'
     make(fn)
@@ -465,7 +459,6 @@ def test_which_classes_of_fashion_are_rare_can_be_drawn(fashion):
     (dict(n_max=0), 'tail_counts', ''),
     (dict(imbalance=.5), 'tail_counts', ''),
 ])
-
 def test_bad_arguments_of_fashion(fashion, kwargs, owner, rest):
     (name,) = kwargs
     with pytest.raises(ValueError, match=toys.must_be(owner, name, rest)):
@@ -501,13 +494,13 @@ def test_digits_are_long_tailed_in_all_folds():
 def plain(sizes, **cols):
     y = toys.tail_targets(*sizes)
     return pd.DataFrame(dict(path=[f'digits/{i}' for i in range(len(y))], label=[f'c{k}' for k in y])).assign(**cols)
+
 def digit_arrays(): return dict(digits=pixels)
 def data_of(df, **kwargs): return ImageData(df, sorted(df.label.unique()), images=ArrayImages(digit_arrays), **kwargs)
 
 @given(
     st.lists(st.integers(20, 60), min_size=2, max_size=6), st.sampled_from([2,5,10.5]),
     st.sampled_from(['exp','step']), st.integers(0, 5))
-
 def test_a_tail_is_cut_to_the_formula(sizes, imbalance, profile, seed):
     df = plain(sizes)
     cut = long_tail(df, imbalance, profile=profile, seed=seed)
@@ -573,7 +566,6 @@ def test_every_image_stays_equally_often():
     (dict(order=['c0']), 'long_tail', r"all classes by name, each once. Got \['c0'\]"),
     (dict(seed=-1), 'long_tail', ''),
 ])
-
 def test_bad_arguments_of_long_tail(kwargs, owner, rest):
     with pytest.raises(ValueError, match=toys.must_be(owner, next(iter(kwargs)), rest)):
         long_tail(data_of(plain([30,20])), **kwargs)
@@ -655,7 +647,6 @@ def test_numbered_classes_are_in_the_order_of_numbers(tmp_path):
     (lambda r: from_folder_table(r, vocab=['cat','cow']), "labels of the vocabulary. Got 'dog' instead"),
     (lambda r: from_folder_table(r, verify='yes'), "must be True or False. Got 'yes'"),
 ])
-
 def test_folders_in_disorder(tmp_path, call, words):
     root = folder_tree(tmp_path/'r')
     (root/'empty'/'none').mkdir(parents=True)
@@ -727,7 +718,6 @@ def test_nothing_in_a_table_is_run(tmp_path):
     (dict(split='patient'), "splits named 'train', 'valid', 'test'. Got 'p0'"),
     (dict(group='label', split='part'), "groups that each lie in one part. Got 'ill' with items in train and valid "),
 ])
-
 def test_tables_in_disorder(tmp_path, kwargs, words):
     with pytest.raises(ValueError, match=words): from_csv(csv_tree(tmp_path), **kwargs)
 
@@ -744,7 +734,6 @@ no_table = "from_csv cannot read t.csv as a table"
     ('path,label\nx,a,b\n', no_table),
     ('path,label\nx,\xe4\n'.encode('latin-1'), no_table),
 ])
-
 def test_tables_that_are_no_tables(tmp_path, text, words):
     (tmp_path/'t.csv').write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=words): from_csv(tmp_path/'t.csv')
@@ -763,7 +752,6 @@ def test_a_table_that_is_not_there():
     (dict(reader='digits', nmax=9), "digits has no argument 'nmax'. Did you mean 'n_max'"),
     (dict(reader='eyepacs'), "eyepacs needs an argument 'root'"),
 ])
-
 def test_recipes_in_disorder(recipe, words):
     with pytest.raises(ValueError, match=words): read_data(recipe)
 
@@ -773,7 +761,6 @@ def test_recipes_in_disorder(recipe, words):
     (dict(step='with_folds', k=3), "with_folds has no argument 'k'"),
     (dict(step='long_tail', data=3), "long_tail has no argument 'data'"),
 ])
-
 def test_steps_in_disorder(step, words):
     with pytest.raises(ValueError, match=words): read_data(dict(reader='digits', then=[step]))
 

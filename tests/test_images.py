@@ -31,6 +31,7 @@ keys = ArrayImages(arrays)
 
 def table(labels, **cols):
     return pd.DataFrame(dict(path=[f'digits/{i}' for i in range(len(labels))], label=list(labels), **cols))
+
 def in_memory(labels='aabb', **cols): return ImageData(table(labels, **cols), ['a','b'], images=keys)
 def of_files(df, root): return ImageData(df, ['a','b'], root=root)
 def alternating(n=6): return in_memory('ab'*n, fold=[1,1,2,2]*(n//2))
@@ -124,7 +125,6 @@ two = dict(path=['x','y'], label=['a','b'])
     (dict(fold=['1','one']), 'df', ".* numbered from 1. Got 'one'"),
     (dict(fold=[1,1.5]), 'df', ".* numbered from 1. Got 1.5"),
 ])
-
 def test_wrong_columns_are_refused_in_words(cols, name, rest):
     df = pd.DataFrame({**two, **cols})
     with pytest.raises(ValueError, match=must_be('ImageData', name, rest)): ImageData(df, ['a','b'], images=keys)
@@ -142,7 +142,6 @@ def test_wrong_columns_are_refused_in_words(cols, name, rest):
     (dict(root=None, images=None), "a folder, unless `images` opens the paths. Got None"),
     (dict(root='/nowhere/gone', images=None), "a folder that is there. Got .*gone"),
 ])
-
 def test_bad_arguments_of_data(kwargs, rest):
     given = {'df':pd.DataFrame(two), 'vocab':['a','b'], 'images':keys, **kwargs}
     with pytest.raises(ValueError, match=must_be('ImageData', next(iter(kwargs)), rest)): ImageData(**given)
@@ -279,6 +278,7 @@ def test_parts_of_splits():
     assert of(*all3, selection='reported-fold')==dict(train=list(range(20)), select=[20,21], report=[20,21])
     def selected(seed): return of(*['train']*20, 'test','test', select=.2, seed=seed)['select']
     assert selected(1)!=no_valid['select']==selected(0)
+
 def folds_of(*fold): return in_memory('ab'*(len(fold)//2), fold=fold)
 def splits_of(*split, labels=None): return in_memory(labels or 'ab'*(len(split)//2), split=split)
 official = splits_of(*['train']*6, 'test','test')
@@ -299,7 +299,6 @@ official = splits_of(*['train']*6, 'test','test')
     (official, dict(selection='outer'), 'selection', "'inner' or 'reported-fold'. Got 'outer'"),
     (official, dict(selection='reported-fold'), 'selection', "'inner': nothing is chosen on an official test split"),
 ])
-
 def test_parts_that_cannot_be(data, kwargs, name, rest):
     with pytest.raises(ValueError, match=must_be('ImageData.parts', name, rest)): data.parts(**kwargs)
 
@@ -451,7 +450,6 @@ no_size = "a number of pixels, a pair \\(height, width\\), or None. Got "
     (dict(parts=([0,12],[1])), r"ints in the range \[0, 11\]. Got 12"),
     (dict(parts=([],[1])), "images to train on. Got none"),
 ])
-
 def test_bad_arguments_of_loaders(kwargs, rest):
     with pytest.raises(ValueError, match=must_be('ImageData.dataloaders', next(iter(kwargs)), rest)):
         alternating().dataloaders(**{'fold':1, 'bs':2, **kwargs})
@@ -484,6 +482,7 @@ def loaders_of(fn, **kwargs):
 def read(source, dls):
     "(3,H,W), in grey levels"
     return 255*next(iter(dls.test_dl([source], num_workers=0)))[0][0].cpu().numpy()
+
 def both(fn, **kwargs): return [read(fn, loaders_of(fn, decode=o, **kwargs)) for o in ('full','fast')]
 
 @pytest.fixture
@@ -501,7 +500,6 @@ whole,half,quarter,eighth = (1303,877),(652,439),(326,220),(163,110)
 @pytest.mark.parametrize('size,want', [
     (220,whole), (219,half), (110,half), (109,quarter), (55,quarter), (54,eighth), (20,eighth), ([54],eighth),
     ((54,162),quarter), ((54,163),half), ((110,40),half)])
-
 def test_a_photograph_is_decoded_at_the_smallest_fraction_with_twice_the_size(tmp_path, decoded, size, want):
     fn = photo(tmp_path)
     dls = loaders_of(fn, size=size, decode='fast')
@@ -517,7 +515,6 @@ def test_a_photograph_is_decoded_at_the_smallest_fraction_with_twice_the_size(tm
 @pytest.mark.parametrize('size', [54,64,109,219,(100,60)])
 @pytest.mark.parametrize('kwargs', [
     {}, dict(subsampling='4:4:4'), dict(progressive=True), dict(mode='L'), dict(mode='CMYK')])
-
 def test_the_difference_is_under_a_grey_level(tmp_path, size, kwargs):
     full,fast = both(photo(tmp_path, **kwargs), size=size)
     assert 0<np.abs(full-fast).mean()<1
@@ -537,7 +534,6 @@ def test_turned_photographs_stay_as_in_full(tmp_path):
 @pytest.mark.parametrize('name,kwargs', [
     ('photo.png', {}), ('photo.tif', {}), ('photo.png', dict(mode='L')), ('small.jpg', dict(size=(255,300))),
     ('small.jpg', dict(size=(300,255))), ('flat.jpg', dict(size=(1200,100))), ('tiny.jpg', dict(size=(8,8)))])
-
 def test_what_cannot_be_decoded_in_part_is_as_in_full(tmp_path, name, kwargs):
     full,fast = both(photo(tmp_path, name, **kwargs))
     np.testing.assert_array_equal(full, fast)
@@ -602,7 +598,6 @@ own_transforms = [
     *((dict(resize=o), f"'full' where `resize` is '{o}'") for o in ('crop','pad')),
     *((dict(item_tfms=o), f"'full' where an item transform comes before the resize or replaces it, as {name} would")
         for o,name in own_transforms)])
-
 def test_fast_decoding_is_refused_where_it_would_change_more(kwargs, words):
     def make(**kw): return alternating().dataloaders(**{'fold':1, 'bs':2, 'size':8, **kw})
     decode = kwargs.get('decode', 'fast')
@@ -640,6 +635,7 @@ def broken(tmp_path):
     df.loc[12,'split'] = 'test' # the same image in training and test
     shutil.copy(fn(13), fn(15)) # harmless
     return tmp_path,df
+
 def verified(df, root): return of_files(df, root).verify(num_workers=0, progress=False)
 def test_what_is_broken_is_found(broken):
     root,df = broken
@@ -708,7 +704,6 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('text', [
     '', 'x', 'path,size\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff'])
-
 def test_a_kept_table_that_is_none_is_made_anew(tmp_path, text):
     df = on_disk(tmp_path, 'ab')
     (tmp_path/'.balmix_verified.csv').write_text(text)

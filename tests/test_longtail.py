@@ -48,7 +48,6 @@ def test_tail_counts_fall_from_n_max_to_n_max_over_imbalance(n_max, n_classes, i
 @pytest.mark.parametrize('args,expected', [
     ((100, 3, 100), [100,10,1]), ((80, 4, 8), [80,40,20,10]), ((80, 5, 8, 'step'), [80,80,80,10,10]),
     ((80, 4, 8, 'step'), [80,80,10,10]), ((7, 1, 100), [7]), ((5, 3, 1), [5,5,5]), ((3, 3, 1000), [3,1,1])])
-
 def test_tail_counts_by_hand(args, expected): assert tail_counts(*args).tolist()==expected
 
 @pytest.mark.parametrize('n_classes', range(2, 41))
@@ -84,7 +83,6 @@ def test_tail_idxs_choose_every_item_of_a_class_equally_often():
     ((10, 3, '9'), 'imbalance', "a float.*Got '9'"),
     ((10, 3, 9, 'linear'), 'profile', "'exp' or 'step'. Got 'linear'"),
 ])
-
 def test_bad_arguments_of_tail_counts(args, name, rest):
     with pytest.raises(ValueError, match=must_be('tail_counts', name, rest)): tail_counts(*args)
 
@@ -95,7 +93,6 @@ def test_bad_arguments_of_tail_counts(args, name, rest):
     (([0,-1], [1,1]), 'y', ''),
     (([0,1], [1,1], -1), 'seed', r"an int in the range \[0, inf\)\. Got -1"),
 ])
-
 def test_bad_arguments_of_tail_idxs(args, name, rest):
     with pytest.raises(ValueError, match=must_be('tail_idxs', name, rest)): tail_idxs(*args)
 
@@ -107,7 +104,6 @@ def test_bad_arguments_of_tail_idxs(args, name, rest):
     (dict(valid_pct=.99), ''),
     (dict(size=0), r"an int in the range \[1, inf\)\. Got 0"),
 ])
-
 def test_bad_arguments_of_digits_lt(kwargs, rest):
     (name,) = kwargs
     with pytest.raises(ValueError, match=must_be('digits_lt', name, rest)): digits_lt(**kwargs)

@@ -256,7 +256,6 @@ abc = ['a','b','c']
     (lambda f: f([0,0,1,1], [1,1,2], 2), 'groups', r"4 values, one for each item. Got an array of shape \(3,\)"),
     (lambda f: f([0,0], n_folds=2, seed=-1), 'seed', ''),
 ])
-
 def test_bad_arguments_of_fold_numbers(call, name, rest):
     with pytest.raises(ValueError, match=must_be('fold_numbers', name, rest)): call(fold_numbers)
 
@@ -269,7 +268,6 @@ def test_bad_arguments_of_fold_numbers(call, name, rest):
     ([0,1], dict(groups=[3,3]), 'groups', "at least two groups, so that one of them can be held out. Got 1"),
     ([0,2], dict(n_classes=2), 'y', ''),
 ])
-
 def test_bad_arguments_of_split_off(y, kwargs, name, rest):
     with pytest.raises(ValueError, match=must_be('split_off', name, rest)): split_off(y, **kwargs)
 
