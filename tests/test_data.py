@@ -654,6 +654,9 @@ def test_folders_in_disorder(tmp_path, call, words):
 
 # Tables
 
+@pytest.fixture
+def csv(tmp_path): return tmp_path/'t.csv'
+
 def csv_tree(root, sep=',', head='path,label,patient,part,cv', encoding='utf-8', n=12):
     lines = [head]
     for i in range(n):
@@ -679,30 +682,30 @@ def test_tables_are_read_whatever_separates_columns(tmp_path, sep, encoding):
     assert folds.vocab==['ok','ill'] and 'numbers them from 0' in folds.notes[0]
     again(folds)
 
-def test_a_separator_that_is_also_in_a_name(tmp_path):
-    write(tmp_path/'t.csv', '"file, path";diagnosis', 'x.png;a,b', 'y.png;c')
-    assert from_csv(tmp_path/'t.csv', 'file, path', 'diagnosis').vocab==['a,b','c']
+def test_a_separator_that_is_also_in_a_name(csv):
+    write(csv, '"file, path";diagnosis', 'x.png;a,b', 'y.png;c')
+    assert from_csv(csv, 'file, path', 'diagnosis').vocab==['a,b','c']
 
-def test_words_that_pandas_takes_for_nothing_are_classes(tmp_path):
-    write(tmp_path/'t.csv', 'path,label', 'x,NA', 'y,None', 'z,nan', 'v,007')
-    data = from_csv(tmp_path/'t.csv', suffix='.png')
+def test_words_that_pandas_takes_for_nothing_are_classes(csv):
+    write(csv, 'path,label', 'x,NA', 'y,None', 'z,nan', 'v,007')
+    data = from_csv(csv, suffix='.png')
     assert data.vocab==['007','NA','None','nan'] and data.df.path.tolist()==['x.png','y.png','z.png','v.png']
 
-def test_paths_may_be_absolute_within_the_root(tmp_path):
+def test_paths_may_be_absolute_within_the_root(tmp_path, csv):
     root = tmp_path/'r'
     picture(root/'im'/'x.png')
-    write(tmp_path/'t.csv', 'path,label', f'{root}/im/x.png,a', 'im/y.png,b')
-    data = from_csv(tmp_path/'t.csv', root=root)
+    write(csv, 'path,label', f'{root}/im/x.png,a', 'im/y.png,b')
+    data = from_csv(csv, root=root)
     assert data.df.path.tolist()==['im/x.png','im/y.png'] and data.missing==['im/y.png']
-    write(tmp_path/'t.csv', 'path,label', f'{tmp_path}/x.png,a', 'im/y.png,b')
+    write(csv, 'path,label', f'{tmp_path}/x.png,a', 'im/y.png,b')
     with pytest.raises(ValueError, match=f"paths inside the root. Got '{tmp_path}/x.png'"):
-        from_csv(tmp_path/'t.csv', root=root)
-    write(tmp_path/'t.csv', 'path,label', '../x.png,a')
-    with pytest.raises(ValueError, match="paths inside the root. Got '../x.png'"): from_csv(tmp_path/'t.csv')
+        from_csv(csv, root=root)
+    write(csv, 'path,label', '../x.png,a')
+    with pytest.raises(ValueError, match="paths inside the root. Got '../x.png'"): from_csv(csv)
 
-def test_nothing_in_a_table_is_run(tmp_path):
-    write(tmp_path/'t.csv', 'path,label', "x.png,__import__('os').system('touch ran')", '=1+1,b')
-    from_csv(tmp_path/'t.csv')
+def test_nothing_in_a_table_is_run(tmp_path, csv):
+    write(csv, 'path,label', "x.png,__import__('os').system('touch ran')", '=1+1,b')
+    from_csv(csv)
     assert not (tmp_path/'ran').exists() and not Path('ran').exists()
 
 @pytest.mark.parametrize('kwargs,words', [
@@ -734,9 +737,9 @@ no_table = "from_csv cannot read t.csv as a table"
     ('path,label\nx,a,b\n', no_table),
     ('path,label\nx,\xe4\n'.encode('latin-1'), no_table),
 ])
-def test_tables_that_are_no_tables(tmp_path, text, words):
-    (tmp_path/'t.csv').write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=words): from_csv(tmp_path/'t.csv')
+def test_tables_that_are_no_tables(csv, text, words):
+    csv.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=words): from_csv(csv)
 
 def test_a_table_that_is_not_there():
     with pytest.raises(ValueError, match="'csv' parameter of from_csv must be a file that is there. Got 'gone.csv'"):
