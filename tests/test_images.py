@@ -351,10 +351,12 @@ def test_a_subset_is_what_it_says():
 
 # Loaders
 
+def loaders(data, **kwargs): return data.dataloaders(**{'size':8, 'bs':2, 'num_workers':0, **kwargs})
+
 def test_loaders_hold_what_parts_say(tmp_path):
     df = on_disk(tmp_path, 'aab'*6, fold=[1,2,3]*6).assign(fold=lambda d: np.arange(len(d))//3%3+1)
     data = ImageData(df, ['b','a'], root=tmp_path)
-    dls = data.dataloaders(fold=2, size=12, bs=4, num_workers=0)
+    dls = loaders(data, fold=2, size=12, bs=4)
     for ds,chosen in (dls.train_ds, df.fold!=2),(dls.valid_ds, df.fold==2):
         rows = np.flatnonzero(chosen)
         assert [int(y) for _,y in ds]==data.y[rows].tolist()
@@ -363,26 +365,26 @@ def test_loaders_hold_what_parts_say(tmp_path):
     x = dls.one_batch()[0]
     assert x.shape==(4,3,12,12) and x.dtype==torch.float32 and x.min()>=0 and x.max()<=1
     assert list(dls.vocab)==['b','a']
-    own = data.dataloaders(parts=([0,2,4],np.arange(len(df))==7), size=None, bs=2, num_workers=0)
+    own = loaders(data, parts=([0,2,4],np.arange(len(df))==7), size=None)
     assert [i.name for i,_ in own.train_ds.items]==['x0.png','x2.png','x4.png']
     assert [i.name for i,_ in own.valid_ds.items]==['x7.png']
     assert own.one_batch()[0].shape==(2,3,16,16)
-    assert data.dataloaders(fold=1, size=(10,20), bs=2, num_workers=0).one_batch()[0].shape==(2,3,10,20)
+    assert loaders(data, fold=1, size=(10,20)).one_batch()[0].shape==(2,3,10,20)
 
 @pytest.mark.parametrize('split', [['train']*16+['valid']*2+['test']*2, ['train']*18+['test']*2])
 def test_loaders_of_splits(split):
-    dls = in_memory('ab'*10, split=split).dataloaders(size=8, bs=4, num_workers=0)
+    dls = loaders(in_memory('ab'*10, split=split), bs=4)
     assert (len(dls.train_ds),len(dls.valid_ds))==(16,2)
 
 def test_items_of_other_data_go_through_the_same_loaders(tmp_path):
     df = on_disk(tmp_path, 'abab')
     files,mem = of_files(df, tmp_path),alternating()
-    dls = mem.dataloaders(fold=1, size=16, bs=2, num_workers=0)
+    dls = loaders(mem, fold=1, size=16)
     x,y = next(iter(dls.test_dl(files.items([3,0]), with_labels=True)))
     assert y.tolist()==[1,0]
     want = np.stack([np.asarray(open_image(tmp_path/f'x{i}.png')) for i in (3,0)]).transpose(0,3,1,2)/255
     torch.testing.assert_close(torch.as_tensor(x).cpu(), torch.tensor(want, dtype=torch.float32))
-    back = files.dataloaders(parts=([0,1],[2,3]), size=8, bs=2, num_workers=0)
+    back = loaders(files, parts=([0,1],[2,3]))
     assert next(iter(back.test_dl(mem.items(np.arange(12)<2), with_labels=True)))[1].tolist()==[0,1]
     # as fastai's own loaders, these take new files without labels
     assert next(iter(back.test_dl([tmp_path/'x0.png'])))[0].shape==(1,3,8,8)
@@ -391,7 +393,7 @@ def test_items_of_other_data_go_through_the_same_loaders(tmp_path):
 def test_the_seed_is_the_order_of_training():
     data = alternating(8)
     def orders(seed):
-        dls = data.dataloaders(fold=1, size=8, bs=4, num_workers=0, seed=seed)
+        dls = loaders(data, fold=1, bs=4, seed=seed)
         return [dls.train.get_idxs() for _ in range(2)]
     assert orders(3)==orders(np.int64(3))!=orders(4)
     assert orders(3)[0]==random.Random(3).sample(range(8), 8)
@@ -402,7 +404,7 @@ class Marks(Transform):
 
 def test_more_transforms_and_keywords():
     more = dict(item_tfms=Marks(), batch_tfms=Transform(lambda x: x), val_bs=3)
-    dls = alternating().dataloaders(fold=1, size=6, bs=2, num_workers=0, **more)
+    dls = loaders(alternating(), fold=1, size=6, **more)
     assert dls.valid.bs==3
     torch.testing.assert_close(torch.as_tensor(dls.one_batch()[0]).cpu(), torch.full((2,3,6,6), .2))
 
@@ -410,12 +412,12 @@ def test_more_transforms_and_keywords():
 def test_ways_to_a_size(resize):
     images = lambda p: Image.fromarray(np.repeat(pixels[int(p[7:])], 2, axis=1))
     data = ImageData(table('ab'*6, fold=[1,1,2,2]*3), ['a','b'], images=images)
-    assert data.dataloaders(fold=1, size=8, bs=2, num_workers=0, resize=resize).one_batch()[0].shape==(2,3,8,8)
+    assert loaders(data, fold=1, resize=resize).one_batch()[0].shape==(2,3,8,8)
 
-def assert_same_batches(data, a, b, **kwargs):
-    "Does the training loader bring the same with other arguments?"
-    loaders = [data.dataloaders(fold=1, seed=0, **{'num_workers':0, **kwargs, **o}).train for o in (a,b)]
-    for (x,y),(x2,y2) in zip(*loaders, strict=True):
+def assert_same_batches(data, change, **kwargs):
+    "Does the training loader bring the same where one argument changes?"
+    epochs = [loaders(data, fold=1, seed=0, **kwargs, **o).train for o in ({},change)]
+    for (x,y),(x2,y2) in zip(*epochs, strict=True):
         equal(x.cpu(), x2.cpu())
         assert y.tolist()==y2.tolist()
 
@@ -424,8 +426,8 @@ def linear(n_in, n_out): return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n_ou
 def test_workers_bring_the_same_batches_and_learners_are_exported(tmp_path):
     df = on_disk(tmp_path, 'ab'*8, fold=[1,1,2,2]*4)
     for data in of_files(df, tmp_path),alternating(8):
-        assert_same_batches(data, dict(num_workers=0), dict(num_workers=2), size=16, bs=4)
-    learn = Learner(data.dataloaders(fold=1, size=8, bs=4, num_workers=0), linear(192, 2), path=tmp_path)
+        assert_same_batches(data, dict(num_workers=2), size=16, bs=4)
+    learn = Learner(loaders(data, fold=1, bs=4), linear(192, 2), path=tmp_path)
     learn.export('l.pkl')
     size = (tmp_path/'l.pkl').stat().st_size
     assert size<60_000 # neither images nor their names are in it
@@ -477,7 +479,7 @@ def photo(folder, name='photo.jpg', mode='RGB', size=(1303,877), **kwargs):
 
 def loaders_of(fn, **kwargs):
     data = ImageData(pd.DataFrame(dict(path=[fn.name], label='a')), ['a'], root=fn.parent)
-    return data.dataloaders(parts=([0],[]), bs=1, num_workers=0, **{'size':64, **kwargs})
+    return loaders(data, parts=([0],[]), bs=1, **{'size':64, **kwargs})
 
 def read(source, dls):
     "(3,H,W), in grey levels"
@@ -547,7 +549,7 @@ def test_sixteen_bits_are_as_in_full(tmp_path):
 
 def test_images_that_are_no_files_are_as_in_full(tmp_path):
     fn = photo(tmp_path)
-    assert_same_batches(alternating(), dict(decode='full'), dict(decode='fast'), size=2, bs=2)
+    assert_same_batches(alternating(), dict(decode='fast'), size=2)
     dls = loaders_of(fn, decode='fast')
     for im in open_image(fn),partial(Image.open, fn): np.testing.assert_array_equal(read(im, dls), both(fn)[0])
 
@@ -577,7 +579,7 @@ def test_fast_decoding_goes_with_loaders_and_learners(tmp_path, decoded):
     assert back.get_preds(dl=back.dls.test_dl([fn], num_workers=0))[0].shape==(1,1)
     df = pd.DataFrame(dict(path=[fn.name,photo(tmp_path, 'b.jpg').name], label='a'))
     two = ImageData(df, ['a'], root=tmp_path)
-    by_workers = two.dataloaders(parts=([0,1],[]), size=64, bs=1, num_workers=2, decode='fast').train
+    by_workers = loaders(two, parts=([0,1],[]), size=64, bs=1, num_workers=2, decode='fast').train
     np.testing.assert_array_equal(255*next(iter(by_workers))[0][0].cpu().numpy(), want)
 
 class Early(Transform):
