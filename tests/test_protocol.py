@@ -53,6 +53,9 @@ def assert_same(a, b):
 
 two = ['instance','class']
 
+@pytest.fixture
+def out(tmp_path): return tmp_path/'out'
+
 def compared(out, methods=('instance',), data=None, archs=net, **kwargs):
     if data is None: data = grades()
     return compare(data, methods, archs, out=out, **{**recipe, 'show':False, 'folds':[1], **kwargs})
@@ -160,10 +163,10 @@ def two_at_once(folder):
     lines = [sorted((folder/o).read_text().split()) for o in ('log','alone.log')]
     return [p.exitcode for p in ps],*lines
 
-def test_two_processes_share_the_runs(tmp_path):
+def test_two_processes_share_the_runs(tmp_path, out):
     codes,both,alone = warm_call(two_at_once, tmp_path)
     assert codes==[0,0] and both==alone
-    assert_same(tmp_path/'out', tmp_path/'alone')
+    assert_same(out, tmp_path/'alone')
 
 # Processes that die
 
@@ -186,13 +189,13 @@ def with_a_killer(folder):
     failed = [(o['method'],o['error']) for o in res.meta['failed']]
     return res.df.method.unique().tolist(),failed,Results(folder/'out').df.run.nunique()
 
-def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path):
+def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path, out):
     names,failed,n = warm_call(with_a_killer, tmp_path)
     assert names==['instance','once','class'] and n==3
     ((name,error),) = failed
     assert name=='killer' and error==f'its process died with exit code {-signal.SIGKILL}'
     compared(tmp_path/'alone', two)
-    df = table(tmp_path/'out')
+    df = table(out)
     pd.testing.assert_frame_equal(df[df.method!='once'].reset_index(drop=True), table(tmp_path/'alone'))
 
 class Sleep(Callback):
@@ -246,17 +249,17 @@ class CtrlC(Callback):
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGINT)
 
-def test_ctrl_c_in_the_middle_of_a_run(tmp_path, monkeypatch, scans, capsys):
+def test_ctrl_c_in_the_middle_of_a_run(tmp_path, out, monkeypatch, scans, capsys):
     def method(t): t.cbs.append(CtrlC(tmp_path/'flag'))
     monkeypatch.setitem(methods._methods, 'stopped', Method('stopped', method, 'x'))
     args = [*of_scans(scans), '--methods', 'instance,stopped', '--epochs', 2, '--folds', 1]
-    assert 'Stopped. The same command resumes here.' in shell(*args, '--out', tmp_path/'out')
-    kept,(ck,) = ages(tmp_path/'out'),(tmp_path/'out').glob('runs/stopped*/checkpoint1.pth')
+    assert 'Stopped. The same command resumes here.' in shell(*args, '--out', out)
+    kept,(ck,) = ages(out),out.glob('runs/stopped*/checkpoint1.pth')
     assert len(kept)==1
     FileLock(ck.with_name('lock'), timeout=0).acquire().lock.release()
-    assert shell(*args, '--out', tmp_path/'out') is None and kept.items()<=ages(tmp_path/'out').items()
+    assert shell(*args, '--out', out) is None and kept.items()<=ages(out).items()
     assert shell(*args, '--out', tmp_path/'whole') is None
-    assert_same(tmp_path/'out', tmp_path/'whole')
+    assert_same(out, tmp_path/'whole')
 
 # Failing
 
@@ -269,32 +272,31 @@ def assert_told(said, *words):
     assert '\n' not in said and '--debug' not in said
     for o in words: assert o in said
 
-def test_a_failing_method_stops_no_other(tmp_path, monkeypatch, scans, capsys):
+def test_a_failing_method_stops_no_other(tmp_path, out, monkeypatch, scans, capsys):
     def mended(t):
         if not (tmp_path/'mended').exists(): raise RuntimeError('no such luck,\n"really"')
     monkeypatch.setitem(methods._methods, 'boom', Method('boom', mended, 'x'))
-    args = [*of_scans(scans), '--methods', 'boom,instance', '--out', tmp_path/'out']
+    args = [*of_scans(scans), '--methods', 'boom,instance', '--out', out]
     said = shell(*args)
     text = capsys.readouterr().out
     for o in 'RuntimeError: no such luck, "really"','2 of the runs failed','tries them again': assert o in said
     assert '\n' not in said
-    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (tmp_path/'out'/'summary.md').is_file()
-    res = Results(tmp_path/'out')
+    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (out/'summary.md').is_file()
+    res = Results(out)
     assert {*res.df.method}=={'instance'} and res.df.fold.unique().tolist()==[1,2]
     assert sorted((o['method'],o['fold']) for o in res.meta['failed'])==[('boom',1),('boom',2)]
-    kept = ages(tmp_path/'out')
+    kept = ages(out)
     (tmp_path/'mended').touch()
-    assert shell(*args) is None and kept.items()<=ages(tmp_path/'out').items()
-    res = Results(tmp_path/'out')
+    assert shell(*args) is None and kept.items()<=ages(out).items()
+    res = Results(out)
     assert {*res.df.method}=={'instance','boom'} and res.meta['failed']==[]
 
-def test_nothing_but_failures(tmp_path):
+def test_nothing_but_failures(out):
     words = 'No run was finished. The first error: RuntimeError: no such luck. All are in'
-    with pytest.raises(RuntimeError, match=words): compared(tmp_path/'out', failing)
-    with pytest.raises(ValueError, match='holds results.csv'): Results(tmp_path/'out')
+    with pytest.raises(RuntimeError, match=words): compared(out, failing)
+    with pytest.raises(ValueError, match='holds results.csv'): Results(out)
 
-def test_figures_of_other_settings_never_stand_beside_these(tmp_path, monkeypatch):
-    out = tmp_path/'out'
+def test_figures_of_other_settings_never_stand_beside_these(out, monkeypatch):
     compared(out, selection='reported-fold')
     assert Results(out).meta['selection']=='reported-fold'
     old = table(out)
@@ -309,15 +311,13 @@ def test_figures_of_other_settings_never_stand_beside_these(tmp_path, monkeypatc
     assert ages(out)==kept
     pd.testing.assert_frame_equal(table(out), old)
 
-def test_figures_of_a_method_that_was_changed_and_fails_go(tmp_path):
-    out = tmp_path/'out'
+def test_figures_of_a_method_that_was_changed_and_fails_go(out):
     def works(t): pass
     compared(out, Method('boom', works, 'x'), epochs=1)
     with pytest.raises(RuntimeError, match='No run was finished'): compared(out, failing, epochs=1)
     assert not (out/'results.csv').exists() and len(ages(out))==1
 
-def test_changed_methods_and_settings_are_not_mixed(tmp_path):
-    out = tmp_path/'out'
+def test_changed_methods_and_settings_are_not_mixed(out):
     def v1(t): "one"
     def v2(t): "two"
     one,other = (Method('mine', f, 'x') for f in (v1,v2))
@@ -350,8 +350,7 @@ def disk_of(n, monkeypatch):
         if left[0]<=0: raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', fsync)
 
-def test_a_full_disk_at_every_write(tmp_path, monkeypatch):
-    out = tmp_path/'out'
+def test_a_full_disk_at_every_write(tmp_path, out, monkeypatch):
     kept,said = {},[]
     for n in (o//2 for o in range(2, 100)): # each twice, since a second attempt starts from what the first has written
         disk_of(n, monkeypatch)
@@ -377,20 +376,20 @@ def test_a_full_disk_at_every_write(tmp_path, monkeypatch):
     assert_same(out, tmp_path/'whole')
 
 @pytest.mark.parametrize('where', ['mkdir','lock'])
-def test_a_full_disk_elsewhere(tmp_path, monkeypatch, where):
+def test_a_full_disk_elsewhere(out, monkeypatch, where):
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
-    compared(tmp_path/'out')
-    kept = ages(tmp_path/'out')
+    compared(out)
+    kept = ages(out)
     owner,name = dict(mkdir=(Path,'mkdir'), lock=(runs.FileLock,'acquire'))[where]
     monkeypatch.setattr(owner, name, full)
-    with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(tmp_path/'out', two)
+    with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(out, two)
     monkeypatch.undo()
-    assert ages(tmp_path/'out')==kept
-    assert compared(tmp_path/'out', two).df.run.nunique()==2
+    assert ages(out)==kept
+    assert compared(out, two).df.run.nunique()==2
 
-def test_the_command_on_a_full_disk(tmp_path, monkeypatch, scans, capsys):
+def test_the_command_on_a_full_disk(out, monkeypatch, scans, capsys):
     disk_of(9, monkeypatch)
-    assert_told(shell(*of_scans(scans), '--out', tmp_path/'out'), 'Free at least twice as much')
+    assert_told(shell(*of_scans(scans), '--out', out), 'Free at least twice as much')
 
 def put(folder, names, text):
     for o in names: (folder/o).mkdir() if o=='runs' else (folder/o).write_text(text)
@@ -414,41 +413,41 @@ def test_places_that_cannot_be_written_to(tmp_path):
     with pytest.raises(ValueError, match='cannot be written to: Not a directory'): compared(tmp_path/'file'/'out')
     assert (tmp_path/'file').read_text()=='mine'
 
-def test_no_permission(tmp_path, monkeypatch):
+def test_no_permission(out, monkeypatch):
     def denied(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied')
     monkeypatch.setattr(planning, 'write_file', denied)
-    with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(tmp_path/'out')
+    with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(out)
 
 @pytest.mark.parametrize('change, words', [
     (dict(version='0.0.0'), 'another version of fastai_balmix: 0.0.0'),
     (dict(data='eyes'), 'another data set: eyes, now grades'),
     (dict(fingerprint='0'*32), 'another content of the data set')])
-def test_folders_of_another_version_or_data_set(tmp_path, change, words):
-    compared(tmp_path/'out', epochs=1)
-    p = tmp_path/'out'/'meta.json'
-    was = {o: o.read_bytes() for o in (tmp_path/'out').rglob('*') if o.is_file()}
+def test_folders_of_another_version_or_data_set(out, change, words):
+    compared(out, epochs=1)
+    p = out/'meta.json'
+    was = {o: o.read_bytes() for o in out.rglob('*') if o.is_file()}
     meta = json.loads(p.read_text())
     p.write_text(json.dumps({**meta, **change}))
-    with pytest.raises(ValueError, match=words): compared(tmp_path/'out', epochs=1)
+    with pytest.raises(ValueError, match=words): compared(out, epochs=1)
     assert all(o.read_bytes()==b for o,b in was.items() if o!=p)
 
-def test_other_images_of_the_same_name_are_another_data_set(tmp_path):
-    compared(tmp_path/'out', epochs=1)
+def test_other_images_of_the_same_name_are_another_data_set(out):
+    compared(out, epochs=1)
     data = grades(change=[(0,'label','g1')])
-    with pytest.raises(ValueError, match='another content'): compared(tmp_path/'out', data=data, epochs=1)
+    with pytest.raises(ValueError, match='another content'): compared(out, data=data, epochs=1)
 
 @pytest.mark.parametrize('name', [
     'meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
 @pytest.mark.parametrize('content', [b'', b'{"run', b'[]'])
-def test_damaged_files_are_written_anew(tmp_path, half_done, name, content):
-    shutil.copytree(half_done, tmp_path/'out')
-    for p in (tmp_path/'out').glob(name): p.write_bytes(content)
-    kept = ages(tmp_path/'out')
+def test_damaged_files_are_written_anew(tmp_path, out, half_done, name, content):
+    shutil.copytree(half_done, out)
+    for p in out.glob(name): p.write_bytes(content)
+    kept = ages(out)
     (tmp_path/'awake').touch()
     log[:] = [tmp_path]
-    res = compared(tmp_path/'out', with_failure)
-    assert kept.items()<=ages(tmp_path/'out').items() and res.df.run.nunique()==2 and res.meta['failed']==[]
-    pd.testing.assert_frame_equal(table(tmp_path/'out'), table(half_done.parent/'whole'))
+    res = compared(out, with_failure)
+    assert kept.items()<=ages(out).items() and res.df.run.nunique()==2 and res.meta['failed']==[]
+    pd.testing.assert_frame_equal(table(out), table(half_done.parent/'whole'))
 
 class Fails(Callback):
     order = 90
@@ -508,34 +507,34 @@ class Odd(Executor):
         elif fault!='never': res.set_exception(fault)
         return res
 
-def test_an_executor_that_loses_a_job(tmp_path):
+def test_an_executor_that_loses_a_job(out):
     lost = Odd(n1=RuntimeError('node 7 is gone'))
-    res = compared(tmp_path/'out', [*two,'sqrt'], executor=lost)
+    res = compared(out, [*two,'sqrt'], executor=lost)
     assert {*res.df.method}=={'instance','sqrt'}
     assert [(o['method'],o['error']) for o in res.meta['failed']]==[('class','RuntimeError: node 7 is gone')]
 
 @pytest.mark.parametrize('error', [BrokenExecutor('all nodes are gone'), DiskFull(errno.ENOSPC, 'No room left for x')])
-def test_an_executor_that_ends(tmp_path, error):
+def test_an_executor_that_ends(out, error):
     ex = Odd(n1=error, n2='never')
-    with pytest.raises(type(error)): compared(tmp_path/'out', [*two,'sqrt'], executor=ex)
-    assert {*table(tmp_path/'out').method}=={'instance'} and ex.futures[2].cancelled()
-    assert compared(tmp_path/'out', [*two,'sqrt']).df.run.nunique()==3
+    with pytest.raises(type(error)): compared(out, [*two,'sqrt'], executor=ex)
+    assert {*table(out).method}=={'instance'} and ex.futures[2].cancelled()
+    assert compared(out, [*two,'sqrt']).df.run.nunique()==3
 
-def test_ctrl_c_cancels_what_an_executor_has_not_begun(tmp_path, monkeypatch):
+def test_ctrl_c_cancels_what_an_executor_has_not_begun(out, monkeypatch):
     def stop(seconds): raise KeyboardInterrupt
     monkeypatch.setattr(pool.time, 'sleep', stop)
     ex = Odd(n0='never', n1='never')
-    with pytest.raises(KeyboardInterrupt): compared(tmp_path/'out', two, executor=ex)
+    with pytest.raises(KeyboardInterrupt): compared(out, two, executor=ex)
     assert all(f.cancelled() for f in ex.futures)
 
 @pytest.mark.parametrize('executor', [None, 'threads'])
-def test_a_run_in_work_elsewhere_is_waited_for(tmp_path, executor):
-    (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), tmp_path/'out')
+def test_a_run_in_work_elsewhere_is_waited_for(out, executor):
+    (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), out)
     run.path.mkdir(parents=True)
     lock = FileLock(run.path/'lock', thread_local=False)
     lock.acquire()
     threading.Timer(2, lock.release).start()
-    with ThreadPoolExecutor(1) as ex: res = compared(tmp_path/'out', two, executor=ex if executor else None)
+    with ThreadPoolExecutor(1) as ex: res = compared(out, two, executor=ex if executor else None)
     assert res.df.run.nunique()==2
 
 # What is shown
@@ -561,19 +560,19 @@ def test_times_in_words(s, words): assert in_words(s)==words
 
 three = 'instance',failing,'class'
 
-def test_a_line_for_each_run(tmp_path, capsys):
-    compared(tmp_path/'out', three, show=True)
+def test_a_line_for_each_run(tmp_path, out, capsys):
+    compared(out, three, show=True)
     lines = capsys.readouterr().out.splitlines()
     patterns = [
         r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$',
         '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
         r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$']
     for pattern,line in zip(patterns, lines, strict=True): assert re.match(pattern, line), line
-    compared(tmp_path/'out', ['instance'], show=True) # what was finished before has had its line
+    compared(out, ['instance'], show=True) # what was finished before has had its line
     compared(tmp_path/'new', ['instance'], show=False)
     assert capsys.readouterr().out==''
 
-def test_a_bar_on_a_terminal(tmp_path):
+def test_a_bar_on_a_terminal(out):
     ours,theirs = pty.openpty()
     seen = []
     def read():
@@ -582,7 +581,7 @@ def test_a_bar_on_a_terminal(tmp_path):
         except OSError: pass # nobody writes any more
     t = threading.Thread(target=read)
     t.start()
-    with os.fdopen(theirs, 'w') as tty, redirect_stdout(tty): compared(tmp_path/'out', three, show=True)
+    with os.fdopen(theirs, 'w') as tty, redirect_stdout(tty): compared(out, three, show=True)
     t.join(10)
     os.close(ours)
     text = b''.join(seen).decode()
@@ -594,7 +593,7 @@ def test_a_bar_on_a_terminal(tmp_path):
     lines = [re.sub(r'.*(\r\x1b\[K|\r)', '', o) for o in text.replace('\r\n', '\n').split('\n')]
     assert [o[:3] for o in lines if o.strip()]==['1/3','2/3','3/3']
 
-def test_a_table_in_jupyter(tmp_path, monkeypatch):
+def test_a_table_in_jupyter(out, monkeypatch):
     import fastprogress.fastprogress,IPython.display
     shown = []
     class Shown:
@@ -603,7 +602,7 @@ def test_a_table_in_jupyter(tmp_path, monkeypatch):
     monkeypatch.setattr(IPython.display, 'display', lambda o, display_id=None: Shown(o))
     monkeypatch.setattr(progress, 'IN_NOTEBOOK', True)
     monkeypatch.setattr(progress, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
-    compared(tmp_path/'out', three, show=True)
+    compared(out, three, show=True)
     tables = [o for o in shown if isinstance(o, pd.DataFrame)]
     assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class']
     assert tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
@@ -662,10 +661,10 @@ def test_everything_set_survives_the_file(tmp_path):
     'data: !!python/object/new:os.system ["touch HARM"]',
     'training: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["HARM"]]',
     '? !!python/object/apply:os.system ["touch HARM"]\n: 1'])
-def test_a_hostile_file_does_nothing(tmp_path, text):
+def test_a_hostile_file_does_nothing(tmp_path, out, text):
     p = tmp_path/'settings.yaml'
     p.write_text(text.replace('HARM', str(tmp_path/'harm')))
-    assert_told(shell('--settings', p, '--out', tmp_path/'out'), 'is no YAML file')
+    assert_told(shell('--settings', p, '--out', out), 'is no YAML file')
     assert [*tmp_path.iterdir()]==[p]
 
 def of_digits(text): return f'{{data: {{reader: digits}}, {text}}}'
@@ -691,11 +690,11 @@ def of_digits(text): return f'{{data: {{reader: digits}}, {text}}}'
     (of_digits('methods: 5'), 'no method 5'),
     (of_digits('folds: {a: 1}'), 'folds'),
     (of_digits('archs: [5]'), 'archs')])
-def test_a_file_with_mistakes(tmp_path, text, words):
+def test_a_file_with_mistakes(tmp_path, out, text, words):
     p = tmp_path/'settings.yaml'
     p.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert_told(shell('--settings', p, '--out', tmp_path/'out'), words)
-    assert not (tmp_path/'out').exists()
+    assert_told(shell('--settings', p, '--out', out), words)
+    assert not out.exists()
 
 # Mistakes on the command line
 
@@ -734,22 +733,22 @@ def test_a_file_with_mistakes(tmp_path, text, words):
     ('data', 'nowhere', "no folder, CSV file or reader 'nowhere'"),
     ('data', 'eyepac:x', "Did you mean 'eyepacs'"),
     ('data', 'eyepacs:x', "eyepacs has no argument 'group'")])
-def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, scans, monkeypatch, option, value, words):
+def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scans, monkeypatch, option, value, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pool, 'attempt', None)
-    said = shell(*of_scans(scans), '--out', tmp_path/'out', f'--{option}', *value.split(' '))
+    said = shell(*of_scans(scans), '--out', out, f'--{option}', *value.split(' '))
     assert_told(said, words)
-    assert 'parameter of compare' not in said and 'TrainConfig' not in said and not (tmp_path/'out').exists()
+    assert 'parameter of compare' not in said and 'TrainConfig' not in said and not out.exists()
 
 @pytest.mark.parametrize('data, words', [
     ('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs',"needs an argument 'root'"),
     ('digits:x','root')])
-def test_readers_that_do_not_find_their_data(tmp_path, data, words):
-    assert_told(shell('--data', data, '--out', tmp_path/'out'), words)
+def test_readers_that_do_not_find_their_data(out, data, words):
+    assert_told(shell('--data', data, '--out', out), words)
 
-def test_no_data_and_no_folder(scans, tmp_path):
+def test_no_data_and_no_folder(out, scans):
     assert shell('--data', scans)=='balmix-compare: Say where results go: --out FOLDER.'
-    assert 'Say which data to compare on' in shell('--out', tmp_path/'out')
+    assert 'Say which data to compare on' in shell('--out', out)
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(executor=5), 'executor'),
@@ -770,26 +769,26 @@ def test_no_data_and_no_folder(scans, tmp_path):
     (dict(archs=[]), 'archs'),
     (dict(learning_rate=1), "no setting 'learning_rate'"),
     (dict(jobs=1.5), 'jobs')])
-def test_mistakes_in_python(tmp_path, kwargs, words):
-    with pytest.raises(ValueError, match=re.escape(words)): compared(tmp_path/'out', **kwargs)
-    assert not (tmp_path/'out').exists()
+def test_mistakes_in_python(out, kwargs, words):
+    with pytest.raises(ValueError, match=re.escape(words)): compared(out, **kwargs)
+    assert not out.exists()
 
 @pytest.mark.parametrize('counts, words', [
     ((30,1), "'g1' with 1 image"), ((12,8), 'at most 8, the training images of fold 1'), ((30,0), 'every class'),
     ((3,2), 'leaves images to choose on')])
-def test_small_data_have_their_say(tmp_path, counts, words):
+def test_small_data_have_their_say(out, counts, words):
     given = grades(counts, n_folds=99)
     data = ImageData(given.df.drop(columns='fold'), given.vocab, images=picture)
-    with pytest.raises(ValueError, match=words): compared(tmp_path/'out', data=data, folds=None, n_folds=2)
+    with pytest.raises(ValueError, match=words): compared(out, data=data, folds=None, n_folds=2)
 
-def test_a_class_that_is_in_one_fold_alone(tmp_path):
+def test_a_class_that_is_in_one_fold_alone(out):
     df = grades((20,20,4)).df
     df.loc[df.label=='g2', 'fold'] = 1
     data = ImageData(df, ['g0','g1','g2'], images=picture)
     words = "training images of every class. Got 'g2' without one when fold 1 is reported"
-    with pytest.raises(ValueError, match=words): compared(tmp_path/'out', data=data)
+    with pytest.raises(ValueError, match=words): compared(out, data=data)
 
-def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch):
+def test_missing_images_are_missed_before_training(tmp_path, out, scans, monkeypatch):
     monkeypatch.setattr(pool, 'attempt', None)
     shutil.copytree(scans, tmp_path/'a')
     from fastai_balmix.datasets.sources import from_folder_table
@@ -797,12 +796,12 @@ def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch)
     (tmp_path/'a'/bad.df.path[3]).unlink()
     for kwargs in dict(data=bad),dict(data=good, external=dict(e=bad)):
         with pytest.raises(ValueError, match=f'1 missing in a, such as {bad.df.path[3]}'):
-            compared(tmp_path/'out', **kwargs)
+            compared(out, **kwargs)
 
-def test_a_traceback_only_when_asked_for(tmp_path, scans, monkeypatch):
+def test_a_traceback_only_when_asked_for(out, scans, monkeypatch):
     def broken(*args, **kwargs): raise LookupError('what is that')
     monkeypatch.setattr(summary, 'summarise', broken)
-    args = [*of_scans(scans), '--out', tmp_path/'out', '--folds', 1]
+    args = [*of_scans(scans), '--out', out, '--folds', 1]
     assert shell(*args)=='balmix-compare: LookupError: what is that (--debug shows where)'
     with pytest.raises(LookupError): shell(*args, '--debug')
 
@@ -820,18 +819,18 @@ def test_the_command_on_a_folder_of_images(one):
     assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text
     assert text.startswith('1/4  instance · small · fold 1')
 
-def test_a_table_external_data_and_the_published_protocol(tmp_path, scans, capsys):
+def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
     rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]
     pd.DataFrame(rows).to_csv(scans/'table.csv', index=False)
     of_table = '--data',scans/'table.csv','--n-folds',2,'--folds',1,*small,'--methods','instance'
     more = '--selection','reported-fold','--external',f'{scans},twice={scans}','--keep-weights'
-    assert shell(*of_table, *more, '--out', tmp_path/'out') is None
-    res,text = Results(tmp_path/'out'),capsys.readouterr().out
+    assert shell(*of_table, *more, '--out', out) is None
+    res,text = Results(out),capsys.readouterr().out
     assert {*res.df.part}=={'select','report','scans','twice'}
     assert len(res.predictions(res.df.run[0], 'scans')['targs'])==36
     assert res.meta['selection']=='reported-fold' and not res.meta['grouped']
-    assert [*(tmp_path/'out').glob('runs/*/weights.pth')]
-    for o in text,(tmp_path/'out'/'summary.md').read_text(): assert 'reported' in o.lower() and 'chosen' in o.lower()
+    assert [*out.glob('runs/*/weights.pth')]
+    for o in text,(out/'summary.md').read_text(): assert 'reported' in o.lower() and 'chosen' in o.lower()
 
 def test_the_list(capsys):
     assert shell('--list') is None
@@ -839,14 +838,14 @@ def test_the_list(capsys):
     for k,method in methods.method_table().method.items():
         assert re.search(rf'^{re.escape(k)} +{re.escape(method)}', text, re.M), k
 
-def test_the_quick_preset_from_nothing(tmp_path):
+def test_the_quick_preset_from_nothing(out):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     p = subprocess.run(
-        [Path(sys.executable).parent/'balmix-compare','--preset','quick','--out',tmp_path/'out'],
+        [Path(sys.executable).parent/'balmix-compare','--preset','quick','--out',out],
         capture_output=True, text=True, timeout=280, env={**os.environ, 'OMP_NUM_THREADS':'1'})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert p.returncode==0 and p.stderr=='', p.stderr
     # seconds of one core: whatever else the machine does
     assert after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime < 40
-    assert Results(tmp_path/'out').df.run.nunique()==6
+    assert Results(out).df.run.nunique()==6
     assert '6/6  balmix_0.2 · small · fold 2' in p.stdout and 'Traceback' not in p.stdout+p.stderr
