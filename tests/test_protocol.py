@@ -1,9 +1,10 @@
-"""What the notebook cannot do to itself: processes are killed with SIGKILL, interrupted, doubled and starved of disk; a method kills the process it runs in; folders are
-damaged, foreign and in the way. Whatever happened, the same call again must end in the table of an unbroken run. The command is run as a shell runs it."""
+"""What the notebook cannot do to itself: processes are killed with SIGKILL, interrupted, doubled and starved of disk; a
+method kills the process it runs in; folders are damaged, foreign and in the way. Whatever happened, the same call again
+must end in the table of an unbroken run. The command is run as a shell runs it."""
 
 import errno,io,json,os,pty,random,re,resource,shutil,signal,stat,subprocess,sys,threading,time
 from concurrent.futures import BrokenExecutor,Executor,Future,ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout,suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +37,9 @@ from toys import alive,until
 fork = get_context('fork')
 # What differs between two runs of the same thing; the revision, where somebody works in this checkout at the same time
 circumstances = ['seconds','started','host','revision']
-def table(folder): return pd.read_csv(Path(folder)/'results.csv', dtype=str, keep_default_na=False).drop(columns=circumstances)
+def table(folder):
+    df = pd.read_csv(Path(folder)/'results.csv', dtype=str, keep_default_na=False)
+    return df.drop(columns=circumstances)
 
 def assert_same(a, b):
     "Are the tables of two folders one, and the predictions?"
@@ -48,11 +51,19 @@ def assert_same(a, b):
         h,i = (Results(o).record(run) for o in (a,b))
         for k in 'history','best_epoch','calibration': assert json.dumps(h[k])==json.dumps(i[k])
 
-def compared(out, methods=('instance',), data=None, archs=net, **kwargs): return compare(grades() if data is None else data, methods, archs, out=out, **{**recipe, 'show':False, 'folds':[1], **kwargs})
+two = ['instance','class']
+
+@pytest.fixture
+def out(tmp_path): return tmp_path/'out'
+
+def compared(out, methods=('instance',), data=None, archs=net, **kwargs):
+    if data is None: data = grades()
+    return compare(data, methods, archs, out=out, **{**recipe, 'show':False, 'folds':[1], **kwargs})
 
 def shell(*args):
     "What the command ends with: None, or the words after which a shell sees a 1"
-    given = {k: v for k,v in vars(anno_parser(balmix_compare).parse_args([*map(str, args)])).items() if k not in ('pdb','xtra')}
+    given = vars(anno_parser(balmix_compare).parse_args([*map(str, args)]))
+    for k in 'pdb','xtra': del given[k]
     try: return balmix_compare(**given)
     except SystemExit as e: return e.code
 
@@ -110,28 +121,29 @@ def checkpoints(out):
     res = {}
     for p in Path(out).glob('runs/*/*'):
         if not p.name.startswith(('checkpoint','run.json')): continue
-        try: res[p.parent.name,p.name] = p.stat().st_mtime_ns
-        except FileNotFoundError: pass # a run that has just finished removes its checkpoint
+        with suppress(FileNotFoundError): # a run that has just finished removes its checkpoint
+            res[p.parent.name,p.name] = p.stat().st_mtime_ns
     return res
 
 def killed_and_resumed(folder, n_kills, names, seed, epochs, **kwargs):
     "Number of kills there was time for, and of lines of epochs"
-    rng,kwargs = random.Random(seed),dict(methods=with_log(names), epochs=epochs, augment=dict(flip='horizontal', shift=.1), **kwargs)
+    rng,out = random.Random(seed),folder/'killed'
+    kwargs |= dict(methods=with_log(names), epochs=epochs, augment=dict(flip='horizontal', shift=.1))
     log[:] = [folder/'whole.log']
     finish(folder/'whole', **kwargs)
     log[:] = [folder/'killed.log']
     done = 0
     for _ in range(n_kills):
-        before = checkpoints(folder/'killed')
-        p = in_fork(folder/'killed', **kwargs)
-        while p.is_alive() and checkpoints(folder/'killed')==before: time.sleep(.01) # until one epoch more is done
+        before = checkpoints(out)
+        p = in_fork(out, **kwargs)
+        while p.is_alive() and checkpoints(out)==before: time.sleep(.01) # until one epoch more is done
         time.sleep(rng.uniform(0, .3))
         os.kill(p.pid, signal.SIGKILL)
         p.join()
         done += p.exitcode==-signal.SIGKILL
-        for o in (folder/'killed').glob('results.csv'): assert {*pd.read_csv(o).run} <= {o.parent.name for o in (folder/'killed').glob('runs/*/run.json')}
-    finish(folder/'killed', **kwargs)
-    return done,*(len((folder/f'{o}.log').read_text().split('\n'))-1 for o in ('whole','killed'))
+        for o in out.glob('results.csv'): assert {*pd.read_csv(o).run} <= {*ages(out)}
+    finish(out, **kwargs)
+    return done,*((folder/o).read_text().count('\n') for o in ('whole.log','killed.log'))
 
 def check_killed(folder, *args, **kwargs):
     n,whole,killed = warm_call(killed_and_resumed, folder, *args, **kwargs)
@@ -148,12 +160,13 @@ def two_at_once(folder):
     for p in ps: p.join(200)
     log[:] = [folder/'alone.log']
     finish(folder/'alone', ms, epochs=2)
-    return [p.exitcode for p in ps],sorted((folder/'log').read_text().split()),sorted((folder/'alone.log').read_text().split())
+    lines = [sorted((folder/o).read_text().split()) for o in ('log','alone.log')]
+    return [p.exitcode for p in ps],*lines
 
-def test_two_processes_share_the_runs(tmp_path):
+def test_two_processes_share_the_runs(tmp_path, out):
     codes,both,alone = warm_call(two_at_once, tmp_path)
     assert codes==[0,0] and both==alone
-    assert_same(tmp_path/'out', tmp_path/'alone')
+    assert_same(out, tmp_path/'alone')
 
 # Processes that die
 
@@ -164,21 +177,25 @@ def kills_itself_once(t):
         Path(log[0]).touch()
         kills_itself(t)
 
-def forked_pools(): pool.get_context = lambda method: fork # spawned ones import fastai for seconds; they are among the slow tests
+def forked_pools():
+    "Spawned processes import fastai for seconds; they are among the slow tests"
+    pool.get_context = lambda method: fork
 
 def with_a_killer(folder):
     forked_pools()
     log[:] = [folder/'once']
-    res = compared(folder/'out', [Method('killer', kills_itself, 'x'),'instance',Method('once', kills_itself_once, 'x'),'class'], jobs=2)
-    return res.df.method.unique().tolist(),[(o['method'],o['error']) for o in res.meta['failed']],Results(folder/'out').df.run.nunique()
+    ms = [Method('killer', kills_itself, 'x'),'instance',Method('once', kills_itself_once, 'x'),'class']
+    res = compared(folder/'out', ms, jobs=2)
+    failed = [(o['method'],o['error']) for o in res.meta['failed']]
+    return res.df.method.unique().tolist(),failed,Results(folder/'out').df.run.nunique()
 
-def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path):
+def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path, out):
     names,failed,n = warm_call(with_a_killer, tmp_path)
     assert names==['instance','once','class'] and n==3
     ((name,error),) = failed
     assert name=='killer' and error==f'its process died with exit code {-signal.SIGKILL}'
-    compared(tmp_path/'alone', ['instance','class'])
-    df = table(tmp_path/'out')
+    compared(tmp_path/'alone', two)
+    df = table(out)
     pd.testing.assert_frame_equal(df[df.method!='once'].reset_index(drop=True), table(tmp_path/'alone'))
 
 class Sleep(Callback):
@@ -191,32 +208,34 @@ class Sleep(Callback):
 def sleepy(t):
     if not (Path(log[0])/'awake').exists(): t.cbs.append(Sleep())
 
+def pids(folder): return [o.name for o in folder.iterdir() if o.name.isdigit()]
+
 def parent_killed(folder):
     forked_pools()
     log[:] = [folder]
-    p = in_fork(folder/'out', [Method('sleepy', sleepy, 'x'),'instance'], folds=[1,2], jobs=2)
-    pids = lambda: [o.name for o in folder.iterdir() if o.name.isdigit()]
-    assert until(lambda: len(pids())==2)
+    what = dict(methods=[Method('sleepy', sleepy, 'x'),'instance'], folds=[1,2])
+    p = in_fork(folder/'out', **what, jobs=2)
+    assert until(lambda: len(pids(folder))==2)
     os.kill(p.pid, signal.SIGKILL)
     p.join()
-    ended = until(lambda: not any(map(alive, pids())), 30)
+    ended = until(lambda: not any(map(alive, pids(folder))), 30)
     (folder/'awake').touch()
-    finish(folder/'out', [Method('sleepy', sleepy, 'x'),'instance'], folds=[1,2])
+    finish(folder/'out', **what)
     return ended,Results(folder/'out').df.run.nunique()
 
-def test_processes_of_a_pool_end_with_their_parent_and_free_their_runs(tmp_path): assert warm_call(parent_killed, tmp_path)==(True,4)
+def test_processes_of_a_pool_end_with_their_parent_and_free_their_runs(tmp_path):
+    assert warm_call(parent_killed, tmp_path)==(True,4)
 
 def interrupted_pool(folder):
     forked_pools()
     log[:] = [folder]
     methods.add_method('sleepy', sleepy, 'x')
-    pids = lambda: [o.name for o in folder.iterdir() if o.name.isdigit()]
     def interrupt():
-        until(lambda: len(pids())==2)
+        until(lambda: len(pids(folder))==2)
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     said = shell('--preset', 'quick', '--methods', 'sleepy', '--jobs', 2, '--out', folder/'out')
-    return said,until(lambda: not any(map(alive, pids())), 30)
+    return said,until(lambda: not any(map(alive, pids(folder))), 30)
 
 def test_ctrl_c_does_not_wait_for_runs_in_work(tmp_path):
     said,ended = warm_call(interrupted_pool, tmp_path)
@@ -230,87 +249,95 @@ class CtrlC(Callback):
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGINT)
 
-def test_ctrl_c_in_the_middle_of_a_run(tmp_path, monkeypatch, scans, capsys):
+def test_ctrl_c_in_the_middle_of_a_run(tmp_path, out, monkeypatch, scans, capsys):
     def method(t): t.cbs.append(CtrlC(tmp_path/'flag'))
     monkeypatch.setitem(methods._methods, 'stopped', Method('stopped', method, 'x'))
     args = [*of_scans(scans), '--methods', 'instance,stopped', '--epochs', 2, '--folds', 1]
-    assert 'Stopped. The same command resumes here.' in shell(*args, '--out', tmp_path/'out')
-    kept,(ck,) = ages(tmp_path/'out'),(tmp_path/'out').glob('runs/stopped*/checkpoint1.pth')
+    assert 'Stopped. The same command resumes here.' in shell(*args, '--out', out)
+    kept,(ck,) = ages(out),out.glob('runs/stopped*/checkpoint1.pth')
     assert len(kept)==1
     FileLock(ck.with_name('lock'), timeout=0).acquire().lock.release()
-    assert shell(*args, '--out', tmp_path/'out') is None and kept.items()<=ages(tmp_path/'out').items()
+    assert shell(*args, '--out', out) is None and kept.items()<=ages(out).items()
     assert shell(*args, '--out', tmp_path/'whole') is None
-    assert_same(tmp_path/'out', tmp_path/'whole')
+    assert_same(out, tmp_path/'whole')
 
 # Failing
 
-def test_a_failing_method_stops_no_other(tmp_path, monkeypatch, scans, capsys):
-    def boom(t):
+def boom(t): raise RuntimeError('no such luck')
+failing = Method('boom', boom, 'x')
+
+def assert_told(said, *words):
+    "Is a mistake told in one line, without a way to the traceback?"
+    assert isinstance(said, str) and said.startswith('balmix-compare: ')
+    assert '\n' not in said and '--debug' not in said
+    for o in words: assert o in said
+
+def test_a_failing_method_stops_no_other(tmp_path, out, monkeypatch, scans, capsys):
+    def mended(t):
         if not (tmp_path/'mended').exists(): raise RuntimeError('no such luck,\n"really"')
-    monkeypatch.setitem(methods._methods, 'boom', Method('boom', boom, 'x'))
-    args = [*of_scans(scans), '--methods', 'boom,instance', '--out', tmp_path/'out']
+    monkeypatch.setitem(methods._methods, 'boom', Method('boom', mended, 'x'))
+    args = [*of_scans(scans), '--methods', 'boom,instance', '--out', out]
     said = shell(*args)
     text = capsys.readouterr().out
-    assert 'RuntimeError: no such luck, "really"' in said and '2 of the runs failed' in said and '\n' not in said and 'tries them again' in said
-    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (tmp_path/'out'/'summary.md').is_file()
-    res = Results(tmp_path/'out')
+    for o in 'RuntimeError: no such luck, "really"','2 of the runs failed','tries them again': assert o in said
+    assert '\n' not in said
+    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (out/'summary.md').is_file()
+    res = Results(out)
     assert {*res.df.method}=={'instance'} and res.df.fold.unique().tolist()==[1,2]
     assert sorted((o['method'],o['fold']) for o in res.meta['failed'])==[('boom',1),('boom',2)]
-    kept = ages(tmp_path/'out')
+    kept = ages(out)
     (tmp_path/'mended').touch()
-    assert shell(*args) is None and kept.items()<=ages(tmp_path/'out').items()
-    res = Results(tmp_path/'out')
+    assert shell(*args) is None and kept.items()<=ages(out).items()
+    res = Results(out)
     assert {*res.df.method}=={'instance','boom'} and res.meta['failed']==[]
 
-def test_nothing_but_failures(tmp_path):
-    def boom(t): raise RuntimeError('no such luck')
-    with pytest.raises(RuntimeError, match='No run was finished. The first error: RuntimeError: no such luck. All are in'): compared(tmp_path/'out', Method('boom', boom, 'x'))
-    with pytest.raises(ValueError, match='holds results.csv'): Results(tmp_path/'out')
+def test_nothing_but_failures(out):
+    words = 'No run was finished. The first error: RuntimeError: no such luck. All are in'
+    with pytest.raises(RuntimeError, match=words): compared(out, failing)
+    with pytest.raises(ValueError, match='holds results.csv'): Results(out)
 
-def test_figures_of_other_settings_never_stand_beside_these(tmp_path, monkeypatch):
-    def boom(t): raise RuntimeError
-    compared(tmp_path/'out', selection='reported-fold')
-    assert Results(tmp_path/'out').meta['selection']=='reported-fold'
-    old = table(tmp_path/'out')
+def test_figures_of_other_settings_never_stand_beside_these(out, monkeypatch):
+    compared(out, selection='reported-fold')
+    assert Results(out).meta['selection']=='reported-fold'
+    old = table(out)
     disk_of(2, monkeypatch)
-    with pytest.raises(DiskFull, match='settings.yaml'): compared(tmp_path/'out')
+    with pytest.raises(DiskFull, match='settings.yaml'): compared(out)
     monkeypatch.undo()
-    assert json.loads((tmp_path/'out'/'meta.json').read_text())['selection']=='inner' and not (tmp_path/'out'/'results.csv').exists()
-    with pytest.raises(RuntimeError): compared(tmp_path/'out', Method('boom', boom, 'x'))
-    assert not (tmp_path/'out'/'results.csv').exists()
-    kept = ages(tmp_path/'out')
-    compared(tmp_path/'out', selection='reported-fold')
-    assert ages(tmp_path/'out')==kept
-    pd.testing.assert_frame_equal(table(tmp_path/'out'), old)
+    assert json.loads((out/'meta.json').read_text())['selection']=='inner' and not (out/'results.csv').exists()
+    with pytest.raises(RuntimeError): compared(out, failing)
+    assert not (out/'results.csv').exists()
+    kept = ages(out)
+    compared(out, selection='reported-fold')
+    assert ages(out)==kept
+    pd.testing.assert_frame_equal(table(out), old)
 
-def test_figures_of_a_method_that_was_changed_and_fails_go(tmp_path):
-    def v1(t): pass
-    def v2(t): raise RuntimeError('no such luck')
-    compared(tmp_path/'out', Method('mine', v1, 'x'), epochs=1)
-    with pytest.raises(RuntimeError, match='No run was finished'): compared(tmp_path/'out', Method('mine', v2, 'x'), epochs=1)
-    assert not (tmp_path/'out'/'results.csv').exists() and len(ages(tmp_path/'out'))==1
+def test_figures_of_a_method_that_was_changed_and_fails_go(out):
+    def works(t): pass
+    compared(out, Method('boom', works, 'x'), epochs=1)
+    with pytest.raises(RuntimeError, match='No run was finished'): compared(out, failing, epochs=1)
+    assert not (out/'results.csv').exists() and len(ages(out))==1
 
-def test_changed_methods_and_settings_are_not_mixed(tmp_path):
+def test_changed_methods_and_settings_are_not_mixed(out):
     def v1(t): "one"
     def v2(t): "two"
-    mine = lambda f: Method('mine', f, 'x')
-    runs_of = lambda: table(tmp_path/'out').groupby('method').run.unique().map(list).to_dict()
-    compared(tmp_path/'out', ['instance',mine(v1)])
-    first,kept = runs_of(),ages(tmp_path/'out')
-    compared(tmp_path/'out', [mine(v2)])
+    one,other = (Method('mine', f, 'x') for f in (v1,v2))
+    def runs_of(): return table(out).groupby('method').run.unique().map(list).to_dict()
+    compared(out, ['instance',one])
+    first,kept = runs_of(),ages(out)
+    compared(out, [other])
     second = runs_of()
     assert second['instance']==first['instance'] and len(second['mine'])==1 and second['mine']!=first['mine']
-    compared(tmp_path/'out', ['class']) # added later, to what is finished
-    assert runs_of()=={**second, 'class':runs_of()['class']} and kept.items()<=ages(tmp_path/'out').items()
-    compared(tmp_path/'out', [mine(v2)], epochs=1)
-    assert [*runs_of()]==['mine'] and {*table(tmp_path/'out').epochs}=={'1'}
-    n = len(ages(tmp_path/'out'))
-    compared(tmp_path/'out', [mine(v1),'instance'])
-    assert len(ages(tmp_path/'out'))==n and runs_of()['mine']==first['mine']
-    def other(n_classes): return nn.Sequential(nn.Flatten(), nn.Linear(192, n_classes))
-    other.__name__ = 'net'
-    compared(tmp_path/'out', ['instance'], archs=other)
-    assert not {*table(tmp_path/'out').run} & {*first['instance']}
+    compared(out, ['class']) # added later, to what is finished
+    assert runs_of()=={**second, 'class':runs_of()['class']} and kept.items()<=ages(out).items()
+    compared(out, [other], epochs=1)
+    assert [*runs_of()]==['mine'] and {*table(out).epochs}=={'1'}
+    n = len(ages(out))
+    compared(out, [one,'instance'])
+    assert len(ages(out))==n and runs_of()['mine']==first['mine']
+    def namesake(n_classes): return nn.Sequential(nn.Flatten(), nn.Linear(192, n_classes))
+    namesake.__name__ = 'net'
+    compared(out, ['instance'], archs=namesake)
+    assert not {*table(out).run} & {*first['instance']}
 
 # A full disk, folders in the way
 
@@ -323,57 +350,61 @@ def disk_of(n, monkeypatch):
         if left[0]<=0: raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', fsync)
 
-def test_a_full_disk_at_every_write(tmp_path, monkeypatch):
+def test_a_full_disk_at_every_write(tmp_path, out, monkeypatch):
     kept,said = {},[]
     for n in (o//2 for o in range(2, 100)): # each twice, since a second attempt starts from what the first has written
         disk_of(n, monkeypatch)
-        try: compared(tmp_path/'out', ['instance','class'])
+        try: compared(out, two)
         except DiskFull as e: said.append(str(e))
         else: break
-        now = ages(tmp_path/'out')
+        now = ages(out)
         assert kept.items()<=now.items()
         kept = now
-        assert not [*(tmp_path/'out').rglob('*.part')]
-        if (tmp_path/'out'/'results.csv').exists(): assert {*table(tmp_path/'out').run}<={*now}
-    (tmp_path/'out'/'results.csv').unlink() # the only file that no attempt has begun with
+        assert not [*out.rglob('*.part')]
+        if (out/'results.csv').exists(): assert {*table(out).run}<={*now}
+    (out/'results.csv').unlink() # the only file that no attempt has begun with
     disk_of(4, monkeypatch)
-    with pytest.raises(DiskFull) as e: compared(tmp_path/'out', ['instance','class'])
+    with pytest.raises(DiskFull) as e: compared(out, two)
     said.append(str(e.value))
     monkeypatch.undo()
-    assert compared(tmp_path/'out', ['instance','class']) and ages(tmp_path/'out')==now
-    for o in said: assert re.search(r'No room left for \S+ \(\d+\.\d MB\). Free at least twice as much on the disk of .* and start again: what is finished is kept$', o)
-    files = {re.search(r'for (\S+)', o)[1] for o in said}
-    assert files=={'meta.json','settings.yaml','checkpoint1.pth','predictions.npz','run.json','results.csv'}
-    compared(tmp_path/'whole', ['instance','class'])
-    assert_same(tmp_path/'out', tmp_path/'whole')
+    assert compared(out, two) and ages(out)==now
+    again = 'Free at least twice as much on the disk of .* and start again: what is finished is kept'
+    found = [re.search(rf'No room left for (\S+) \(\d+\.\d MB\). {again}$', o) for o in said]
+    assert {o[1] for o in found}=={
+        'meta.json','settings.yaml','checkpoint1.pth','predictions.npz','run.json','results.csv'}
+    compared(tmp_path/'whole', two)
+    assert_same(out, tmp_path/'whole')
 
 @pytest.mark.parametrize('where', ['mkdir','lock'])
-def test_a_full_disk_elsewhere(tmp_path, monkeypatch, where):
+def test_a_full_disk_elsewhere(out, monkeypatch, where):
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
-    compared(tmp_path/'out')
-    kept = ages(tmp_path/'out')
-    if where=='mkdir': monkeypatch.setattr(Path, 'mkdir', full)
-    if where=='lock': monkeypatch.setattr(runs.FileLock, 'acquire', full)
-    with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(tmp_path/'out', ['instance','class'])
+    compared(out)
+    kept = ages(out)
+    owner,name = dict(mkdir=(Path,'mkdir'), lock=(runs.FileLock,'acquire'))[where]
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(out, two)
     monkeypatch.undo()
-    assert ages(tmp_path/'out')==kept
-    assert compared(tmp_path/'out', ['instance','class']).df.run.nunique()==2
+    assert ages(out)==kept
+    assert compared(out, two).df.run.nunique()==2
 
-def test_the_command_on_a_full_disk(tmp_path, monkeypatch, scans, capsys):
+def test_the_command_on_a_full_disk(out, monkeypatch, scans, capsys):
     disk_of(9, monkeypatch)
-    said = shell(*of_scans(scans), '--out', tmp_path/'out')
-    assert said.startswith('balmix-compare: ') and 'Free at least twice as much' in said and '\n' not in said
+    assert_told(shell(*of_scans(scans), '--out', out), 'Free at least twice as much')
 
-def test_a_folder_that_was_begun_is_gone_on_with(tmp_path):
-    for i,make in enumerate((lambda o: o.mkdir(), lambda o: (o/'runs').mkdir(parents=True), lambda o: (o.mkdir(), (o/'meta.json.12.part').write_text('{"d')))):
-        make(tmp_path/str(i))
-        assert len(compared(tmp_path/str(i), epochs=1).df)
+def put(folder, names, text):
+    for o in names: (folder/o).mkdir() if o=='runs' else (folder/o).write_text(text)
+
+@pytest.mark.parametrize('there', [[],['runs'],['meta.json.12.part']])
+def test_a_folder_that_was_begun_is_gone_on_with(tmp_path, there):
+    put(tmp_path, there, '{"d')
+    assert len(compared(tmp_path, epochs=1).df)
 
 @pytest.mark.parametrize('there', [['results.csv'],['holiday.jpg','runs'],['results.csv','runs'],['runs.txt']])
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, there):
-    for o in there: (tmp_path/o).mkdir() if o=='runs' else (tmp_path/o).write_text('mine')
+    put(tmp_path, there, 'mine')
     with pytest.raises(ValueError, match='is there, and not of an earlier comparison. It is kept'): compared(tmp_path)
-    assert sorted(o.name for o in tmp_path.iterdir())==sorted(there) and all((tmp_path/o).read_text()=='mine' for o in there if o!='runs')
+    assert sorted(o.name for o in tmp_path.iterdir())==sorted(there)
+    assert all((tmp_path/o).read_text()=='mine' for o in there if o!='runs')
 
 def test_places_that_cannot_be_written_to(tmp_path):
     # Root may write to any folder, but not into a file
@@ -382,35 +413,41 @@ def test_places_that_cannot_be_written_to(tmp_path):
     with pytest.raises(ValueError, match='cannot be written to: Not a directory'): compared(tmp_path/'file'/'out')
     assert (tmp_path/'file').read_text()=='mine'
 
-def test_no_permission(tmp_path, monkeypatch):
+def test_no_permission(out, monkeypatch):
     def denied(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied')
     monkeypatch.setattr(planning, 'write_file', denied)
-    with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(tmp_path/'out')
+    with pytest.raises(ValueError, match="out' cannot be written to: Permission denied"): compared(out)
 
-@pytest.mark.parametrize('change, words', [(dict(version='0.0.0'), 'another version of fastai_balmix: 0.0.0'), (dict(data='eyes'), 'another data set: eyes, now grades'), (dict(fingerprint='0'*32), 'another content of the data set')])
-def test_folders_of_another_version_or_data_set(tmp_path, change, words):
-    compared(tmp_path/'out', epochs=1)
-    p,was = tmp_path/'out'/'meta.json',{o: o.read_bytes() for o in (tmp_path/'out').rglob('*') if o.is_file()}
+@pytest.mark.parametrize('change, words', [
+    (dict(version='0.0.0'), 'another version of fastai_balmix: 0.0.0'),
+    (dict(data='eyes'), 'another data set: eyes, now grades'),
+    (dict(fingerprint='0'*32), 'another content of the data set')])
+def test_folders_of_another_version_or_data_set(out, change, words):
+    compared(out, epochs=1)
+    p = out/'meta.json'
+    was = {o: o.read_bytes() for o in out.rglob('*') if o.is_file()}
     meta = json.loads(p.read_text())
     p.write_text(json.dumps({**meta, **change}))
-    with pytest.raises(ValueError, match=words): compared(tmp_path/'out', epochs=1)
+    with pytest.raises(ValueError, match=words): compared(out, epochs=1)
     assert all(o.read_bytes()==b for o,b in was.items() if o!=p)
 
-def test_other_images_of_the_same_name_are_another_data_set(tmp_path):
-    compared(tmp_path/'out', epochs=1)
-    with pytest.raises(ValueError, match='another content'): compared(tmp_path/'out', data=grades(change=[(0,'label','g1')]), epochs=1)
+def test_other_images_of_the_same_name_are_another_data_set(out):
+    compared(out, epochs=1)
+    data = grades(change=[(0,'label','g1')])
+    with pytest.raises(ValueError, match='another content'): compared(out, data=data, epochs=1)
 
-@pytest.mark.parametrize('name', ['meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
+@pytest.mark.parametrize('name', [
+    'meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
 @pytest.mark.parametrize('content', [b'', b'{"run', b'[]'])
-def test_damaged_files_are_written_anew(tmp_path, half_done, name, content):
-    shutil.copytree(half_done, tmp_path/'out')
-    for p in (tmp_path/'out').glob(name): p.write_bytes(content)
-    kept = ages(tmp_path/'out')
+def test_damaged_files_are_written_anew(tmp_path, out, half_done, name, content):
+    shutil.copytree(half_done, out)
+    for p in out.glob(name): p.write_bytes(content)
+    kept = ages(out)
     (tmp_path/'awake').touch()
     log[:] = [tmp_path]
-    res = compared(tmp_path/'out', ['instance',Method('boom', fails_in_epoch_1, 'x')])
-    assert kept.items()<=ages(tmp_path/'out').items() and res.df.run.nunique()==2 and res.meta['failed']==[]
-    pd.testing.assert_frame_equal(table(tmp_path/'out'), table(half_done.parent/'whole'))
+    res = compared(out, with_failure)
+    assert kept.items()<=ages(out).items() and res.df.run.nunique()==2 and res.meta['failed']==[]
+    pd.testing.assert_frame_equal(table(out), table(half_done.parent/'whole'))
 
 class Fails(Callback):
     order = 90
@@ -418,38 +455,41 @@ class Fails(Callback):
         if self.epoch==1 and not (Path(log[0])/'awake').exists(): raise RuntimeError('in epoch 1')
 
 def fails_in_epoch_1(t): t.cbs.append(Fails())
+with_failure = ['instance',Method('boom', fails_in_epoch_1, 'x')]
 
 @pytest.fixture(scope='module')
 def half_done(tmp_path_factory):
     "A folder with a finished run, and one that failed after its first epoch"
     folder = tmp_path_factory.mktemp('half')
     log[:] = [folder]
-    ms = ['instance',Method('boom', fails_in_epoch_1, 'x')]
-    assert len(compared(folder/'out', ms).meta['failed'])==1 and [*folder.glob('out/runs/*/checkpoint1.pth')] and [*folder.glob('out/runs/*/error.json')]
+    assert len(compared(folder/'out', with_failure).meta['failed'])==1
+    for o in 'checkpoint1.pth','error.json': assert [*folder.glob(f'out/runs/*/{o}')]
     (folder/'awake').touch()
-    compared(folder/'whole', ms)
+    compared(folder/'whole', with_failure)
     return folder/'out'
 
 @pytest.mark.parametrize('name', ['../../up','/etc/passwd','..','a\nb'])
 def test_odd_names_stay_in_the_folder(tmp_path, name):
     def arch(n_classes): return net(n_classes)
     arch.__name__ = name
-    res = compared(tmp_path/'a'/'out', Method(name, find_method('instance').func, 'x'), archs=arch, epochs=1)
-    assert [o.name for o in tmp_path.iterdir()]==['a'] and [o.name for o in (tmp_path/'a').iterdir()]==['out'] and len([*(tmp_path/'a'/'out'/'runs').iterdir()])==1
+    out = tmp_path/'a'/'out'
+    res = compared(out, Method(name, find_method('instance').func, 'x'), archs=arch, epochs=1)
+    assert [*tmp_path.iterdir()]==[out.parent] and [*out.parent.iterdir()]==[out]
+    assert len([*(out/'runs').iterdir()])==1
     assert {*res.df.method}=={name}=={*res.df.arch}
 
 # Executors
 
 def test_a_thread(tmp_path):
-    with ThreadPoolExecutor(1) as ex: compared(tmp_path/'a', ['instance','class'], executor=ex)
-    compared(tmp_path/'b', ['instance','class'])
+    with ThreadPoolExecutor(1) as ex: compared(tmp_path/'a', two, executor=ex)
+    compared(tmp_path/'b', two)
     assert_same(tmp_path/'a', tmp_path/'b')
 
 def in_a_pool(folder):
     forked_pools()
-    with process_pool(2) as ex: compared(folder/'a', ['instance','class'], executor=ex)
-    compared(folder/'b', ['instance','class'], jobs=2)
-    compared(folder/'c', ['instance','class'])
+    with process_pool(2) as ex: compared(folder/'a', two, executor=ex)
+    compared(folder/'b', two, jobs=2)
+    compared(folder/'c', two)
 
 def test_a_pool_of_processes(tmp_path):
     warm_call(in_a_pool, tmp_path)
@@ -457,7 +497,9 @@ def test_a_pool_of_processes(tmp_path):
 
 class Odd(Executor):
     "Runs jobs at once, but for those whose number has something else in store"
-    def __init__(self, **faults): self.faults,self.futures = {int(k[1:]): v for k,v in faults.items()},[]
+    def __init__(self, **faults):
+        self.faults = {int(k[1:]): v for k,v in faults.items()}
+        self.futures = []
     def submit(self, f, *args):
         res,fault = Future(),self.faults.get(len(self.futures))
         self.futures.append(res)
@@ -465,39 +507,41 @@ class Odd(Executor):
         elif fault!='never': res.set_exception(fault)
         return res
 
-def test_an_executor_that_loses_a_job(tmp_path):
-    res = compared(tmp_path/'out', ['instance','class','sqrt'], executor=Odd(n1=RuntimeError('node 7 is gone')))
-    assert {*res.df.method}=={'instance','sqrt'} and [(o['method'],o['error']) for o in res.meta['failed']]==[('class','RuntimeError: node 7 is gone')]
+def test_an_executor_that_loses_a_job(out):
+    lost = Odd(n1=RuntimeError('node 7 is gone'))
+    res = compared(out, [*two,'sqrt'], executor=lost)
+    assert {*res.df.method}=={'instance','sqrt'}
+    assert [(o['method'],o['error']) for o in res.meta['failed']]==[('class','RuntimeError: node 7 is gone')]
 
 @pytest.mark.parametrize('error', [BrokenExecutor('all nodes are gone'), DiskFull(errno.ENOSPC, 'No room left for x')])
-def test_an_executor_that_ends(tmp_path, error):
+def test_an_executor_that_ends(out, error):
     ex = Odd(n1=error, n2='never')
-    with pytest.raises(type(error)): compared(tmp_path/'out', ['instance','class','sqrt'], executor=ex)
-    assert {*table(tmp_path/'out').method}=={'instance'} and ex.futures[2].cancelled()
-    assert compared(tmp_path/'out', ['instance','class','sqrt']).df.run.nunique()==3
+    with pytest.raises(type(error)): compared(out, [*two,'sqrt'], executor=ex)
+    assert {*table(out).method}=={'instance'} and ex.futures[2].cancelled()
+    assert compared(out, [*two,'sqrt']).df.run.nunique()==3
 
-def test_ctrl_c_cancels_what_an_executor_has_not_begun(tmp_path, monkeypatch):
+def test_ctrl_c_cancels_what_an_executor_has_not_begun(out, monkeypatch):
     def stop(seconds): raise KeyboardInterrupt
     monkeypatch.setattr(pool.time, 'sleep', stop)
     ex = Odd(n0='never', n1='never')
-    with pytest.raises(KeyboardInterrupt): compared(tmp_path/'out', ['instance','class'], executor=ex)
+    with pytest.raises(KeyboardInterrupt): compared(out, two, executor=ex)
     assert all(f.cancelled() for f in ex.futures)
 
 @pytest.mark.parametrize('executor', [None, 'threads'])
-def test_a_run_in_work_elsewhere_is_waited_for(tmp_path, executor):
-    (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), tmp_path/'out')
+def test_a_run_in_work_elsewhere_is_waited_for(out, executor):
+    (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), out)
     run.path.mkdir(parents=True)
     lock = FileLock(run.path/'lock', thread_local=False)
     lock.acquire()
     threading.Timer(2, lock.release).start()
-    with ThreadPoolExecutor(1) as ex: res = compared(tmp_path/'out', ['instance','class'], executor=ex if executor else None)
+    with ThreadPoolExecutor(1) as ex: res = compared(out, two, executor=ex if executor else None)
     assert res.df.run.nunique()==2
 
 # What is shown
 
 def test_the_estimate_learns():
-    run = lambda method, arch='a': Run(shown, method, arch, 1, 0, TrainConfig(**recipe), '/nowhere')
     shown = grades()
+    def run(method, arch='a'): return Run(shown, method, arch, 1, 0, TrainConfig(**recipe), '/nowhere')
     e = Estimate()
     assert e.seconds(run('class')) is None and e.left([run('class')]) is None and e.left([])==0
     e.add(run('instance', 'b'), 40)
@@ -509,22 +553,26 @@ def test_the_estimate_learns():
     assert e.seconds(run('class'))==25 and e.seconds(run('instance'))==10 and e.seconds(run('sqrt'))==20
     assert e.left([run('class'),run('instance')])==35 and e.left([run('class'),run('instance')], 2)==17.5
 
-@pytest.mark.parametrize('s, words', [(None,'time left not known yet'), (0,'about 1 s left'), (89.4,'about 89 s left'), (90,'about 2 min left'), (5399,'about 90 min left'), (5400,'about 1.5 h left'), (36000,'about 10.0 h left')])
+@pytest.mark.parametrize('s, words', [
+    (None,'time left not known yet'), (0,'about 1 s left'), (89.4,'about 89 s left'), (90,'about 2 min left'),
+    (5399,'about 90 min left'), (5400,'about 1.5 h left'), (36000,'about 10.0 h left')])
 def test_times_in_words(s, words): assert in_words(s)==words
 
-def boom(t): raise RuntimeError('no such luck')
-three = 'instance',Method('boom', boom, 'x'),'class'
+three = 'instance',failing,'class'
 
-def test_a_line_for_each_run(tmp_path, capsys):
-    compared(tmp_path/'out', three, show=True)
+def test_a_line_for_each_run(tmp_path, out, capsys):
+    compared(out, three, show=True)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines)==3 and all(re.match(o, l) for o,l in zip((r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$', '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
-                                                                r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$'), lines)), lines
-    compared(tmp_path/'out', ['instance'], show=True) # what was finished before has had its line
+    patterns = [
+        r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$',
+        '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
+        r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$']
+    for pattern,line in zip(patterns, lines, strict=True): assert re.match(pattern, line), line
+    compared(out, ['instance'], show=True) # what was finished before has had its line
     compared(tmp_path/'new', ['instance'], show=False)
     assert capsys.readouterr().out==''
 
-def test_a_bar_on_a_terminal(tmp_path):
+def test_a_bar_on_a_terminal(out):
     ours,theirs = pty.openpty()
     seen = []
     def read():
@@ -533,18 +581,19 @@ def test_a_bar_on_a_terminal(tmp_path):
         except OSError: pass # nobody writes any more
     t = threading.Thread(target=read)
     t.start()
-    with os.fdopen(theirs, 'w') as tty, redirect_stdout(tty): compared(tmp_path/'out', three, show=True)
+    with os.fdopen(theirs, 'w') as tty, redirect_stdout(tty): compared(out, three, show=True)
     t.join(10)
     os.close(ours)
     text = b''.join(seen).decode()
-    assert 'time left not known yet' in text and 'instance · net · fold 1 · seed 0 · epoch 1' in text and re.search(r'1/3 · about \d+ s left', text)
+    assert 'time left not known yet' in text and 'instance · net · fold 1 · seed 0 · epoch 1' in text
+    assert re.search(r'1/3 · about \d+ s left', text)
     assert not re.search(r'\de-|<\d', text) # neither a share of a run nor the bar's own estimate
     assert re.search(r'\r\x1b\[K1/3  instance · net', text) and 'FAILED' in text and text.endswith('\r\x1b[K')
     # what is left on the screen
     lines = [re.sub(r'.*(\r\x1b\[K|\r)', '', o) for o in text.replace('\r\n', '\n').split('\n')]
     assert [o[:3] for o in lines if o.strip()]==['1/3','2/3','3/3']
 
-def test_a_table_in_jupyter(tmp_path, monkeypatch):
+def test_a_table_in_jupyter(out, monkeypatch):
     import fastprogress.fastprogress,IPython.display
     shown = []
     class Shown:
@@ -553,121 +602,206 @@ def test_a_table_in_jupyter(tmp_path, monkeypatch):
     monkeypatch.setattr(IPython.display, 'display', lambda o, display_id=None: Shown(o))
     monkeypatch.setattr(progress, 'IN_NOTEBOOK', True)
     monkeypatch.setattr(progress, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
-    compared(tmp_path/'out', three, show=True)
+    compared(out, three, show=True)
     tables = [o for o in shown if isinstance(o, pd.DataFrame)]
-    assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class'] and tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
+    assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class']
+    assert tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
     text = ' '.join(str(o) for o in shown if not isinstance(o, pd.DataFrame))
     assert '1/3' in text and 'epoch 2' in text
 
 # Settings
 
 def test_one_file_holds_every_setting_and_starts_the_same_again(one, tmp_path, capsys):
-    out,_ = one
-    s = yaml.safe_load((out/'settings.yaml').read_text())
-    assert {*s}=={'data','external','methods','archs','folds','seeds','n_folds','training'} and {*s['training']}=={*TrainConfig.__dataclass_fields__}
-    assert shell('--settings', out/'settings.yaml', '--out', tmp_path/'again') is None
-    assert_same(out, tmp_path/'again')
+    settings = one[0]/'settings.yaml'
+    s = yaml.safe_load(settings.read_text())
+    assert {*s}=={'data','external','methods','archs','folds','seeds','n_folds','training'}
+    assert {*s['training']}=={*TrainConfig.__dataclass_fields__}
+    assert shell('--settings', settings, '--out', tmp_path/'again') is None
+    assert_same(one[0], tmp_path/'again')
     assert yaml.safe_load((tmp_path/'again'/'settings.yaml').read_text())==s
-    assert shell('--settings', out/'settings.yaml', '--out', tmp_path/'more', '--epochs', 2, '--methods', 'instance', '--folds', 2) is None
+    changes = '--epochs',2,'--methods','instance','--folds',2
+    assert shell('--settings', settings, '--out', tmp_path/'more', *changes) is None
     df = Results(tmp_path/'more').df
     assert {*df.epochs}=={2} and {*df.method}=={'instance'} and {*df.fold}=={2}
 
 def test_settings_of_data_given_in_python_say_how_to_go_on(tmp_path):
-    own = grades()
     read,more = dict(reader='digits', n_folds=2, n_max=40),digits(2, n_max=30)
     plain = ImageData(more.df, more.vocab, images=more.images)
-    for data,external,option in (own,{},'--data DATA'),(read,dict(more=more.subset([*range(40)])),None),(read,dict(more=plain),'--external more=DATA'):
-        out = tmp_path/str(option)
-        compared(out, data=data, archs=net if data is own else 'small', external=external, **({} if data is own else dict(size=8)))
-        text,said = (out/'settings.yaml').read_text(),shell('--settings', out/'settings.yaml', '--out', tmp_path/f'again {option}')
-        if option is None: assert 'Start it again with: balmix-compare --settings' in text and said is None
-        else: assert 'Start it again' not in text and said==f'balmix-compare: These settings are of data given in Python: call compare(data, ...) there, or add {option}'
+    of_digits = dict(data=read, archs='small', size=8)
+    for option,what in (
+        ('--data DATA', {}),
+        (None, dict(external=dict(more=more.subset([*range(40)])), **of_digits)),
+        ('--external more=DATA', dict(external=dict(more=plain), **of_digits))):
+        settings = tmp_path/str(option)/'settings.yaml'
+        compared(settings.parent, **what)
+        text = settings.read_text()
+        said = shell('--settings', settings, '--out', tmp_path/f'again {option}')
+        if option is None:
+            assert 'Start it again with: balmix-compare --settings' in text and said is None
+        else:
+            assert 'Start it again' not in text
+            given_in_python = 'These settings are of data given in Python: call compare(data, ...) there'
+            assert said==f'balmix-compare: {given_in_python}, or add {option}'
 
 def test_everything_set_survives_the_file(tmp_path):
-    data = dict(reader='digits', n_folds=2, n_max=40)
-    res = compare(data, ['class'], 'small', folds=np.array([2]), seeds=[5], epochs=1, out=tmp_path/'a', show=False, size=9, bs=np.int64(7), lr=1e-5, mom=np.float64(.5), wd=.01, augment=dict(scale=(.9,1.1), shift=.1),
-                  normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False, decode='fast', external=dict(more=dict(reader='digits', n_folds=2, n_max=30)))
+    training = dict(
+        epochs=1, size=9, bs=np.int64(7), lr=1e-5, mom=np.float64(.5), wd=.01, augment=dict(scale=(.9,1.1), shift=.1),
+        normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False,
+        decode='fast')
+    data,more = (dict(reader='digits', n_folds=2, n_max=n) for n in (40,30))
+    res = compare(
+        data, ['class'], 'small', folds=np.array([2]), seeds=[5], out=tmp_path/'a', show=False,
+        external=dict(more=more), **training)
     assert shell('--settings', tmp_path/'a'/'settings.yaml', '--out', tmp_path/'b') is None
     assert_same(tmp_path/'a', tmp_path/'b')
     assert {*res.df.part}=={'select','report','more'} and {*res.df.seed}=={5} and {*res.df.fold}=={2}
 
-@pytest.mark.parametrize('text', ['!!python/object/apply:os.system ["touch HARM"]', 'data: !!python/object/new:os.system ["touch HARM"]', 'training: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["HARM"]]',
-                                  '? !!python/object/apply:os.system ["touch HARM"]\n: 1'])
-def test_a_hostile_file_does_nothing(tmp_path, text):
+@pytest.mark.parametrize('text', [
+    '!!python/object/apply:os.system ["touch HARM"]',
+    'data: !!python/object/new:os.system ["touch HARM"]',
+    'training: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["HARM"]]',
+    '? !!python/object/apply:os.system ["touch HARM"]\n: 1'])
+def test_a_hostile_file_does_nothing(tmp_path, out, text):
     p = tmp_path/'settings.yaml'
     p.write_text(text.replace('HARM', str(tmp_path/'harm')))
-    said = shell('--settings', p, '--out', tmp_path/'out')
-    assert 'is no YAML file' in said and '\n' not in said and [*tmp_path.iterdir()]==[p]
+    assert_told(shell('--settings', p, '--out', out), 'is no YAML file')
+    assert [*tmp_path.iterdir()]==[p]
 
-@pytest.mark.parametrize('text, words', [('', "must hold names and values of settings. Got NoneType instead."), ('- 1', 'Got list'), ('datas: 1', "There is no setting 'datas'. Did you mean 'data'?"), ('data: [', 'is no YAML file'),
-    ('data: digits', 'Say which data'), ('data: {reader: digit}', "There is no reader 'digit'. Did you mean 'digits'"), ('data: {reader: digits, n_fold: 2}', "no argument 'n_fold'. Did you mean 'n_folds'"), ('data: {root: x}', "'reader'"),
-    ('{data: {reader: digits}, training: {epoch: 3}}', "There is no setting 'epoch'. Did you mean 'epochs'?"), ('{data: {reader: digits}, training: [1]}', 'training'), ('{data: {reader: digits}, training: {lr: 1e-3}}', "Got '1e-3'"),
-    ('{data: {reader: digits}, external: [a]}', 'external'), ('{data: {reader: digits}, external: {a: b}}', 'external'), ('{data: {reader: digits}, seeds: x}', 'seeds'), ('{data: {reader: digits}, methods: 5}', 'no method 5'),
-    ('{data: {reader: digits}, folds: {a: 1}}', 'folds'), ('{data: {reader: digits}, archs: [5]}', 'archs'), ('{data: {reader: digits}, epochs: 3, training: {epochs: 4}}', "There is no setting 'epochs'"), ('{data: {reader: digits, then: [{step: cut}]}}', 'with_folds'),
-    ('data: "\xe9"'.encode('latin-1'), 'balmix-compare: ')])
-def test_a_file_with_mistakes(tmp_path, text, words):
+def of_digits(text): return f'{{data: {{reader: digits}}, {text}}}'
+
+@pytest.mark.parametrize('text, words', [
+    ('', "must hold names and values of settings. Got NoneType instead."),
+    ('- 1', 'Got list'),
+    ('datas: 1', "There is no setting 'datas'. Did you mean 'data'?"),
+    ('data: [', 'is no YAML file'),
+    ('data: "\xe9"'.encode('latin-1'), 'balmix-compare: '),
+    ('data: digits', 'Say which data'),
+    ('data: {root: x}', "'reader'"),
+    ('data: {reader: digit}', "There is no reader 'digit'. Did you mean 'digits'"),
+    ('data: {reader: digits, n_fold: 2}', "no argument 'n_fold'. Did you mean 'n_folds'"),
+    ('data: {reader: digits, then: [{step: cut}]}', 'with_folds'),
+    (of_digits('training: {epoch: 3}'), "There is no setting 'epoch'. Did you mean 'epochs'?"),
+    (of_digits('epochs: 3, training: {epochs: 4}'), "There is no setting 'epochs'"),
+    (of_digits('training: [1]'), 'training'),
+    (of_digits('training: {lr: 1e-3}'), "Got '1e-3'"),
+    (of_digits('external: [a]'), 'external'),
+    (of_digits('external: {a: b}'), 'external'),
+    (of_digits('seeds: x'), 'seeds'),
+    (of_digits('methods: 5'), 'no method 5'),
+    (of_digits('folds: {a: 1}'), 'folds'),
+    (of_digits('archs: [5]'), 'archs')])
+def test_a_file_with_mistakes(tmp_path, out, text, words):
     p = tmp_path/'settings.yaml'
     p.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = shell('--settings', p, '--out', tmp_path/'out')
-    assert isinstance(said, str) and words in said and '\n' not in said and '--debug' not in said and not (tmp_path/'out').exists()
+    assert_told(shell('--settings', p, '--out', out), words)
+    assert not out.exists()
 
 # Mistakes on the command line
 
-@pytest.mark.parametrize('args, words', [(['--methods','balmix_02'], "There is no method 'balmix_02'. Did you mean 'balmix_0.2'"), (['--archs','mobilnetv2_100'], "Did you mean 'mobilenetv2_100'"), (['--archs','resnet18.a1_in2k'], 'There are no weights'),
-    (['--folds','7'], r'folds of the data, [1, 2]. Got 7'), (['--folds','one'], 'no list of whole numbers'), (['--folds',''], 'folds'), (['--methods',''], 'methods'), (['--methods','instance,instance'], "'instance' more than once"),
-    (['--methods','qwk_loss'], 'order'), (['--monitor','quad_kappa'], 'monitor'), (['--monitor','mc'], 'monitor'), (['--seeds','0'], 'seeds'), (['--seeds','-1'], 'seeds'), (['--bs','100'], 'at most 14, the training images of fold 1'), (['--epochs','0'], 'The --epochs option must be'),
-    (['--n-folds','9'], 'at most 8, the number of groups'), (['--augment','papr'], 'augment'), (['--pretrained','nothing.pth'], 'pretrained'), (['--selection','inn'], 'selection'), (['--decode','quick'], "'full' or 'fast'. Got 'quick'"), (['--jobs','0'], 'jobs'), (['--num-workers','-1'], 'The --num-workers option must be an int'),
-    (['--group','(x'], 'group'), (['--group',r'q(\d)'], 'finds the patient'), (['--vocab','a,b'], 'vocab'), (['--settings','nowhere.yaml'], 'no settings file'), (['--external','nowhere'], "no folder, CSV file or reader 'nowhere'"),
-    (['--external','select=digits'], "other than 'report' and 'select'"), (['--external','d=digits'], "data with the classes ['benign', 'malign, or not']"), (['--preset','quik'], "There is no preset 'quik'. Did you mean 'quick'"),
-    (['--preset','quick','--settings','x'], 'not both'), (['--data','nowhere'], "no folder, CSV file or reader 'nowhere'"), (['--data','eyepac:x'], "Did you mean 'eyepacs'"), (['--data','eyepacs:x'], "eyepacs has no argument 'group'")])
-def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, scans, monkeypatch, args, words):
+@pytest.mark.parametrize('option, value, words', [
+    ('methods', 'balmix_02', "There is no method 'balmix_02'. Did you mean 'balmix_0.2'"),
+    ('methods', '', 'methods'),
+    ('methods', 'instance,instance', "'instance' more than once"),
+    ('methods', 'qwk_loss', 'order'),
+    ('archs', 'mobilnetv2_100', "Did you mean 'mobilenetv2_100'"),
+    ('archs', 'resnet18.a1_in2k', 'There are no weights'),
+    ('folds', '7', 'folds of the data, [1, 2]. Got 7'),
+    ('folds', 'one', 'no list of whole numbers'),
+    ('folds', '', 'folds'),
+    ('monitor', 'quad_kappa', 'monitor'),
+    ('monitor', 'mc', 'monitor'),
+    ('seeds', '0', 'seeds'),
+    ('seeds', '-1', 'seeds'),
+    ('bs', '100', 'at most 14, the training images of fold 1'),
+    ('epochs', '0', 'The --epochs option must be'),
+    ('n-folds', '9', 'at most 8, the number of groups'),
+    ('augment', 'papr', 'augment'),
+    ('pretrained', 'nothing.pth', 'pretrained'),
+    ('selection', 'inn', 'selection'),
+    ('decode', 'quick', "'full' or 'fast'. Got 'quick'"),
+    ('jobs', '0', 'jobs'),
+    ('num-workers', '-1', 'The --num-workers option must be an int'),
+    ('group', '(x', 'group'),
+    ('group', r'q(\d)', 'finds the patient'),
+    ('vocab', 'a,b', 'vocab'),
+    ('settings', 'nowhere.yaml', 'no settings file'),
+    ('external', 'nowhere', "no folder, CSV file or reader 'nowhere'"),
+    ('external', 'select=digits', "other than 'report' and 'select'"),
+    ('external', 'd=digits', "data with the classes ['benign', 'malign, or not']"),
+    ('preset', 'quik', "There is no preset 'quik'. Did you mean 'quick'"),
+    ('preset', 'quick --settings x', 'not both'),
+    ('data', 'nowhere', "no folder, CSV file or reader 'nowhere'"),
+    ('data', 'eyepac:x', "Did you mean 'eyepacs'"),
+    ('data', 'eyepacs:x', "eyepacs has no argument 'group'")])
+def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scans, monkeypatch, option, value, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pool, 'attempt', None)
-    said = shell(*of_scans(scans), '--out', tmp_path/'out', *args)
-    assert isinstance(said, str) and said.startswith('balmix-compare: ') and words in said and '\n' not in said and '--debug' not in said
-    assert 'parameter of compare' not in said and 'TrainConfig' not in said and not (tmp_path/'out').exists()
+    said = shell(*of_scans(scans), '--out', out, f'--{option}', *value.split(' '))
+    assert_told(said, words)
+    assert 'parameter of compare' not in said and 'TrainConfig' not in said and not out.exists()
 
-@pytest.mark.parametrize('data, words', [('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs',"needs an argument 'root'"), ('digits:x','root')])
-def test_readers_that_do_not_find_their_data(tmp_path, data, words):
-    said = shell('--data', data, '--out', tmp_path/'out')
-    assert said.startswith('balmix-compare: ') and words in said and '\n' not in said and '--debug' not in said
+@pytest.mark.parametrize('data, words', [
+    ('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs',"needs an argument 'root'"),
+    ('digits:x','root')])
+def test_readers_that_do_not_find_their_data(out, data, words):
+    assert_told(shell('--data', data, '--out', out), words)
 
-def test_no_data_and_no_folder(scans, tmp_path):
+def test_no_data_and_no_folder(out, scans):
     assert shell('--data', scans)=='balmix-compare: Say where results go: --out FOLDER.'
-    assert 'Say which data to compare on' in shell('--out', tmp_path/'out')
+    assert 'Say which data to compare on' in shell('--out', out)
 
-def test_mistakes_in_python(tmp_path):
-    for bad,words in ((dict(executor=5), 'executor'), (dict(external=dict(a=5)), 'external'), (dict(external={'a/b':grades()}), "without '/'"), (dict(external={'':grades()}), 'external'), (dict(data=5), '`ImageData`'),
-                      (dict(data='digits'), '`ImageData`'), (dict(seeds=[-1]), 'seeds'), (dict(seeds=[0,0]), '0 more than once'), (dict(folds=[1,1]), 'more than once'), (dict(folds=3), 'folds'), (dict(folds=['1']), 'folds'),
-                      (dict(archs=[net,lambda n: 0,lambda n: 1]), "'<lambda>' more than once"), (dict(archs=[partial(net),partial(net)]), 'more than once'), (dict(archs=[]), 'archs'), (dict(learning_rate=1), "no setting 'learning_rate'"),
-                      (dict(jobs=1.5), 'jobs'), (dict(data=grades(part=split_of), folds=[1]), 'left out, since the data have a split of their own'), (dict(data=grades(part=split_of), folds=None, selection='reported-fold'), 'official test')):
-        with pytest.raises(ValueError) as e: compared(tmp_path/'out', **bad)
-        assert words in str(e.value), bad
-    assert not (tmp_path/'out').exists()
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(executor=5), 'executor'),
+    (dict(external=dict(a=5)), 'external'),
+    (dict(external={'a/b':grades()}), "without '/'"),
+    (dict(external={'':grades()}), 'external'),
+    (dict(data=5), '`ImageData`'),
+    (dict(data='digits'), '`ImageData`'),
+    (dict(data=grades(part=split_of)), 'left out, since the data have a split of their own'),
+    (dict(data=grades(part=split_of), folds=None, selection='reported-fold'), 'official test'),
+    (dict(seeds=[-1]), 'seeds'),
+    (dict(seeds=[0,0]), '0 more than once'),
+    (dict(folds=[1,1]), 'more than once'),
+    (dict(folds=3), 'folds'),
+    (dict(folds=['1']), 'folds'),
+    (dict(archs=[net,lambda n: 0,lambda n: 1]), "'<lambda>' more than once"),
+    (dict(archs=[partial(net),partial(net)]), 'more than once'),
+    (dict(archs=[]), 'archs'),
+    (dict(learning_rate=1), "no setting 'learning_rate'"),
+    (dict(jobs=1.5), 'jobs')])
+def test_mistakes_in_python(out, kwargs, words):
+    with pytest.raises(ValueError, match=re.escape(words)): compared(out, **kwargs)
+    assert not out.exists()
 
-def test_small_data_have_their_say(tmp_path):
-    for counts,words in ((30,1),"'g1' with 1 image"),((12,8),'at most 8, the training images of fold 1'),((30,0),'every class'),((3,2),'leaves images to choose on'):
-        data = grades(counts, n_folds=99)
-        df = data.df.drop(columns='fold')
-        with pytest.raises(ValueError) as e: compared(tmp_path/'out', data=ImageData(df, data.vocab, images=picture), folds=None, n_folds=2)
-        assert words in str(e.value)
+@pytest.mark.parametrize('counts, words', [
+    ((30,1), "'g1' with 1 image"), ((12,8), 'at most 8, the training images of fold 1'), ((30,0), 'every class'),
+    ((3,2), 'leaves images to choose on')])
+def test_small_data_have_their_say(out, counts, words):
+    given = grades(counts, n_folds=99)
+    data = ImageData(given.df.drop(columns='fold'), given.vocab, images=picture)
+    with pytest.raises(ValueError, match=words): compared(out, data=data, folds=None, n_folds=2)
+
+def test_a_class_that_is_in_one_fold_alone(out):
     df = grades((20,20,4)).df
     df.loc[df.label=='g2', 'fold'] = 1
-    with pytest.raises(ValueError, match="training images of every class. Got 'g2' without one when fold 1 is reported"): compared(tmp_path/'out', data=ImageData(df, ['g0','g1','g2'], images=picture))
+    data = ImageData(df, ['g0','g1','g2'], images=picture)
+    words = "training images of every class. Got 'g2' without one when fold 1 is reported"
+    with pytest.raises(ValueError, match=words): compared(out, data=data)
 
-def test_missing_images_are_missed_before_training(tmp_path, scans, monkeypatch):
+def test_missing_images_are_missed_before_training(tmp_path, out, scans, monkeypatch):
     monkeypatch.setattr(pool, 'attempt', None)
     shutil.copytree(scans, tmp_path/'a')
     from fastai_balmix.datasets.sources import from_folder_table
     good,bad = from_folder_table(scans).with_folds(2),from_folder_table(tmp_path/'a').with_folds(2)
     (tmp_path/'a'/bad.df.path[3]).unlink()
     for kwargs in dict(data=bad),dict(data=good, external=dict(e=bad)):
-        with pytest.raises(ValueError, match=f'1 missing in a, such as {bad.df.path[3]}'): compared(tmp_path/'out', **kwargs)
+        with pytest.raises(ValueError, match=f'1 missing in a, such as {bad.df.path[3]}'):
+            compared(out, **kwargs)
 
-def test_a_traceback_only_when_asked_for(tmp_path, scans, monkeypatch):
+def test_a_traceback_only_when_asked_for(out, scans, monkeypatch):
     def broken(*args, **kwargs): raise LookupError('what is that')
     monkeypatch.setattr(summary, 'summarise', broken)
-    args = [*of_scans(scans), '--out', tmp_path/'out', '--folds', 1]
+    args = [*of_scans(scans), '--out', out, '--folds', 1]
     assert shell(*args)=='balmix-compare: LookupError: what is that (--debug shows where)'
     with pytest.raises(LookupError): shell(*args, '--debug')
 
@@ -676,32 +810,42 @@ def test_a_traceback_only_when_asked_for(tmp_path, scans, monkeypatch):
 def test_the_command_on_a_folder_of_images(one):
     out,text = one
     res = Results(out)
-    assert res.meta['vocab']==['benign','malign, or not'] and res.meta['grouped'] and res.meta['n_folds']==2 and res.meta['data']=='scans'
+    assert res.meta['vocab']==['benign','malign, or not'] and res.meta['grouped']
+    assert res.meta['n_folds']==2 and res.meta['data']=='scans'
     assert len(res.df)==2*2*2*3 and {*res.df.fold}=={1,2}
     groups = [{*res.predictions(r)['groups']} for r in res.df.run[res.df.method=='instance'].unique()]
     assert groups[0]|groups[1]=={f'p{i}' for i in range(8)} and not groups[0]&groups[1]
     md = (out/'summary.md').read_text()
-    assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text and text.startswith('1/4  instance · small · fold 1')
+    assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text
+    assert text.startswith('1/4  instance · small · fold 1')
 
-def test_a_table_external_data_and_the_published_protocol(tmp_path, scans, capsys):
+def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
     rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]
     pd.DataFrame(rows).to_csv(scans/'table.csv', index=False)
-    said = shell('--data', scans/'table.csv', '--n-folds', 2, '--folds', 1, *small, '--methods', 'instance', '--selection', 'reported-fold', '--external', f'{scans},twice={scans}', '--keep-weights', '--out', tmp_path/'out')
-    assert said is None
-    res,text = Results(tmp_path/'out'),capsys.readouterr().out
-    assert {*res.df.part}=={'select','report','scans','twice'} and len(res.predictions(res.df.run[0], 'scans')['targs'])==36
-    assert res.meta['selection']=='reported-fold' and not res.meta['grouped'] and [*(tmp_path/'out').glob('runs/*/weights.pth')]
-    for o in text,(tmp_path/'out'/'summary.md').read_text(): assert 'reported' in o.lower() and 'chosen' in o.lower()
+    of_table = '--data',scans/'table.csv','--n-folds',2,'--folds',1,*small,'--methods','instance'
+    more = '--selection','reported-fold','--external',f'{scans},twice={scans}','--keep-weights'
+    assert shell(*of_table, *more, '--out', out) is None
+    res,text = Results(out),capsys.readouterr().out
+    assert {*res.df.part}=={'select','report','scans','twice'}
+    assert len(res.predictions(res.df.run[0], 'scans')['targs'])==36
+    assert res.meta['selection']=='reported-fold' and not res.meta['grouped']
+    assert [*out.glob('runs/*/weights.pth')]
+    for o in text,(out/'summary.md').read_text(): assert 'reported' in o.lower() and 'chosen' in o.lower()
 
 def test_the_list(capsys):
     assert shell('--list') is None
     text = capsys.readouterr().out
-    for k,row in methods.method_table().iterrows(): assert re.search(rf'^{re.escape(k)} +{re.escape(row.method)}', text, re.M), k
+    for k,method in methods.method_table().method.items():
+        assert re.search(rf'^{re.escape(k)} +{re.escape(method)}', text, re.M), k
 
-def test_the_quick_preset_from_nothing(tmp_path):
+def test_the_quick_preset_from_nothing(out):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    p = subprocess.run([Path(sys.executable).parent/'balmix-compare','--preset','quick','--out',tmp_path/'out'], capture_output=True, text=True, timeout=280, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    p = subprocess.run(
+        [Path(sys.executable).parent/'balmix-compare','--preset','quick','--out',out],
+        capture_output=True, text=True, timeout=280, env={**os.environ, 'OMP_NUM_THREADS':'1'})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert p.returncode==0 and p.stderr=='', p.stderr
-    assert after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime < 40 # seconds of one core: whatever else the machine does
-    assert Results(tmp_path/'out').df.run.nunique()==6 and '6/6  balmix_0.2 · small · fold 2' in p.stdout and 'Traceback' not in p.stdout+p.stderr
+    # seconds of one core: whatever else the machine does
+    assert after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime < 40
+    assert Results(out).df.run.nunique()==6
+    assert '6/6  balmix_0.2 · small · fold 2' in p.stdout and 'Traceback' not in p.stdout+p.stderr

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
 from conftest import root
 from fastai_balmix.datasets.splits import authors_folds,check_groups,fold_numbers,group_numbers,split_off
-from toys import class_sizes,tail_targets
+from toys import class_sizes,must_be,tail_targets
 
-seeds,shares = st.integers(0, 50),st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])
+seeds = st.integers(0, 50)
+shares = st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])
 
 @st.composite
 def patients(draw, n_min=2, n_max=25, n_classes=4):
@@ -49,9 +50,10 @@ def test_images_are_held_out_by_class(sizes, share, seed):
     held = split_off(y, share=share, seed=seed)
     for k,n in enumerate(sizes):
         m = held[y==k].sum()
-        assert m==0 if n<2 else m<=n-1 and abs(m-share*n)<=1+1e-9 or m==n-1<share*n
+        if n<2: assert m==0
+        else: assert (m<=n-1 and abs(m-share*n)<=1+1e-9) or m==n-1<share*n
     # Whole numbers for each class sum to the whole share, but for what is given back
-    assert held.sum()<=round(share*len(y)) and held.sum()>=round(share*len(y))-len(sizes)
+    assert 0<=round(share*len(y))-held.sum()<=len(sizes)
 
 def test_the_share_is_met_and_every_image_is_held_out_equally_often():
     y = np.array(tail_targets(60, 30, 10))
@@ -80,7 +82,8 @@ def dealt(y, g, n_folds, seed):
         for k,(_,idx) in enumerate(cv.split(y, y, g)): res[idx] = k
     return res
 
-needs_1_8 = pytest.mark.skipif(tuple(map(int, sklearn.__version__.split('.')[:2]))<(1,8), reason='scikit-learn deals groups otherwise')
+version = tuple(map(int, sklearn.__version__.split('.')[:2]))
+needs_1_8 = pytest.mark.skipif(version<(1,8), reason='scikit-learn deals groups otherwise')
 
 @needs_1_8
 @pytest.mark.parametrize('share,n,m', [(.1,10,1), (.2,5,1), (.25,4,1), (.3,10,3), (.15,20,3), (.4,5,2)])
@@ -90,19 +93,24 @@ def test_groups_are_held_out_as_by_scikit_learn(share, n, m):
     assert split_off(y, g, share, seed=7).tolist()==(dealt(y, g, n, 7)<m).tolist()
 
 def test_names_of_groups_do_not_matter():
-    y,g = np.array(tail_targets(20, 12, 8)),np.arange(40)//2
-    for rename in lambda o: f'patient {o}', lambda o: 1000-o, lambda o: ('x',o): assert split_off(y, pd.Series(map(rename, g)), .2).tolist()==split_off(y, g, .2).tolist()
+    y = np.array(tail_targets(20, 12, 8))
+    g = np.arange(40)//2
+    want = split_off(y, g, .2).tolist()
+    for rename in lambda o: f'patient {o}', lambda o: 1000-o, lambda o: ('x',o):
+        assert split_off(y, pd.Series(map(rename, g)), .2).tolist()==want
 
 @needs_1_8
 def test_the_smallest_group_comes_back_and_nothing_else():
-    # Class 1 is in two patients, of three images and of one; wherever both would be held out, the one with one image returns
+    # Class 1 is in two patients, of three images and of one. Where both would be held out, the smaller one returns.
     y = np.array([0]*20+[1]*4)
     g = np.array([f'a{i:02}' for i in range(20)]+['b','b','b','c'])
     times = 0
     for s in range(20):
         want = dealt(y, g, 10, s)<9
         assert not want[y==0].all()
-        if want[y==1].all(): want,times = want & (g!='c'),times+1
+        if want[y==1].all():
+            want &= g!='c'
+            times += 1
         assert split_off(y, g, share=.9, seed=s).tolist()==want.tolist()
     assert times>5 # else this test asks nothing
 
@@ -111,12 +119,18 @@ def test_a_large_share_of_few_patients_leaves_one_of_them_by_chance():
     left = {tuple(np.unique(g[~split_off([0]*6, g, share=.9, seed=s)])) for s in range(40)}
     assert left=={('a',),('b',),('c',)}
 
+def split_and_dealt():
+    y = np.arange(90)%3
+    g = np.array([f'p{i//2}' for i in range(90)])
+    held = [split_off(y, g, .2, 3), split_off(y, share=.1, seed=3)]
+    return [o.tolist() for o in [*held, fold_numbers(y, g, 4, 3)]]
+
 def test_another_process_splits_alike():
-    code = ("import numpy as np; from fastai_balmix.datasets.splits import *; y=np.arange(90)%3; g=np.array([f'p{i//2}' for i in range(90)]);"
-            "print(split_off(y,g,.2,3).nonzero()[0].tolist(), split_off(y,share=.1,seed=3).nonzero()[0].tolist(), fold_numbers(y,g,4,3).tolist())")
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root, env={**os.environ, 'PYTHONHASHSEED':'1'}).stdout
-    y,g = np.arange(90)%3,np.array([f'p{i//2}' for i in range(90)])
-    assert out==f'{split_off(y,g,.2,3).nonzero()[0].tolist()} {split_off(y,share=.1,seed=3).nonzero()[0].tolist()} {fold_numbers(y,g,4,3).tolist()}\n'
+    code = 'import test_splits; print(test_splits.split_and_dealt())'
+    env = {**os.environ, 'PYTHONHASHSEED':'1'}
+    p = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root/'tests', env=env)
+    assert p.stdout==f'{split_and_dealt()}\n'
 
 # fold_numbers
 
@@ -128,7 +142,7 @@ def test_folds_hold_whole_groups_and_no_class_lies_in_one(table, n_folds, seed):
     try: fold = quiet_folds(y, g, n_folds, seed)
     except ValueError as e:
         assert 'groups that can be dealt' in str(e)
-        # Two folds, or patients with many classes each, leave cases that cannot be solved; with three or more and many patients there are none
+        # Two folds, or few patients with many classes each, leave cases that cannot be solved
         assert n_folds==2 or len(set(g))<10
         return
     assert fold.dtype==np.int64 and set(fold)==set(range(1, n_folds+1))
@@ -187,7 +201,8 @@ def test_folds_of_groups_are_those_of_scikit_learn(table, n_folds, seed):
     y,g = table
     g = pd.factorize(g)[0]
     want = dealt(y, g, n_folds, seed) if np.bincount(y).max()>=n_folds else None
-    assume(want is not None and len(set(want))==n_folds and (pd.Series(want).groupby(y).nunique()>1).all()) # nothing to mend
+    assume(want is not None and len(set(want))==n_folds)
+    assume((pd.Series(want).groupby(y).nunique()>1).all()) # nothing to mend
     assert quiet_folds(y, g, n_folds, seed).tolist()==(want+1).tolist()
 
 def test_folds_of_groups_do_not_depend_on_the_version_of_scikit_learn():
@@ -211,43 +226,63 @@ def test_many_patients_are_dealt_at_once():
         assert time.process_time()-start < 1, deal.__name__
 
 def test_small_classes_are_named_once():
-    y,g = [0]*10+[1]*4+[2]*3,[*range(10), 10,10,11,11, 12,13,14]
+    y = [0]*10+[1]*4+[2]*3
+    g = [*range(10), 10,10,11,11, 12,13,14]
     with pytest.warns(UserWarning) as seen: fold_numbers(y, g, 5, names=['none','mild','severe'])
-    assert [str(o.message) for o in seen]==["fold_numbers: some of the 5 folds will be reported without a class that has fewer groups: 'mild' with 2, 'severe' with 3 groups."]
+    assert [str(o.message) for o in seen]==[
+        "fold_numbers: some of the 5 folds will be reported without a class that has fewer groups: "
+        "'mild' with 2, 'severe' with 3 groups."]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         fold_numbers(y, g, 2)
         split_off(y, g, .1)
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: fold_numbers([0,0,1,1], n_folds=1), r"'n_folds' parameter of fold_numbers must be an int in the range \[2, inf\)\. Got 1"),
-    (lambda: fold_numbers([0,0,1,1], n_folds=5), "'n_folds' parameter of fold_numbers must be at most 4, the number of images. Got 5"),
-    (lambda: fold_numbers([0,0,1,1], n_folds=3), "'n_folds' parameter of fold_numbers must be at most 2, the images of the largest class. Got 3"),
-    (lambda: fold_numbers([0]*6+[1]*6, [1]*4+[2]*8, 3), "'n_folds' parameter of fold_numbers must be at most 2, the number of groups. Got 3"),
-    (lambda: fold_numbers([0]*4+[1]*3+[2], n_folds=2, names=['a','b','c']), "must be classes with at least two images each, .* Got 'c' with 1 image instead"),
-    (lambda: fold_numbers([0]*4+[1,2], n_folds=2), "Got 1 with 1, 2 with 1 images instead"),
-    (lambda: fold_numbers([0,1,1,2,2,0], list('aabbcc'), 2, names=['x','y','z']), "'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies in two folds or more. Got '[xyz]' with 2 groups, all in one fold"),
-    (lambda: fold_numbers([0,0,1,1], [1,1,2], 2), r"'groups' parameter of fold_numbers must be 4 values, one for each item. Got an array of shape \(3,\)"),
-    (lambda: fold_numbers([0,3], n_folds=2, names=['a','b']), r"'y' parameter of fold_numbers must be ints in the range \[0, 1\]. Got 3 at index 1"),
-    (lambda: fold_numbers([0,0], n_folds=2, seed=-1), "'seed' parameter of fold_numbers"),
-    (lambda: fold_numbers([], n_folds=2), "at most 0, the number of images"),
-    (lambda: fold_numbers([], [], n_folds=2), "at most 0, the number of groups"),
-    (lambda: split_off([0,1], share=1), r"'share' parameter of split_off must be a float in the range \[0, 1\)\. Got 1"),
-    (lambda: split_off([0,1], share=0), "'share' parameter of split_off must be above 0. Got 0"),
-    (lambda: split_off([0,1], share=None), "'share' parameter of split_off must be a float"),
-    (lambda: split_off([0,1], seed=.5), "'seed' parameter of split_off"),
-    (lambda: split_off([0,1], [float('nan'),1]), "'groups' parameter of split_off must be one value for each item. Got no value at index 0"),
-    (lambda: split_off([0,1], [3,3]), "at least two groups, so that one of them can be held out. Got 1"),
-    (lambda: split_off([0,2], n_classes=2), "'y' parameter of split_off"),
-    (lambda: authors_folds([0,0]), r"'n' parameter of authors_folds must be an int in the range \[5, inf\)"),
-    (lambda: authors_folds([0]*20+[1]), "authors_folds: fold 1 cannot be cut off. The least populated class"),
-    (lambda: check_groups(['a','b','a','b'], [1,2,3,1], 'mine'), r"'groups' parameter of mine must be groups that each lie in one part. Got 'a' with items in 1 and 3 \(2 such groups\)"),
+abc = ['a','b','c']
+
+@pytest.mark.parametrize('call,name,rest', [
+    (lambda f: f([0,0,1,1], n_folds=1), 'n_folds', r"an int in the range \[2, inf\)\. Got 1"),
+    (lambda f: f([0,0,1,1], n_folds=5), 'n_folds', "at most 4, the number of images. Got 5"),
+    (lambda f: f([0,0,1,1], n_folds=3), 'n_folds', "at most 2, the images of the largest class. Got 3"),
+    (lambda f: f([0]*6+[1]*6, [1]*4+[2]*8, 3), 'n_folds', "at most 2, the number of groups. Got 3"),
+    (lambda f: f([], n_folds=2), 'n_folds', "at most 0, the number of images"),
+    (lambda f: f([], [], n_folds=2), 'n_folds', "at most 0, the number of groups"),
+    (lambda f: f([0]*4+[1]*3+[2], n_folds=2, names=abc), 'y',
+        "classes with at least two images each, .* Got 'c' with 1 image instead"),
+    (lambda f: f([0]*4+[1,2], n_folds=2), 'y', ".* Got 1 with 1, 2 with 1 images instead"),
+    (lambda f: f([0,3], n_folds=2, names=['a','b']), 'y', r"ints in the range \[0, 1\]. Got 3 at index 1"),
+    (lambda f: f([0,1,1,2,2,0], list('xxyyzz'), 2, names=abc), 'groups',
+        "groups that can be dealt so that each class lies in two folds or more. "
+        "Got '[abc]' with 2 groups, all in one fold"),
+    (lambda f: f([0,0,1,1], [1,1,2], 2), 'groups', r"4 values, one for each item. Got an array of shape \(3,\)"),
+    (lambda f: f([0,0], n_folds=2, seed=-1), 'seed', ''),
 ])
-def test_bad_arguments_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_of_fold_numbers(call, name, rest):
+    with pytest.raises(ValueError, match=must_be('fold_numbers', name, rest)): call(fold_numbers)
+
+@pytest.mark.parametrize('y,kwargs,name,rest', [
+    ([0,1], dict(share=1), 'share', r"a float in the range \[0, 1\)\. Got 1"),
+    ([0,1], dict(share=0), 'share', "above 0. Got 0"),
+    ([0,1], dict(share=None), 'share', "a float"),
+    ([0,1], dict(seed=.5), 'seed', ''),
+    ([0,1], dict(groups=[float('nan'),1]), 'groups', "one value for each item. Got no value at index 0"),
+    ([0,1], dict(groups=[3,3]), 'groups', "at least two groups, so that one of them can be held out. Got 1"),
+    ([0,2], dict(n_classes=2), 'y', ''),
+])
+def test_bad_arguments_of_split_off(y, kwargs, name, rest):
+    with pytest.raises(ValueError, match=must_be('split_off', name, rest)): split_off(y, **kwargs)
+
+def test_bad_arguments_of_the_others():
+    with pytest.raises(ValueError, match=must_be('authors_folds', 'n', r"an int in the range \[5, inf\)")):
+        authors_folds([0,0])
+    with pytest.raises(ValueError, match="authors_folds: fold 1 cannot be cut off. The least populated class"):
+        authors_folds([0]*20+[1])
+    one_part = r"groups that each lie in one part. Got 'a' with items in 1 and 3 \(2 such groups\)"
+    with pytest.raises(ValueError, match=must_be('mine', 'groups', one_part)):
+        check_groups(['a','b','a','b'], [1,2,3,1], 'mine')
 
 def test_classes_that_are_named_but_absent_are_no_error():
-    with warnings.catch_warnings(action='error'): assert set(fold_numbers([0,0,2,2], n_folds=2, names=['a','b','c']))=={1,2}
+    with warnings.catch_warnings(action='error'):
+        assert set(fold_numbers([0,0,2,2], n_folds=2, names=abc))=={1,2}
     assert split_off([0]*10+[2]*10, share=.1, n_classes=4).sum()==2
 
 def test_one_image_a_class_leaves_nothing_to_hold_out():
