@@ -1,5 +1,6 @@
-"""Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last bit, every
-look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can be kept."""
+"""Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last
+bit, every look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can
+be kept."""
 import gc,os,pickle,random,signal,warnings
 from concurrent.futures import ThreadPoolExecutor,wait
 from contextlib import suppress
@@ -13,10 +14,11 @@ from PIL import Image,UnidentifiedImageError
 from scipy import stats
 from sklearn.datasets import load_sample_image
 from torch import nn
-from fastai.vision.all import (Categorize,CategoryBlock,CropPad,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,DihedralItem,EndSplitter,FlipItem,
-                               FuncSplitter,ImageBlock,ImageDataLoaders,ItemTransform,L,Learner,MixUp,PILImage,PILImageBW,Pipeline,RandomCrop,RandomResizedCrop,Resize,
-                               SkipItemException,TfmdDL,ToTensor,Transform,accuracy,get_image_files,load_learner,mk_transform,
-                               parent_label,set_seed)
+from fastai.vision.all import (Categorize, CategoryBlock, CropPad, CrossEntropyLossFlat, DataBlock, DataLoader,
+                               DataLoaders, Datasets, DihedralItem, EndSplitter, FlipItem, FuncSplitter, ImageBlock,
+                               ImageDataLoaders, ItemTransform, L, Learner, MixUp, PILImage, PILImageBW, Pipeline,
+                               RandomCrop, RandomResizedCrop, Resize, SkipItemException, TfmdDL, ToTensor, Transform,
+                               accuracy, get_image_files, load_learner, mk_transform, parent_label, set_seed)
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
 from fastai_balmix.loaders.cache import Cached,Steps,size_bytes
 from fastai_balmix.loaders.store import Store
@@ -48,7 +50,8 @@ def photos(tmp_path_factory):
 squish = Resize(32, method='squish')
 
 def photo_dls(root, item_tfms=squish, bs=5, num_workers=0, seed=0, times=1, **kwargs):
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label, splitter=FuncSplitter(lambda o: 'valid' in o.parts), item_tfms=item_tfms)
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label,
+                      splitter=FuncSplitter(lambda o: 'valid' in o.parts), item_tfms=item_tfms)
     dls = block.dataloaders(root, bs=bs, num_workers=num_workers, **kwargs)
     dls.train.rng = random.Random(seed)
     return dls
@@ -71,7 +74,8 @@ class Shifting(ItemTransform):
         k = random.randrange(4)+np.random.randint(4)+int(torch.randint(4, (1,)))
         return (PILImage(Image.fromarray(np.roll(np.array(o[0]), k, axis=1))),*o[1:])
 
-pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'), 'random crop':RandomResizedCrop(32), 'flip':[squish,FlipItem()], 'own':[squish,Shifting()],
+pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'), 'random crop':RandomResizedCrop(32),
+             'flip':[squish,FlipItem()], 'own':[squish,Shifting()],
              'all':[RandomResizedCrop(40, min_scale=.5),DihedralItem(),Shifting(),Resize(32, method='squish')]}
 
 # The same, to the last bit
@@ -81,7 +85,8 @@ pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'),
 def test_batches_are_the_same_to_the_last_bit(photos, name, size):
     tfms = pipelines[name]
     plain,kept = photo_dls(photos, tfms),photo_dls(photos, tfms).cached(size)
-    for part in 'train','valid': assert_same_batches(all_batches(getattr(plain, part), 3), all_batches(getattr(kept, part), 3))
+    for part in 'train','valid':
+        assert_same_batches(all_batches(getattr(plain, part), 3), all_batches(getattr(kept, part), 3))
     info = kept.cache_info()
     assert info.hits and (info.items==26)==(size=='10MB')
 
@@ -93,8 +98,13 @@ def fitted(dls, cbs=None, n=3):
     quiet_fit(learn, n, cbs)
     return learn
 
-@pytest.mark.parametrize('name,weighted', [('squish','no'),('random crop','no'),('all','no'),('all','before'),('all','after')])
-@pytest.mark.parametrize('cbs', [lambda: None, lambda: BalancedMixUp(1., seed=3), lambda: BalancedMixUp(1., per_item=True, seed=3), lambda: ProgressiveSampling(seed=3), lambda: MixUp()],
+@pytest.mark.parametrize('name,weighted', [
+    ('squish','no'), ('random crop','no'), ('all','no'), ('all','before'), ('all','after')
+])
+@pytest.mark.parametrize('cbs',
+                         [lambda: None, lambda: BalancedMixUp(1., seed=3),
+                          lambda: BalancedMixUp(1., per_item=True, seed=3), lambda: ProgressiveSampling(seed=3),
+                          lambda: MixUp()],
                          ids=['plain','balmix','balmix per item','progressive','mixup'])
 def test_training_is_the_same_to_the_last_bit(photos, name, cbs, weighted):
     def make(cache):
@@ -117,19 +127,25 @@ def test_workers_change_nothing_where_nothing_is_random(photos, cbs):
 def test_loaders_that_were_given_stay_as_they_are(photos):
     dls = photo_dls(photos)
     kept = dls.cached('10MB')
-    assert type(dls.train) is TfmdDL and type(dls.valid) is TfmdDL and isinstance(kept.train, Cached) and isinstance(kept.train, TfmdDL)
+    assert type(dls.train) is TfmdDL and type(dls.valid) is TfmdDL
+    assert isinstance(kept.train, Cached) and isinstance(kept.train, TfmdDL)
     before = dls.train.rng.getstate()
     all_batches(kept.train)
     assert dls.train.rng.getstate()==before
-    with pytest.raises(ValueError, match="'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"): dls.cache_info()
+    with pytest.raises(ValueError,
+                       match="'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"):
+        dls.cache_info()
 
 def test_making_a_cache_draws_no_random_number(photos):
-    for o in photo_dls(photos),photo_dls(photos, pipelines['all']),DataLoaders(seeded_dl(Points()), seeded_dl(Points())):
+    for o in photo_dls(photos),photo_dls(photos, pipelines['all']),DataLoaders(
+        seeded_dl(Points()), seeded_dl(Points())
+    ):
         set_seed(1)
         before = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),o.train.rng.getstate()
         flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
         o.cached('1MB')
-        assert before==(random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),o.train.rng.getstate())
+        assert before==(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                        o.train.rng.getstate())
         assert flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
 
 class LoggedCrop(RandomResizedCrop):
@@ -156,7 +172,8 @@ def test_crops_of_workers_are_as_varied_as_without(photos):
 targets = tail_targets(20, 8, 4)
 
 def tally_dls(num_workers, **kwargs):
-    return DataLoaders(seeded_dl(Tally(targets, **kwargs), num_workers=num_workers), seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers), device='cpu')
+    return DataLoaders(seeded_dl(Tally(targets, **kwargs), num_workers=num_workers),
+                       seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers), device='cpu')
 
 def reset(dls):
     for o in dls.loaders: o.dataset.n_opened.zero_()
@@ -174,7 +191,8 @@ def test_hits_and_misses_of_plain_epochs_are_exact(num_workers):
 @pytest.mark.parametrize('num_workers', [0,2])
 def test_hits_and_misses_of_weighted_epochs_are_exact(num_workers):
     dls = tally_dls(num_workers)
-    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for dl in [dls.weighted('class', seed=1).train] for _ in range(2)]
+    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for dl in [dls.weighted('class', seed=1).train]
+             for _ in range(2)]
     kept = dls.cached('1MB').weighted('class', seed=1)
     reset(dls)
     for _ in range(2):
@@ -195,7 +213,9 @@ def test_hits_and_misses_of_balanced_mixup_are_exact(num_workers):
     quiet_fit(learn, 2, [BalancedMixUp(1., seed=0),pairs])
     info = kept.cache_info().loaders[0]
     # every item and partner, and the first item once more, for the check of the data
-    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+1 and info['misses']==int(dls.train.dataset.n_opened.sum()) and info['items']==32
+    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+1
+    assert info['misses']==int(dls.train.dataset.n_opened.sum())
+    assert info['items']==32
     if not num_workers: assert (dls.train.dataset.n_opened==1).all()
     assert kept.cache_info().loaders[1]['misses']==10 and (kept.valid.dataset.n_opened==1).all()
 
@@ -260,14 +280,17 @@ class MyResize(Resize): pass
 def of(tfms, part, photos): return Steps(photo_dls(photos, tfms)[part]).names()
 
 @pytest.mark.parametrize('tfms,train,valid', [
-    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1, 3), (RandomCrop(32), 1, 3), (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
+    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1,
+                                         3), (RandomCrop(32), 1, 3), (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
     (MyResize(32, method='squish'), 1, 1), (Resize(32, method='squish', p=.5), 1, 1), ([squish,FlipItem()], 1, 1),
     ([squish,TrainOnly()], 2, 4), ([squish,Stateful()], 2, 2), ([squish,Counter()], 2, 2),
-    ([squish,ItemTransform(noop_user)], 4, 4), ([squish,ItemTransform(uses_random)], 0, 0), ([squish,ItemTransform(uses_numpy)], 0, 0), ([squish,ItemTransform(uses_torch)], 0, 0),
+    ([squish,ItemTransform(noop_user)], 4, 4), ([squish,ItemTransform(uses_random)], 0,
+                                                0), ([squish,ItemTransform(uses_numpy)], 0, 0), ([squish,ItemTransform(uses_torch)], 0, 0),
     ([squish,ItemTransform(uses_global)], 0, 0), ([squish,ItemTransform(with_closure())], 0, 0),
 ])
 def test_where_the_first_random_step_is(photos, tfms, train, valid):
-    "Number of constant steps, opening the file included. Functions of a user come before the resize; fastai's flip, too, which draws a number even in validation."
+    """Number of constant steps, opening the file included. Functions of a user come before the resize; fastai's flip,
+    too, which draws a number even in validation."""
     for part,n in enumerate((train,valid)):
         constant,each = of(tfms, part, photos)
         assert len(constant)==(n or 1) and len(constant)+len(each)==3+(1 if isinstance(tfms, list) else 0)
@@ -275,7 +298,8 @@ def test_where_the_first_random_step_is(photos, tfms, train, valid):
 def test_random_steps_of_the_data_set_are_made_anew(photos):
     fns = get_image_files(photos/'a')+get_image_files(photos/'b')
     def make():
-        ds = Datasets(fns, [[PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]], splits=[range(14),range(14,18)])
+        ds = Datasets(fns, [[PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]],
+                      splits=[range(14),range(14,18)])
         dls = ds.dataloaders(bs=4, num_workers=0)
         dls.train.rng = random.Random(1)
         return dls
@@ -341,8 +365,12 @@ def test_tta_runs_training_steps_on_validation_items(photos):
         with learn.no_bar(): res.append(learn.tta(n=3)[0])
     equal(*res)
 
-@pytest.mark.parametrize('change', [lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)), lambda dl: dl.after_item.add(FlipItem(1.)), lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
-    lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create)))], ids=['size','one more','another','opened in grey'])
+@pytest.mark.parametrize('change',
+                         [lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)),
+                          lambda dl: dl.after_item.add(FlipItem(1.)),
+                          lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
+                          lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create)))],
+                         ids=['size','one more','another','opened in grey'])
 def test_a_step_that_was_changed_is_seen(photos, change):
     res = []
     for cache in False,True:
@@ -404,13 +432,16 @@ def test_iterable_data_sets_are_refused():
     class It(torch.utils.data.IterableDataset):
         def __iter__(self): return iter([(torch.ones(1),0)]*4)
     dl = DataLoader(It(), bs=2)
-    with pytest.raises(ValueError, match="'dls' parameter of cached must be loaders of a data set with a length and an index"): DataLoaders(dl, dl).cached()
+    with pytest.raises(ValueError,
+                       match="'dls' parameter of cached must be loaders of a data set with a length and an index"):
+        DataLoaders(dl, dl).cached()
 
 def test_loaders_that_make_no_items_are_refused():
     class Whole(DataLoader):
         def do_item(self, i): return i
     dl = Whole(Points(), bs=4)
-    with pytest.raises(ValueError, match="must be loaders that make items one by one from a data set. Got Whole"): DataLoaders(dl, dl).cached()
+    with pytest.raises(ValueError, match="must be loaders that make items one by one from a data set. Got Whole"):
+        DataLoaders(dl, dl).cached()
 
 def test_items_that_are_no_images():
     ds = [(dict(a=torch.ones(2)*i, name=f'n{i}'),i%2) for i in range(8)]
@@ -461,12 +492,18 @@ def test_two_caches_at_once(photos):
 
 # No room
 
-@pytest.mark.parametrize('size,words', [('2 gigs',"Got '2 gigs'"), (-1,'Got -1'), (True,'Got True'), (None,'Got None'), (1.5,'Got 1.5'), ('',"Got ''"), ('-2GB',"Got '-2GB'"), ('nanGB',"Got 'nanGB'")])
+@pytest.mark.parametrize('size,words', [
+    ('2 gigs',"Got '2 gigs'"), (-1,'Got -1'), (True,'Got True'), (None,'Got None'), (1.5,'Got 1.5'), ('',"Got ''"),
+    ('-2GB',"Got '-2GB'"), ('nanGB',"Got 'nanGB'")
+])
 def test_sizes_that_are_none(photos, size, words):
     with pytest.raises(ValueError) as e: photo_dls(photos).cached(size)
     assert str(e.value)==f"The 'size' parameter of cached must be a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'. {words} instead."
 
-@pytest.mark.parametrize('size,n', [('2GB',2*10**9),('2gb',2*10**9),('1.5 MiB',1572864),('.5kB',500),('7B',7),(12,12),(np.int64(9),9),('1TiB',2**40)])
+@pytest.mark.parametrize('size,n', [
+    ('2GB',2*10**9), ('2gb',2*10**9), ('1.5 MiB',1572864), ('.5kB',500), ('7B',7), (12,12), (np.int64(9),9),
+    ('1TiB',2**40)
+])
 def test_sizes(size, n): assert size_bytes(size)==n
 
 def warned(f):
@@ -487,14 +524,17 @@ def test_zero_keeps_nothing(photos):
 
 def test_less_than_an_item_keeps_nothing(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('3kB'))
-    assert len(said)==1 and said[0].startswith('cached: a cache of 3,000 bytes is too small, as one item needs 3,') and said[0].endswith('Caching is off.')
+    assert len(said)==1
+    assert said[0].startswith('cached: a cache of 3,000 bytes is too small, as one item needs 3,')
+    assert said[0].endswith('Caching is off.')
     assert_trains_without(kept, photos)
 
 def test_a_folder_that_cannot_be_written_to(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('10MB', folder='/proc'))
     assert len(said)==1 and "cannot be reserved in '/proc'" in said[0] and 'Caching is off' in said[0]
     assert_trains_without(kept, photos)
-    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that exists. Got '/nowhere'"): photo_dls(photos).cached(folder='/nowhere')
+    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that exists. Got '/nowhere'"):
+        photo_dls(photos).cached(folder='/nowhere')
 
 def test_a_full_disk(photos, monkeypatch):
     def full(fd, offset, n): raise OSError(28, 'No space left on device')
@@ -513,7 +553,8 @@ def spawned(root):
     return info['hits'],info['items'],torch.cat([x for x,_ in batches])
 
 def ordered_dls(root, num_workers, times=1):
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label, item_tfms=Resize(32, method='squish'), splitter=EndSplitter(valid_pct=.2))
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label,
+                      item_tfms=Resize(32, method='squish'), splitter=EndSplitter(valid_pct=.2))
     return block.dataloaders(root, bs=5, num_workers=num_workers, shuffle=False)
 
 @pytest.mark.slow
@@ -554,7 +595,8 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
         main = int(ready.read_text())
         assert deleted_files(tmp) # it is there while they live
         workers = until(lambda: children(main), 10)
-        if who=='worker': until(lambda: job.done() or killed(children(main)) and False, 30) # a worker may be at its end anyway
+        # a worker may be at its end anyway
+        if who=='worker': until(lambda: job.done() or killed(children(main)) and False, 30)
         elif who=='main': os.kill(main, signal.SIGKILL)
         else: # again, as people do, where Python swallows it in the moment in which it starts a worker
             for _ in range(9):
@@ -562,7 +604,9 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
                 if wait([job], 3).done: break
         with pytest.raises(BaseException) as e: job.result(timeout=30)
     # PyTorch says that a worker was killed in several ways
-    assert isinstance(e.value, dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError, interrupt=KeyboardInterrupt)[who])
+    assert isinstance(e.value,
+                      dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError,
+                           interrupt=KeyboardInterrupt)[who])
     assert until(lambda: not any(map(alive, [main,*workers])), 10)
     assert until(lambda: not deleted_files(tmp), 10) and [*tmp.iterdir()]==[]
 

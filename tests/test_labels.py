@@ -1,5 +1,6 @@
-"""Labels of fastai's `Datasets` are read by a shorter route than fastai's own, so here is that both come to the same, for every form in use and for pipelines made to mislead the
-shorter one: with states, chance, subclasses, methods added later. How much shorter it is, is counted, not timed."""
+"""Labels of fastai's `Datasets` are read by a shorter route than fastai's own, so here is that both come to the same,
+for every form in use and for pipelines made to mislead the shorter one: with states, chance, subclasses, methods added
+later. How much shorter it is, is counted, not timed."""
 import random
 from enum import IntEnum
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from hypothesis import example,given
 from hypothesis import strategies as st
 from fasttransform import Pipeline,Transform
-from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Datasets,ImageDataLoaders,IndexSplitter,ItemGetter,ItemTransform,PILImage,
-    RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
+from fastai.vision.all import (Categorize, CategoryBlock, ColReader, DataBlock, Datasets, ImageDataLoaders,
+                               IndexSplitter, ItemGetter, ItemTransform, PILImage, RegexLabeller, TensorCategory,
+                               TfmdDL, TfmdLists, TransformBlock, parent_label)
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
 import toys # noqa: F401 # hypothesis' profile
@@ -29,7 +31,8 @@ def noimage(): return lambda o: torch.zeros(1)
 
 def block(items, y_block=CategoryBlock, **kwargs):
     "Training set of a `DataBlock`"
-    return DataBlock((TransformBlock(type_tfms=noimage()), y_block), splitter=IndexSplitter([len(items)-1]), **kwargs).datasets(items).train
+    return DataBlock((TransformBlock(type_tfms=noimage()), y_block), splitter=IndexSplitter([len(items)-1]),
+                     **kwargs).datasets(items).train
 
 def by_us(ds, labels=None): return train_labels(TfmdDL(ds, bs=1, num_workers=0), labels)
 
@@ -51,7 +54,10 @@ def assert_same(make):
     assert got==expected
     return got
 
-def frame(**more): return pd.DataFrame(dict(file=[str(o) for o in FILES], label=[NAMES[y] for y in Y], number=Y, odd=[y%2==1 for y in Y], **more), index=range(100, 100+len(Y)))
+def frame(**more):
+    return pd.DataFrame(dict(file=[str(o) for o in FILES], label=[NAMES[y] for y in Y], number=Y,
+                             odd=[y%2==1 for y in Y], **more),
+                        index=range(100, 100+len(Y)))
 
 @pytest.fixture
 def pngs(tmp_path):
@@ -82,8 +88,11 @@ forms = {
     'pairs': lambda: block([(o,NAMES[y]) for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(1)]),
     'pairs of ints': lambda: block(list(zip(FILES, Y)), getters=[ItemGetter(0),ItemGetter(1)]),
     'pairs as lists': lambda: block([[o,y] for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(-1)]),
-    'columns': lambda: DataBlock.from_columns((TransformBlock(type_tfms=noimage()), CategoryBlock), splitter=IndexSplitter([0])).datasets((FILES, [NAMES[y] for y in Y])).train,
-    'from_lists': lambda: ImageDataLoaders.from_lists('.', [np.zeros((2,2,3), dtype=np.uint8)]*len(Y), [NAMES[y] for y in Y], seed=0, bs=2, num_workers=0).train_ds,
+    'columns': lambda: DataBlock.from_columns((TransformBlock(type_tfms=noimage()), CategoryBlock),
+                                              splitter=IndexSplitter([0])).datasets((FILES, [NAMES[y] for y in Y])).train,
+    'from_lists': lambda: ImageDataLoaders.from_lists(
+        '.', [np.zeros((2,2,3), dtype=np.uint8)]*len(Y), [NAMES[y] for y in Y], seed=0, bs=2, num_workers=0
+    ).train_ds,
     'ColReader, name': lambda: block(frame(), get_y=ColReader('label')),
     'ColReader, number': lambda: block(frame(), get_y=ColReader(2)),
     'ColReader, from the end': lambda: block(frame(), get_y=ColReader(-3)),
@@ -94,7 +103,9 @@ forms = {
     'ColReader, no header': lambda: block(frame().set_axis(range(4), axis=1), get_y=ColReader(1)),
     'ColReader, duplicate names, by number': lambda: block(frame().set_axis(['label']*4, axis=1), get_y=ColReader(1)),
     'mid-level': lambda: datasets(range(len(Y)), lambda i: NAMES[Y[i]], Categorize()),
-    'mid-level, a set of the splits': lambda: Datasets(FILES, [[noimage()],[parent_label,Categorize()]], splits=[[3,1,2],[0]]).train,
+    'mid-level, a set of the splits': lambda: Datasets(
+        FILES, [[noimage()],[parent_label,Categorize()]], splits=[[3,1,2],[0]]
+    ).train,
     'vocab': lambda: block(FILES, CategoryBlock(vocab=['cat','ant','bee'], sort=False), get_y=parent_label),
     'add_na': lambda: block(FILES, CategoryBlock(add_na=True), get_y=parent_label),
 }
@@ -132,11 +143,17 @@ def test_a_column_is_read_by_one_row_for_each_label(form, monkeypatch):
 
 @pytest.mark.parametrize('make', [
     lambda path: ImageDataLoaders.from_folder(path, valid_pct=.2, seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_path_func(path, [path/o for o in FILES], parent_label, seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_name_func(path, [path/o for o in FILES], lambda o: o.split('_')[0], seed=0, bs=2, num_workers=0),
+    lambda path: ImageDataLoaders.from_path_func(
+        path, [path/o for o in FILES], parent_label, seed=0, bs=2, num_workers=0
+    ),
+    lambda path: ImageDataLoaders.from_name_func(
+        path, [path/o for o in FILES], lambda o: o.split('_')[0], seed=0, bs=2, num_workers=0
+    ),
     lambda path: ImageDataLoaders.from_name_re(path, [path/o for o in FILES], r'^(\w+)_', seed=0, bs=2, num_workers=0),
     lambda path: ImageDataLoaders.from_df(frame(), path, seed=0, bs=2, num_workers=0),
-    lambda path: ImageData(pd.DataFrame(dict(path=[o.as_posix() for o in FILES], label=[NAMES[y] for y in Y], split=['train']*40+['valid']*8)), NAMES, root=path).dataloaders(size=2, bs=2, num_workers=0),
+    lambda path: ImageData(pd.DataFrame(dict(path=[o.as_posix() for o in FILES], label=[NAMES[y] for y in Y],
+                                             split=['train']*40+['valid']*8)),
+                           NAMES, root=path).dataloaders(size=2, bs=2, num_workers=0),
 ], ids=['from_folder', 'from_path_func', 'from_name_func', 'from_name_re', 'from_df', 'ImageData'])
 def test_no_image_is_opened(make, pngs, monkeypatch):
     dls = make(pngs)
@@ -269,7 +286,9 @@ def for_training(f):
 
 def half(i, items, *tfms): return Datasets(items, [[noimage()],list(tfms)], splits=[[0,1],[2,3]]).subset(i)
 
-def split_datasets(i): return Datasets(FILES, [[noimage()],[parent_label,TrainingOnly(),Categorize(vocab=NAMES)]], splits=[[0,1,2,3],[4,5,6,7]]).subset(i)
+def split_datasets(i):
+    return Datasets(FILES, [[noimage()],[parent_label,TrainingOnly(),Categorize(vocab=NAMES)]],
+                    splits=[[0,1,2,3],[4,5,6,7]]).subset(i)
 
 _three = [(0,'ant','bee'),(1,'bee','cat'),(2,'cat','ant')]*4
 
@@ -278,19 +297,28 @@ misleading = {
     'chance': lambda: datasets(FILES, Rolls(), Categorize(vocab=NAMES)),
     'a count after a label': lambda: datasets(FILES, parent_label, Counter(), Categorize(vocab=NAMES)),
     'a moody subclass': lambda: block(FILES, TransformBlock(type_tfms=Moody(vocab=NAMES)), get_y=parent_label),
-    'a subclass with a call of its own': lambda: block(FILES, TransformBlock(type_tfms=Called(vocab=NAMES)), get_y=parent_label),
-    'a count after a column': lambda: block(frame(), CategoryBlock(vocab=NAMES), get_y=Pipeline([ColReader('label'), Counter()])),
+    'a subclass with a call of its own': lambda: block(
+        FILES, TransformBlock(type_tfms=Called(vocab=NAMES)), get_y=parent_label
+    ),
+    'a count after a column': lambda: block(frame(), CategoryBlock(vocab=NAMES),
+                                            get_y=Pipeline([ColReader('label'), Counter()])),
     'a quiet subclass': lambda: block(FILES, TransformBlock(type_tfms=Quiet()), get_y=parent_label),
-    'in place, after': lambda: block(FILES, TransformBlock(type_tfms=[Categorize(vocab=NAMES+['more']),AddsInPlace()]), get_y=parent_label),
+    'in place, after': lambda: block(FILES, TransformBlock(type_tfms=[Categorize(vocab=NAMES+['more']),AddsInPlace()]),
+                                     get_y=parent_label),
     'a count, after': lambda: datasets(FILES[:6], parent_label, Categorize(vocab=NAMES+list('abcdef')), CountsUp()),
     'no Categorize': lambda: datasets(range(len(Y)), lambda i: Y[i]),
     'a count alone': lambda: datasets(FILES, lambda o, c=iter(range(99)): next(c)),
     'for training': lambda: split_datasets(0),
     'not for validation': lambda: split_datasets(1),
     'Categorize for training': lambda: half(0, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
-    'Categorize for training, not validation': lambda: half(1, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
-    'ItemGetter for training': lambda: half(0, [(['ant','cat'],'bee')]*4, for_training(ItemGetter(0)), ItemGetter(1), Categorize(vocab=NAMES)),
-    'ItemGetter for training, not validation': lambda: half(1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), Categorize(vocab=NAMES)),
+    'Categorize for training, not validation': lambda: half(
+        1, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))
+    ),
+    'ItemGetter for training': lambda: half(0, [(['ant','cat'],'bee')]*4, for_training(ItemGetter(0)), ItemGetter(1),
+                                            Categorize(vocab=NAMES)),
+    'ItemGetter for training, not validation': lambda: half(
+        1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), Categorize(vocab=NAMES)
+    ),
     'a function for training': lambda: half(1, [0,1,2,1], Transform(lambda o: 2-o, split_idx=0)),
     'an item transform': lambda: datasets([(o,NAMES[y]) for o,y in zip(FILES, Y)], Pairs(), Categorize()),
     'a subclass of ItemGetter': lambda: datasets(_three, LastPart(1), Categorize(vocab=NAMES)),
@@ -303,37 +331,66 @@ misleading = {
     'annotated for another type': lambda: datasets(['bee','ant','cat'], annotated, Categorize(vocab=NAMES)),
     'an instance with a method of its own': patched_instance,
     'one object, changed': changed_box,
-    'a text of its own': lambda: datasets([Loud('ant'),'ANT',Loud('Ant'),'ant'], Categorize(vocab=['ANT','ant','x'], sort=False)),
-    'a text of its own, made text': lambda: datasets([Loud('ant'),'ant'], lambda o: str.lower(o), Categorize(vocab=['ANT','ant'], sort=False)),
+    'a text of its own': lambda: datasets([Loud('ant'),'ANT',Loud('Ant'),'ant'],
+                                          Categorize(vocab=['ANT','ant','x'], sort=False)),
+    'a text of its own, made text': lambda: datasets(
+        [Loud('ant'),'ant'], lambda o: str.lower(o), Categorize(vocab=['ANT','ant'], sort=False)
+    ),
     'enum': lambda: datasets([Number.one,2,1,Number.two], Categorize(vocab=[2,1,0], sort=False)),
     'equal numbers': lambda: datasets([1,True,1.,np.int64(1),np.float32(1),0,False], Categorize(vocab=[0,1])),
     'tuples as labels': lambda: datasets([[('a',1)],[('a',1)]], ItemGetter(0), Categorize(vocab=[('a',1)])),
     'bytes': lambda: datasets([b'a',b'b',b'a'], Categorize()),
-    'dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=ColReader('d')),
-    'a function of dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=Pipeline([ColReader('d'), lambda o: f'{type(o).__name__} {o.year}'])),
-    'dates only': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3))), get_y=ColReader('d')),
+    'dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)),
+                           get_y=ColReader('d')),
+    'a function of dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)),
+                                         get_y=Pipeline([ColReader('d'), lambda o: f'{type(o).__name__} {o.year}'])),
+    'dates only': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3))),
+                                get_y=ColReader('d')),
     'categories': lambda: block(frame(c=pd.Categorical([NAMES[y] for y in Y])), get_y=ColReader('c')),
     'pref': lambda: block(frame(), get_y=ColReader('label', pref='a ')),
     'suff': lambda: block(frame(), get_y=ColReader('label', suff=' a')),
     'label_delim': lambda: block(frame(), get_y=Pipeline([ColReader('label', label_delim='e'), lambda o: o[0]])),
-    'a subclass of ColReader': lambda: block(frame(), get_y=type('C', (ColReader,), dict(_do_one=lambda self, r, c: NAMES[r.name%2]))('label')),
-    'a function after a column': lambda: block(frame(), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
-    'a function after a column, one type': lambda: block(frame()[['number']].assign(share=.5), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
-    'numbers that a row rounds': lambda: block(pd.DataFrame(dict(a=[2**53+1,2**53]*3, b=.5)), CategoryBlock(vocab=[2**53,2**53+1]), get_y=ColReader('a')),
-    'a column called _fields': lambda: block(pd.DataFrame(dict(size=[0,1,1,0]*2, _fields=['size','']*4)), CategoryBlock(vocab=[0,1,2]), get_y=ColReader('size')),
+    'a subclass of ColReader': lambda: block(frame(),
+                                             get_y=type('C', (ColReader,),
+                                                        dict(_do_one=lambda self, r, c: NAMES[r.name%2]))('label')),
+    'a function after a column': lambda: block(frame(),
+                                               get_y=Pipeline([
+                                                   ColReader('number'), lambda o: f'{type(o).__name__} {o}'
+                                               ])),
+    'a function after a column, one type': lambda: block(
+        frame()[['number']].assign(share=.5),
+        get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])
+    ),
+    'numbers that a row rounds': lambda: block(pd.DataFrame(dict(a=[2**53+1,2**53]*3, b=.5)),
+                                               CategoryBlock(vocab=[2**53,2**53+1]), get_y=ColReader('a')),
+    'a column called _fields': lambda: block(pd.DataFrame(dict(size=[0,1,1,0]*2, _fields=['size','']*4)),
+                                             CategoryBlock(vocab=[0,1,2]), get_y=ColReader('size')),
     'two columns': lambda: block(frame(), get_y=Pipeline([ColReader(['label','number']), lambda o: NAMES[o[1]]])),
     'a function of rows': lambda: block(frame(), get_y=lambda r: r.label if r.number else 'other'),
     'a subclass of DataFrame': lambda: block(Rows(frame()), get_y=ColReader('label')),
-    'columns with levels': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=ColReader(1)),
-    'columns with levels, by name': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=Pipeline([ColReader('a'), lambda o: o['label']])),
+    'columns with levels': lambda: block(frame().set_axis(pd.MultiIndex.from_product([
+                                                              ['a'], ['file','label','number','odd']
+                                                          ]),
+                                                          axis=1),
+                                         get_y=ColReader(1)),
+    'columns with levels, by name': lambda: block(
+        frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1),
+        get_y=Pipeline([ColReader('a'), lambda o: o['label']])
+    ),
     'arrays': lambda: datasets(np.array([2,0,1,2]), Categorize()),
     'an unknown label': lambda: datasets(['ant','bee','dog'], Categorize(vocab=NAMES)),
-    'an unknown label in a column': lambda: block(frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')),
-    'an unknown label with add_na': lambda: datasets(['ant','dog',None,float('nan')], Categorize(vocab=NAMES, add_na=True)),
+    'an unknown label in a column': lambda: block(
+        frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')
+    ),
+    'an unknown label with add_na': lambda: datasets(
+        ['ant','dog',None,float('nan')], Categorize(vocab=NAMES, add_na=True)
+    ),
     'NaN': lambda: datasets(['ant',float('nan')], Categorize(vocab=NAMES)),
     'NaN in a column': lambda: block(frame(m=['ant']*40+[np.nan]*8), CategoryBlock(vocab=NAMES), get_y=ColReader('m')),
-    'NaN in a column of numbers': lambda: block(frame(m=[1.]*40+[np.nan]*8), CategoryBlock(vocab=[1.]), get_y=ColReader('m')),
-    'NaN in a column, add_na': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES, add_na=True), get_y=ColReader('m')),
+    'NaN in a column of numbers': lambda: block(frame(m=[1.]*40+[np.nan]*8), CategoryBlock(vocab=[1.]),
+                                                get_y=ColReader('m')),
+    'NaN in a column, add_na': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES, add_na=True),
+                                             get_y=ColReader('m')),
     'None': lambda: datasets(['ant',None], Categorize(vocab=NAMES)),
     'None as a class': lambda: datasets(['ant',None], Categorize(vocab=[None,'ant'], sort=False)),
     'unhashable': lambda: datasets(['ant',['bee']], Categorize(vocab=NAMES)),
@@ -341,7 +398,8 @@ misleading = {
     'short pairs': lambda: datasets([(0,'ant'),(1,)], ItemGetter(1), Categorize(vocab=NAMES)),
     'a function that fails': lambda: datasets(FILES[:2]+[0], parent_label, Categorize(vocab=NAMES)),
     'first what is wrong first': lambda: datasets(['ant','dog',0], lambda o: o.lower(), Categorize(vocab=NAMES)),
-    'regex without a match': lambda: datasets(FILES[:2]+[Path('x')], RegexLabeller('(ant|bee|cat)'), Categorize(vocab=NAMES)),
+    'regex without a match': lambda: datasets(FILES[:2]+[Path('x')], RegexLabeller('(ant|bee|cat)'),
+                                              Categorize(vocab=NAMES)),
     'a tuple among labels': lambda: datasets([[0],[(1,2)]], ItemGetter(0), Categorize(vocab=[0,1,2])),
 }
 
@@ -358,10 +416,12 @@ def test_what_is_wrong_is_said_in_fastais_words(case, words):
     with pytest.raises((KeyError,AssertionError), match=words): by_us(misleading[case]())
 
 def test_labels_are_those_of_the_folders():
-    for form in 'parent_label','RegexLabeller','lambda','pairs','ColReader, name','mid-level': assert by_us(forms[form]()).tolist()[:47]==Y[:47]
+    for form in 'parent_label','RegexLabeller','lambda','pairs','ColReader, name','mid-level':
+        assert by_us(forms[form]()).tolist()[:47]==Y[:47]
 
 def test_duplicate_names_are_refused_as_by_fastai():
-    def make(): return Datasets(frame().set_axis(['label']*4, axis=1), [[noimage()],[ColReader('label'),lambda o: o.iloc[2]]])
+    def make():
+        return Datasets(frame().set_axis(['label']*4, axis=1), [[noimage()],[ColReader('label'),lambda o: o.iloc[2]]])
     assert assert_same(make)[1]==Y
 
 def test_methods_added_to_categorize_are_heard(monkeypatch):
@@ -390,10 +450,13 @@ def test_a_setting_of_the_split_is_passed_on():
 
 # --- any table, any labels ---
 
-_columns = dict(text=st.sampled_from(['ant','bee','1','']), ints=st.integers(-3, 3), big=st.sampled_from([2**53,2**53+1,-2**63,2**63-1]), bools=st.booleans(),
-                floats=st.sampled_from([0.,1.,-0.,2.5,float('nan')]), mixed=st.sampled_from(['ant',1,True,2.,None,float('nan'),(1,),b'x']))
-_dtypes = dict(text=[None,object,'category'], ints=[None,'int8','uint8','float32','Int64',object,'category'], big=[None,object], bools=[None,object,'boolean'],
-               floats=[None,'float32','float16',object], mixed=[object])
+_columns = dict(text=st.sampled_from(['ant','bee','1','']), ints=st.integers(-3, 3),
+                big=st.sampled_from([2**53,2**53+1,-2**63,2**63-1]), bools=st.booleans(),
+                floats=st.sampled_from([0.,1.,-0.,2.5,float('nan')]),
+                mixed=st.sampled_from(['ant',1,True,2.,None,float('nan'),(1,),b'x']))
+_dtypes = dict(text=[None,object,'category'], ints=[None,'int8','uint8','float32','Int64',object,'category'],
+               big=[None,object], bools=[None,object,'boolean'], floats=[None,'float32','float16',object],
+               mixed=[object])
 
 @st.composite
 def tables(draw):
@@ -412,13 +475,20 @@ def tables(draw):
 @given(table=tables(), add_na=st.booleans(), known=st.integers(1, 6))
 def test_any_column_gives_fastais_labels(table, add_na, known):
     df,c = table
-    values = [o for o in df.iloc[:known,c if isinstance(c, int) else int(c[1:])].astype(object) if pd.notna(o) is True] or ['none']
+    values = [o
+              for o in df.iloc[:known,
+                               c if isinstance(c, int) else int(c[1:])].astype(object) if pd.notna(o) is True] or ['none']
     assert_same(lambda: Datasets(df, [[noimage()],[ColReader(c),Categorize(vocab=values, sort=False, add_na=add_na)]]))
 
-_raw = st.one_of(st.sampled_from(['a','b','',None,1.,float('nan'),b'a',np.int64(1),np.str_('a'),np.float32(.1),np.bool_(True)]), st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))
+_raw = st.one_of(st.sampled_from(['a', 'b', '', None, 1., float('nan'), b'a', np.int64(1), np.str_('a'), np.float32(.1),
+                                  np.bool_(True)]),
+                 st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))
 
-@given(raw=st.lists(_raw, min_size=1, max_size=8), known=st.lists(_raw.filter(lambda o: o==o), min_size=1, max_size=8), add_na=st.booleans())
+@given(raw=st.lists(_raw, min_size=1, max_size=8), known=st.lists(_raw.filter(lambda o: o==o), min_size=1, max_size=8),
+       add_na=st.booleans())
 @example(raw=['a',None,'a'], known=['a'], add_na=True)
 def test_any_labels_are_numbered_as_by_fastai(raw, known, add_na):
-    for f in [],[lambda o: o]: assert_same(lambda: datasets(raw, *f, Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
-    assert_same(lambda: datasets([(0,o) for o in raw], ItemGetter(1), Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
+    for f in [],[lambda o: o]:
+        assert_same(lambda: datasets(raw, *f, Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
+    assert_same(lambda: datasets([(0,o) for o in raw], ItemGetter(1),
+                                 Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))

@@ -1,5 +1,5 @@
-"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, what a process
-has open, and hypothesis strategies under one small profile."""
+"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders,
+what a process has open, and hypothesis strategies under one small profile."""
 
 import inspect,os,random,socket,time
 from concurrent.futures import ThreadPoolExecutor
@@ -114,7 +114,8 @@ def make_learner(
 
 def fixed_lams(*lams):
     "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+    return mock.patch('fastai_balmix.loaders.pairing.draw_lams',
+                      lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
 
 class Probe(Callback):
     "Calls `func(learn)` at an event, and keeps what it returns in `seen`"
@@ -130,7 +131,8 @@ class Probe(Callback):
     def _note(self): self.seen.append(self.func(self.learn))
 
 def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
-    "Compare tensors, arrays, columns, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    """Compare tensors, arrays, columns, lists or numbers in float64; their shapes must agree, unless `want` is one
+    number"""
     got,want = (o.to_numpy() if hasattr(o, 'to_numpy') else o for o in (got,want)) # columns of a table
     got,want = (torch.as_tensor(o, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor) for o in (got,want))
     if want.ndim==0: want = want.expand_as(got)
@@ -141,7 +143,8 @@ def must_be(owner, name, rest):
     return f"The '{name}' parameter of {owner} must be {rest}"
 
 def closed_testing(p):
-    "Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by Bonferroni"
+    """Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by
+    Bonferroni"""
     sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))
     return [max(min(1, len(s)*min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
 
@@ -168,7 +171,8 @@ def quiet_fit(learn, n=1, cbs=None):
     return learn
 
 def restart(learn, net, rng=0, seed=1):
-    "Put a learner back to where a new one starts: weights as those of `net`, optimiser, and every source of random numbers"
+    """Put a learner back to where a new one starts: weights as those of `net`, optimiser, and every source of random
+    numbers"""
     learn.model.load_state_dict(net.state_dict())
     # fastai leaves the gradients of a step that was cut short
     learn.model.zero_grad()
@@ -225,20 +229,24 @@ def broadcast_on_cpu(self, t, rank):
 
 def _as_rank(rank, world_size, port, func, args):
     from fastai.distributed import DistributedDL
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1',
+                      MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     DistributedDL._broadcast = broadcast_on_cpu
-    # No `destroy_process_group`, which can wait for a thread of gloo that waits for Python (PyTorch 2.6); these processes end by `os._exit`
+    # No `destroy_process_group`, which can wait for a thread of gloo that waits for Python (PyTorch 2.6); these
+    # processes end by `os._exit`
     return func(rank, *args)
 
 def on_ranks(world_size, func, *args, timeout=300):
-    "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
+    """Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them
+    ended with"""
     pytest.importorskip('accelerate')
     port = free_port()
     def call(rank):
         try: return warm_call(_as_rank, rank, world_size, port, func, args, timeout=timeout)
         except Exception as e: return e
     with ThreadPoolExecutor(world_size) as pool: res = [*pool.map(call, range(world_size))]
-    if errors := [o for o in res if isinstance(o, Exception)]: raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
+    if errors := [o for o in res if isinstance(o, Exception)]:
+        raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
     return res
