@@ -23,7 +23,8 @@ from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
 from fastai_balmix.loaders.cache import Cached,Steps,size_bytes
 from fastai_balmix.loaders.store import Store
 from conftest import warm_call
-from toys import Points,Probe,Tally,alive,children,equal,params,quiet_fit,seeded_dl,tail_targets,until
+from toys import (
+    Points,Probe,Tally,alive,children,equal,generator_states,must_be,params,quiet_fit,seeded_dl,tail_targets,until)
 import toys
 
 # Photographs in folders, with a tail
@@ -74,9 +75,15 @@ class Shifting(ItemTransform):
         k = random.randrange(4)+np.random.randint(4)+int(torch.randint(4, (1,)))
         return (PILImage(Image.fromarray(np.roll(np.array(o[0]), k, axis=1))),*o[1:])
 
-pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'), 'random crop':RandomResizedCrop(32),
-             'flip':[squish,FlipItem()], 'own':[squish,Shifting()],
-             'all':[RandomResizedCrop(40, min_scale=.5),DihedralItem(),Shifting(),Resize(32, method='squish')]}
+pipelines = {
+    'squish': squish,
+    'crop': Resize(32),
+    'pad': Resize(32, method='pad'),
+    'random crop': RandomResizedCrop(32),
+    'flip': [squish,FlipItem()],
+    'own': [squish,Shifting()],
+    'all': [RandomResizedCrop(40, min_scale=.5),DihedralItem(),Shifting(),Resize(32, method='squish')],
+}
 
 # The same, to the last bit
 
@@ -98,14 +105,18 @@ def fitted(dls, cbs=None, n=3):
     quiet_fit(learn, n, cbs)
     return learn
 
+mixers = {
+    'plain': lambda: None,
+    'balmix': lambda: BalancedMixUp(1., seed=3),
+    'balmix per item': lambda: BalancedMixUp(1., per_item=True, seed=3),
+    'progressive': lambda: ProgressiveSampling(seed=3),
+    'mixup': MixUp,
+}
+
 @pytest.mark.parametrize('name,weighted', [
     ('squish','no'), ('random crop','no'), ('all','no'), ('all','before'), ('all','after')
 ])
-@pytest.mark.parametrize('cbs',
-                         [lambda: None, lambda: BalancedMixUp(1., seed=3),
-                          lambda: BalancedMixUp(1., per_item=True, seed=3), lambda: ProgressiveSampling(seed=3),
-                          lambda: MixUp()],
-                         ids=['plain','balmix','balmix per item','progressive','mixup'])
+@pytest.mark.parametrize('cbs', mixers.values(), ids=mixers)
 def test_training_is_the_same_to_the_last_bit(photos, name, cbs, weighted):
     def make(cache):
         dls = photo_dls(photos, pipelines[name])
@@ -132,21 +143,19 @@ def test_loaders_that_were_given_stay_as_they_are(photos):
     before = dls.train.rng.getstate()
     all_batches(kept.train)
     assert dls.train.rng.getstate()==before
-    with pytest.raises(ValueError,
-                       match="'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"):
-        dls.cache_info()
+    words = "'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"
+    with pytest.raises(ValueError, match=words): dls.cache_info()
 
 def test_making_a_cache_draws_no_random_number(photos):
-    for o in photo_dls(photos),photo_dls(photos, pipelines['all']),DataLoaders(
-        seeded_dl(Points()), seeded_dl(Points())
-    ):
+    points = DataLoaders(seeded_dl(Points()), seeded_dl(Points()))
+    for dls in photo_dls(photos),photo_dls(photos, pipelines['all']),points:
+        def state():
+            flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+            return generator_states(),dls.train.rng.getstate(),flags
         set_seed(1)
-        before = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),o.train.rng.getstate()
-        flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
-        o.cached('1MB')
-        assert before==(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
-                        o.train.rng.getstate())
-        assert flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
+        before = state()
+        dls.cached('1MB')
+        assert state()==before
 
 class LoggedCrop(RandomResizedCrop):
     "Adds the crop it chose to the label, from where workers send it"
@@ -172,8 +181,9 @@ def test_crops_of_workers_are_as_varied_as_without(photos):
 targets = tail_targets(20, 8, 4)
 
 def tally_dls(num_workers, **kwargs):
-    return DataLoaders(seeded_dl(Tally(targets, **kwargs), num_workers=num_workers),
-                       seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers), device='cpu')
+    train = seeded_dl(Tally(targets, **kwargs), num_workers=num_workers)
+    valid = seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers)
+    return DataLoaders(train, valid, device='cpu')
 
 def reset(dls):
     for o in dls.loaders: o.dataset.n_opened.zero_()
@@ -191,8 +201,8 @@ def test_hits_and_misses_of_plain_epochs_are_exact(num_workers):
 @pytest.mark.parametrize('num_workers', [0,2])
 def test_hits_and_misses_of_weighted_epochs_are_exact(num_workers):
     dls = tally_dls(num_workers)
-    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for dl in [dls.weighted('class', seed=1).train]
-             for _ in range(2)]
+    dl = dls.weighted('class', seed=1).train
+    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for _ in range(2)]
     kept = dls.cached('1MB').weighted('class', seed=1)
     reset(dls)
     for _ in range(2):
@@ -280,17 +290,16 @@ class MyResize(Resize): pass
 def of(tfms, part, photos): return Steps(photo_dls(photos, tfms)[part]).names()
 
 @pytest.mark.parametrize('tfms,train,valid', [
-    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1,
-                                         3), (RandomCrop(32), 1, 3), (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
+    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1, 3), (RandomCrop(32), 1, 3),
+    (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
     (MyResize(32, method='squish'), 1, 1), (Resize(32, method='squish', p=.5), 1, 1), ([squish,FlipItem()], 1, 1),
     ([squish,TrainOnly()], 2, 4), ([squish,Stateful()], 2, 2), ([squish,Counter()], 2, 2),
-    ([squish,ItemTransform(noop_user)], 4, 4), ([squish,ItemTransform(uses_random)], 0,
-                                                0), ([squish,ItemTransform(uses_numpy)], 0, 0), ([squish,ItemTransform(uses_torch)], 0, 0),
-    ([squish,ItemTransform(uses_global)], 0, 0), ([squish,ItemTransform(with_closure())], 0, 0),
+    ([squish,ItemTransform(noop_user)], 4, 4),
+    *(([squish,ItemTransform(f)], 0, 0) for f in (uses_random,uses_numpy,uses_torch,uses_global,with_closure())),
 ])
 def test_where_the_first_random_step_is(photos, tfms, train, valid):
-    """Number of constant steps, opening the file included. Functions of a user come before the resize; fastai's flip,
-    too, which draws a number even in validation."""
+    """Number of constant steps, opening the file included. Functions of a user come before the resize, and so does
+    fastai's flip, which draws a number even in validation."""
     for part,n in enumerate((train,valid)):
         constant,each = of(tfms, part, photos)
         assert len(constant)==(n or 1) and len(constant)+len(each)==3+(1 if isinstance(tfms, list) else 0)
@@ -298,8 +307,8 @@ def test_where_the_first_random_step_is(photos, tfms, train, valid):
 def test_random_steps_of_the_data_set_are_made_anew(photos):
     fns = get_image_files(photos/'a')+get_image_files(photos/'b')
     def make():
-        ds = Datasets(fns, [[PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]],
-                      splits=[range(14),range(14,18)])
+        tfms = [PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]
+        ds = Datasets(fns, tfms, splits=[range(14),range(14,18)])
         dls = ds.dataloaders(bs=4, num_workers=0)
         dls.train.rng = random.Random(1)
         return dls
@@ -320,7 +329,8 @@ def test_data_sets_that_make_items_in_their_own_way_are_taken_whole(photos):
 def test_items_that_are_random_from_the_first_step_are_refused():
     dls = DataLoaders(seeded_dl(toys.Noisy()), seeded_dl(toys.Noisy()))
     with pytest.raises(ValueError) as e: dls.cached()
-    assert str(e.value)=="cached needs items that begin with a constant step, such as opening a file, but the first step of these, Noisy.__getitem__, is random."
+    assert str(e.value)==('cached needs items that begin with a constant step, such as opening a file, '
+                          'but the first step of these, Noisy.__getitem__, is random.')
 
 def test_random_validation_items_are_no_reason_to_refuse():
     kept = DataLoaders(seeded_dl(Points()), seeded_dl(toys.Noisy(), shuffle=False)).cached('1MB')
@@ -365,12 +375,14 @@ def test_tta_runs_training_steps_on_validation_items(photos):
         with learn.no_bar(): res.append(learn.tta(n=3)[0])
     equal(*res)
 
-@pytest.mark.parametrize('change',
-                         [lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)),
-                          lambda dl: dl.after_item.add(FlipItem(1.)),
-                          lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
-                          lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create)))],
-                         ids=['size','one more','another','opened in grey'])
+changes = {
+    'size': lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)),
+    'one more': lambda dl: dl.after_item.add(FlipItem(1.)),
+    'another': lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
+    'opened in grey': lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create))),
+}
+
+@pytest.mark.parametrize('change', changes.values(), ids=changes)
 def test_a_step_that_was_changed_is_seen(photos, change):
     res = []
     for cache in False,True:
@@ -432,9 +444,8 @@ def test_iterable_data_sets_are_refused():
     class It(torch.utils.data.IterableDataset):
         def __iter__(self): return iter([(torch.ones(1),0)]*4)
     dl = DataLoader(It(), bs=2)
-    with pytest.raises(ValueError,
-                       match="'dls' parameter of cached must be loaders of a data set with a length and an index"):
-        DataLoaders(dl, dl).cached()
+    words = "'dls' parameter of cached must be loaders of a data set with a length and an index"
+    with pytest.raises(ValueError, match=words): DataLoaders(dl, dl).cached()
 
 def test_loaders_that_make_no_items_are_refused():
     class Whole(DataLoader):
@@ -498,7 +509,8 @@ def test_two_caches_at_once(photos):
 ])
 def test_sizes_that_are_none(photos, size, words):
     with pytest.raises(ValueError) as e: photo_dls(photos).cached(size)
-    assert str(e.value)==f"The 'size' parameter of cached must be a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'. {words} instead."
+    assert str(e.value)==must_be('cached', 'size', "a number of bytes in the range [0, inf), or words such as '2GB', "
+                                 f"'500MB' or '1.5GiB'. {words} instead.")
 
 @pytest.mark.parametrize('size,n', [
     ('2GB',2*10**9), ('2gb',2*10**9), ('1.5 MiB',1572864), ('.5kB',500), ('7B',7), (12,12), (np.int64(9),9),
@@ -571,10 +583,10 @@ def train_long(root, tmp, ready, workers=2):
         for _ in dls.train:
             Path(ready).write_text(str(os.getpid()))
 
-def killed(pids):
+def kill_first(pids):
     "Kill the first of some processes, if it has not ended by itself"
-    try: return pids and not os.kill(pids[0], signal.SIGKILL)
-    except ProcessLookupError: return False
+    if not pids: return
+    with suppress(ProcessLookupError): os.kill(pids[0], signal.SIGKILL)
 
 def deleted_files(tmp):
     "Files of `tmp` that have no name and are still open somewhere"
@@ -595,8 +607,11 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
         main = int(ready.read_text())
         assert deleted_files(tmp) # it is there while they live
         workers = until(lambda: children(main), 10)
-        # a worker may be at its end anyway
-        if who=='worker': until(lambda: job.done() or killed(children(main)) and False, 30)
+        if who=='worker': # a worker may be at its end anyway
+            def over():
+                if not job.done(): kill_first(children(main))
+                return job.done()
+            until(over, 30)
         elif who=='main': os.kill(main, signal.SIGKILL)
         else: # again, as people do, where Python swallows it in the moment in which it starts a worker
             for _ in range(9):
@@ -604,9 +619,8 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
                 if wait([job], 3).done: break
         with pytest.raises(BaseException) as e: job.result(timeout=30)
     # PyTorch says that a worker was killed in several ways
-    assert isinstance(e.value,
-                      dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError,
-                           interrupt=KeyboardInterrupt)[who])
+    errors = dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError, interrupt=KeyboardInterrupt)
+    assert isinstance(e.value, errors[who])
     assert until(lambda: not any(map(alive, [main,*workers])), 10)
     assert until(lambda: not deleted_files(tmp), 10) and [*tmp.iterdir()]==[]
 

@@ -31,12 +31,19 @@ class Watch(fv.Callback):
         lam = getattr(self.dl, 'lam', 0.)
         self.lams.append(lam.tolist() if torch.is_tensor(lam) else lam)
 
-callbacks = {'plain': lambda seed: None, 'balmix': lambda seed: BalancedMixUp(1., seed=seed),
-             'per item': lambda seed: BalancedMixUp(.5, per_item=True, seed=seed),
-             'progressive': lambda seed: ProgressiveSampling(seed=seed), 'remix': lambda seed: Remix(seed=seed)}
-loaders = {'plain': lambda d, seed: d, 'weighted': lambda d, seed: d.weighted('sqrt', seed=seed),
-           'cached': lambda d, seed: d.cached('1MB'),
-           'both': lambda d, seed: d.cached('1MB').weighted('sqrt', seed=seed)}
+callbacks = {
+    'plain': lambda seed: None,
+    'balmix': lambda seed: BalancedMixUp(1., seed=seed),
+    'per item': lambda seed: BalancedMixUp(.5, per_item=True, seed=seed),
+    'progressive': lambda seed: ProgressiveSampling(seed=seed),
+    'remix': lambda seed: Remix(seed=seed),
+}
+loaders = {
+    'plain': lambda d, seed: d,
+    'weighted': lambda d, seed: d.weighted('sqrt', seed=seed),
+    'cached': lambda d, seed: d.cached('1MB'),
+    'both': lambda d, seed: d.cached('1MB').weighted('sqrt', seed=seed),
+}
 
 def fitted(cb='balmix', loader='plain', num_workers=0, noise=False, seed=0, own_seed=1):
     "Parameters, items and λ of a fit in which all is made anew after one `set_seed`, as docs/determinism.md has it"
@@ -72,8 +79,7 @@ def test_random_transforms_differ_with_the_workers_but_not_items_and_weights():
     "What cannot be promised"
     clean,a,b = fitted(),fitted(noise=True),fitted(num_workers=2, noise=True)
     assert same(a, b)==(False,False,True)
-    # the items, as the noise cannot be taken off their numbers, are those of a data set without: the loader draws them
-    # before any item is made
+    # the items are those of a data set without noise: the loader draws them before any item is made
     assert same(a, clean)[2] and [*map(len, a[1])]==[*map(len, b[1])]==[*map(len, clean[1])]
 
 @pytest.mark.parametrize('cb', ['balmix','per item'])

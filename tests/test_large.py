@@ -33,11 +33,11 @@ class Partners(fv.Callback):
         if self.dl.lam: self.seen += self.y[len(self.y)//2:].tolist()
 
 def learner(ds, n_classes, n_in=1, bs=64, valid=None, **kwargs):
-    dls = fv.DataLoaders(seeded_dl(ds, bs=bs), seeded_dl(ds if valid is None else valid, bs=bs, shuffle=False),
-                         device='cpu')
+    if valid is None: valid = ds
+    dls = fv.DataLoaders(seeded_dl(ds, bs=bs), seeded_dl(valid, bs=bs, shuffle=False), device='cpu')
     torch.manual_seed(0)
-    return fv.Learner(dls, nn.Linear(n_in, n_classes), loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.01,
-                      **kwargs)
+    net = nn.Linear(n_in, n_classes)
+    return fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.01, **kwargs)
 
 def test_a_thousand_classes_of_one_image():
     ds = Counting(np.random.default_rng(0).permutation(1000).tolist())

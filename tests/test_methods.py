@@ -22,7 +22,7 @@ from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
 from fastai_balmix.metrics.learner import MCC,imbalance_metrics
 from conftest import warm_call
-from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,quiet_fit,seeded_dl,streams,tail_targets
+from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,must_be,quiet_fit,seeded_dl,streams,tail_targets
 
 names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_loss', 'logit_adjusted',
          'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss', 'mixup', 'balmix_0.1', 'balmix_0.2',
@@ -44,8 +44,8 @@ def applied(name, dls=None, **kwargs):
 
 def learner_of(t, net=None, metrics=None):
     "A learner of a `Training`"
-    return make_learner(t.dls, t.loss_func, net=net, lr=.05,
-                        metrics=imbalance_metrics() if metrics is None else metrics)
+    if metrics is None: metrics = imbalance_metrics()
+    return make_learner(t.dls, t.loss_func, net=net, lr=.05, metrics=metrics)
 
 # --- what is drawn ---
 
@@ -66,8 +66,7 @@ def drawn(name, k=100, **kwargs):
     return probe.epochs,np.asarray(t.dls.train.dataset.targets)
 
 def assert_shares(idxs, y, p):
-    """Classes come in shares `p`: a χ² test of level 1e-4, the seeds being fixed; all classes have 5 or more expected
-    draws"""
+    "Do classes come in shares `p`? A χ² test of level 1e-4 with fixed seeds, and 5 or more expected draws of each"
     got = np.bincount(y[idxs], minlength=len(p))
     assert len(idxs)*p.min()>5 and stats.chisquare(got, len(idxs)*p).pvalue>1e-4, (got/len(idxs), p)
 
@@ -250,13 +249,14 @@ def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
     ds = learn.dls.valid.dataset
     with torch.no_grad(): x = learn.model[:3].eval()(ds.x).double().numpy()
     w = head.weight.detach().double().numpy()
-    scores = [score(ds.targets, (x@(w/np.linalg.norm(w, axis=1, keepdims=True)**tau).T).argmax(1)) for tau in taus]
+    norms = np.linalg.norm(w, axis=1, keepdims=True)
+    scores = [score(ds.targets, (x@(w/norms**tau).T).argmax(1)) for tau in taus]
     plain = states(learn.model)
     body = learn.model
     with learn.no_bar(): t.finish(learn, [])
     tau = taus[int(np.argmax(scores))]
-    torch.testing.assert_close(learn.model[3].weight.detach().double().numpy(),
-                               w/np.linalg.norm(w, axis=1, keepdims=True)**tau, rtol=1e-5, atol=1e-6)
+    new = learn.model[3].weight.detach().double().numpy()
+    np.testing.assert_allclose(new, w/norms**tau, rtol=1e-5, atol=1e-6)
     assert not learn.model[3].bias.any() and torch.equal(learn.model[0].weight, plain['0.weight'])
     for k,v in body.state_dict().items(): assert torch.equal(v, plain[k]) # the network itself is left
 
@@ -287,12 +287,11 @@ def test_only_two_methods_do_something_afterwards():
 def mass(first, alpha): return (1-alpha/(1+alpha))*first + alpha/(1+alpha)*even
 
 cb_shares = np.array([o*(1-.9999)/(1-.9999**o) for o in counts.tolist()])
-priors = {**{o: p
-             for o in ('instance', 'focal', 'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss',
-                       'mixup', 'tau_norm')},
-          **{o: even for o in ('class','progressive','logit_adjusted','crt')}, 'sqrt':p_sqrt,
-          'class_balanced_loss':cb_shares/cb_shares.sum(), **{f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)},
-          'balmix_pair':mass(p, .2), 'balmix_sqrt':mass(p_sqrt, .2), 'remix':None}
+priors = {o: p for o in names} # of those without a line below
+priors |= {o: even for o in ('class','progressive','logit_adjusted','crt')}
+priors |= {f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)}
+priors |= dict(balmix_pair=mass(p, .2), balmix_sqrt=mass(p_sqrt, .2))
+priors |= dict(sqrt=p_sqrt, class_balanced_loss=cb_shares/cb_shares.sum(), remix=None)
 
 @pytest.mark.parametrize('name', names)
 def test_priors_are_those_of_the_formulas(name):
@@ -324,14 +323,13 @@ def test_a_prior_of_ones_own():
         t.implied = implied
         np.testing.assert_allclose(t.prior(), want, rtol=1e-12)
     t.implied = 'instance'
-    with pytest.raises(ValueError,
-                       match="The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"):
-        t.prior()
+    words = "The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"
+    with pytest.raises(ValueError, match=words): t.prior()
 
 def test_a_prior_that_cannot_be_known():
     assert Training(fv.DataLoaders(seeded_dl(Mute(20)), seeded_dl(Mute(20))), [10,10]).prior() is None
-    assert Training(make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20))),
-                    [10,10]).prior() is None
+    dls = make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20)))
+    assert Training(dls, [10,10]).prior() is None
 
 @given(class_sizes.filter(lambda o: len(o)>1 and all(o)))
 def test_counts_may_be_any_row(sizes):
@@ -370,11 +368,12 @@ def test_every_method_trains_in_silence(name):
 
 @pytest.mark.parametrize('name', names)
 def test_every_method_pickles(name):
-    m = cloudpickle.loads(cloudpickle.dumps(find_method(name)))
+    found = find_method(name)
+    m = cloudpickle.loads(cloudpickle.dumps(found))
     t,t1 = applied(name),Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
     m(t1)
-    assert (m.name,m.line,m.source,m.ordered)==(name,
-                                                *(getattr(find_method(name), o) for o in ('line','source','ordered')))
+    assert m.name==name
+    for o in 'line','source','ordered': assert getattr(m, o)==getattr(found, o)
     assert repr(t1.loss_func)==repr(t.loss_func)
     assert list(map(repr, t1.cbs))==list(map(repr, t.cbs))
     assert (t1.finish is None)==(t.finish is None)
@@ -444,9 +443,9 @@ def test_lines_are_lines(registry):
     class Called:
         def __call__(self, t): pass
     def bare(t): pass
-    for func,line in (long,'First line.'),(partial(long),'First line.'), (
-        below, 'On a line of its own.'
-    ),(Called(),''),(bare,''),(lambda t: t,''),(partial(bare),''):
+    first,own = 'First line.','On a line of its own.'
+    lines = {long:first, partial(long):first, below:own, Called():'', bare:'', (lambda t: t):'', partial(bare):''}
+    for func,line in lines.items():
         add_method('x', func)
         assert find_method('x').line==line and repr(find_method('x'))==f'x: {line}'
 
@@ -454,7 +453,7 @@ def test_lines_are_lines(registry):
 def test_bad_names_are_refused_when_they_are_given(registry, name):
     for add in (lambda: add_method(name, print)), (lambda: add_method(name)):
         with pytest.raises(ValueError) as e: add()
-        assert str(e.value)==f"The 'name' parameter of add_method must be letters, digits and . _ + -. Got {name!r} instead."
+        assert str(e.value)==must_be('add_method', 'name', f'letters, digits and . _ + -. Got {name!r} instead.')
     assert len(method_table())==20
 
 @pytest.mark.parametrize('name', ['a', 'balmix_0.25', 'focal+class', 'größer', 'A-1'])
@@ -465,7 +464,7 @@ def test_good_names(registry, name):
 @pytest.mark.parametrize('func', [3, 'instance', [print]])
 def test_what_cannot_be_called_is_refused(registry, func):
     with pytest.raises(ValueError) as e: add_method('x', func)
-    assert str(e.value)==f"The 'func' parameter of add_method must be a function of a `Training`. Got {func!r} instead."
+    assert str(e.value)==must_be('add_method', 'func', f'a function of a `Training`. Got {func!r} instead.')
 
 @pytest.mark.parametrize('name,words', [
     ('balmix_02',"Did you mean 'balmix_0.2'"), ('balmix',"Did you mean 'balmix_"),

@@ -15,7 +15,7 @@ from fastai.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders
                                IntToFloatTensor, ItemGetter, MaskBlock, MultiCategoryBlock, PILImage, PartialDL,
                                RegressionBlock, SkipItemException, TensorImage, TfmdDL, Transform)
 from fastai_balmix.loaders.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
-from toys import Counting,Mute,Numbered,alphas,close,flat,item_numbers,seeded_dl,streams,tail_targets
+from toys import Counting,Mute,Numbered,alphas,close,flat,generator_states,item_numbers,seeded_dl,streams,tail_targets
 
 TorchDL = torch.utils.data.DataLoader
 SIZES = [60,25,5]
@@ -57,14 +57,21 @@ def test_an_extreme_alpha_gives_weights_between_0_and_1():
 
 # --- the first stream ---
 
-@pytest.mark.parametrize('make',
-                         [numbers, lambda: numbers(dl_type=TfmdDL), lambda: numbers(drop_last=True),
-                          lambda: numbers(shuffle=False),
-                          lambda: DataLoaders(numbers(), None).weighted('sqrt', seed=1).train,
-                          lambda: numbers(dl_type=PartialDL, partial_n=30),
-                          lambda: DataLoaders(numbers(dl_type=PartialDL, partial_n=30), None).weighted(seed=1).train,
-                          lambda: numbers(n=50)],
-                         ids=['plain', 'tfmd', 'drop_last', 'in_order', 'weighted', 'partial', 'weighted_partial', 'n'])
+def partial_numbers(): return numbers(dl_type=PartialDL, partial_n=30)
+def weighted(dl, q='class'): return DataLoaders(dl, None).weighted(q, seed=1).train
+
+first_streams = dict(
+    plain=numbers,
+    tfmd=lambda: numbers(dl_type=TfmdDL),
+    drop_last=lambda: numbers(drop_last=True),
+    in_order=lambda: numbers(shuffle=False),
+    weighted=lambda: weighted(numbers(), 'sqrt'),
+    partial=partial_numbers,
+    weighted_partial=lambda: weighted(partial_numbers()),
+    n=lambda: numbers(n=50),
+)
+
+@pytest.mark.parametrize('make', first_streams.values(), ids=first_streams)
 @pytest.mark.parametrize('per_item', [False, True])
 def test_the_first_stream_is_what_the_loader_would_have_brought(make, per_item):
     np.random.seed(0)
@@ -201,11 +208,11 @@ def test_the_loader_s_own_functions_make_the_batch_and_after_batch_runs_once_ove
             calls[name].append(size(b))
             return f(b)
         return call
+    def doubled(b): return torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b])
     p = paired(numbers(
         after_item=counted('after_item', len, lambda o: (o[0]*10,o[1])),
         before_batch=counted('before_batch', len, lambda b: [(x+1,y) for x,y in b]),
-        create_batch=counted('create_batch', len,
-                             lambda b: (torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b]))),
+        create_batch=counted('create_batch', len, doubled),
         after_batch=counted('after_batch', lambda b: len(b[0]), lambda b: (b[0]-1,b[1]))), .3)
     sizes = []
     for x,y in p:
@@ -296,11 +303,11 @@ def test_global_generators_go_no_further_than_in_a_plain_epoch():
     def after(f):
         torch.manual_seed(0),np.random.seed(0),random.seed(0)
         f()
-        return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
+        return generator_states()
     dl,p = numbers(),paired(numbers(), .3)
     assert after(lambda: plain_epoch(dl))==after(lambda: streams(p))
 
-class Named(Numbered): classes = ['ant','bee','cat']
+class Named(Numbered): classes = 'ant','bee','cat'
 
 def test_a_user_hears_once_of_empty_classes_however_many_exponents_draw():
     def train():
@@ -355,12 +362,12 @@ def test_a_pytorch_loader_s_worker_init_fn_runs():
 # --- other processes ---
 
 def three_deep():
-    return paired(DataLoaders(numbers(dl_type=PartialDL, partial_n=30), None).weighted('sqrt', seed=1).train, .3,
-                  per_item=True)
+    return paired(weighted(partial_numbers(), 'sqrt'), .3, per_item=True)
 
-@pytest.mark.parametrize('make',
-                         [lambda: paired(numbers(), .3), lambda: paired(numbers(dl_type=TfmdDL), .3), three_deep],
-                         ids=['plain','tfmd','three_deep'])
+pickled = dict(plain=lambda: paired(numbers(), .3), tfmd=lambda: paired(numbers(dl_type=TfmdDL), .3),
+               three_deep=three_deep)
+
+@pytest.mark.parametrize('make', pickled.values(), ids=pickled)
 def test_a_pickled_paired_loader_brings_the_same_batches(make):
     p = make()
     streams(p)
@@ -411,8 +418,8 @@ class OddSizes(Numbered):
 
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_an_item_that_is_skipped_is_an_error(num_workers):
-    with pytest.raises(ValueError,
-                       match='must be given a data set that yields every item. Got a SkipItemException at item 5: remove such items') as e:
+    words = 'must be given a data set that yields every item. Got a SkipItemException at item 5: remove such items'
+    with pytest.raises(ValueError, match=words) as e:
         list(paired(seeded_dl(Skips(TARGETS), num_workers=num_workers)))
     # Lets go of the worker now; the garbage collector would wait 5 seconds for it
     traceback.clear_frames(e.tb)
@@ -506,7 +513,8 @@ floats = torch.zeros(3)
 
 @pytest.mark.parametrize('make,words', [
     (lambda: pairs_dl(torch.zeros(3, dtype=torch.uint8), 0),
-     "The 'inputs' parameter of check_inputs must be floating-point tensors after the batch transforms. Got torch.uint8 instead"),
+     "The 'inputs' parameter of check_inputs must be floating-point tensors after the batch transforms. "
+     "Got torch.uint8 instead"),
     (lambda: pairs_dl(torch.zeros(3, dtype=torch.int64), 0),
      "floating-point tensors after the batch transforms. Got torch.int64"),
     (lambda: pairs_dl(torch.zeros(3, dtype=torch.bool), 0),
@@ -558,27 +566,26 @@ class PixelNoise(Transform):
         return PILImage.create(np.asarray(x) + np.uint8(random.randint(0, 9) + np.random.randint(9)))
 
 def noisy():
-    return TfmdDL([(TensorImage(torch.zeros(3,2,2)),i%2) for i in range(4)], bs=2, num_workers=0, after_item=Noise(),
-                  after_batch=Noise())
+    items = [(TensorImage(torch.zeros(3,2,2)),i%2) for i in range(4)]
+    return TfmdDL(items, bs=2, num_workers=0, after_item=Noise(), after_batch=Noise())
 
 class Fails(Transform):
     def encodes(self, x:TensorImage): raise RuntimeError('a broken transform')
 
-@pytest.mark.parametrize('make',
-                         [noisy,
-                          lambda: images_dl([0,1,0,1], CategoryBlock, item_tfms=PixelNoise(), batch_tfms=Noise()),
-                          lambda: TfmdDL([(TensorImage(torch.zeros(3,2,2)),0)]*4, bs=2, num_workers=0,
-                                         after_item=[Noise(),Fails()])],
-                         ids=['tfmd', 'pipeline', 'broken'])
+def noisy_pipeline(): return images_dl([0,1,0,1], CategoryBlock, item_tfms=PixelNoise(), batch_tfms=Noise())
+def broken():
+    return TfmdDL([(TensorImage(torch.zeros(3,2,2)),0)]*4, bs=2, num_workers=0, after_item=[Noise(),Fails()])
+
+@pytest.mark.parametrize('make', [noisy,noisy_pipeline,broken])
 def test_checking_leaves_every_generator_where_it_was(make):
     dl = make()
     def state():
-        return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),dl.rng.getstate()
-    flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+        flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+        return generator_states(),dl.rng.getstate(),flags
     before = state()
     try: check_inputs(dl)
     except RuntimeError as e: assert 'broken transform' in str(e)
-    assert state()==before and flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
+    assert state()==before
 
 class Prepares(DataLoader):
     def before_iter(self):
@@ -592,8 +599,8 @@ class OnlyInTraining(Transform):
 
 def test_checking_prepares_the_loader_as_an_epoch_does():
     check_inputs(seeded_dl([(torch.zeros(3, dtype=torch.int64),0)]*3, dl_type=Prepares))
-    ds = Datasets(range(4), [[lambda i: TensorImage(torch.zeros(3,2,2, dtype=torch.uint8))],[lambda i: i%2]],
-                  splits=[[0,1],[2,3]])
+    def image(i): return TensorImage(torch.zeros(3,2,2, dtype=torch.uint8))
+    ds = Datasets(range(4), [[image],[lambda i: i%2]], splits=[[0,1],[2,3]])
     check_inputs(TfmdDL(ds.train, bs=2, num_workers=0, after_batch=OnlyInTraining()))
     with pytest.raises(ValueError, match='Got torch.uint8'):
         check_inputs(TfmdDL(ds.valid, bs=2, num_workers=0, after_batch=OnlyInTraining()))

@@ -691,7 +691,7 @@ def test_without_git(copied, monkeypatch):
 # The table
 
 def test_names_and_numbers_survive_the_table(copied, tmp_path):
-    run,out = copied
+    _,out = copied
     folder = tmp_path/'table'
     folder.mkdir()
     recs = []

@@ -152,8 +152,9 @@ def assert_draws(idxs, labels, probs):
 
 K100 = [0 if k in (0,1,50,98,99) else 1+200//(k+1) for k in range(100)]
 
-@pytest.mark.parametrize('sizes', [[90,10], [1,30], [0,5,0,3,0], K100],
-                         ids=['K2', 'K2-one-item', 'K5-holes', 'K100-holes'])
+sizes_of = {'K2':[90,10], 'K2-one-item':[1,30], 'K5-holes':[0,5,0,3,0], 'K100-holes':K100}
+
+@pytest.mark.parametrize('sizes', sizes_of.values(), ids=sizes_of)
 @pytest.mark.parametrize('q', ['class', 'sqrt', 'instance', .3, -.5])
 def test_sampler_draws_classes_by_equation_2_and_items_of_a_class_evenly(sizes, q):
     y = tail_targets(*sizes)
@@ -337,9 +338,9 @@ def _str_targets():
     ds = Datasets(['a','b'], [[lambda x: torch.zeros(1)],[lambda x: x]])
     return TfmdDL(ds, bs=2, num_workers=0)
 def _two_targets():
-    return TfmdDL(Datasets([0,1], [[lambda x: torch.zeros(1)],[lambda x: x],[lambda x: x]], n_inp=1), bs=2,
-                  num_workers=0)
-class Vocab(Unopenable): classes = ['a','b']
+    ds = Datasets([0,1], [[lambda x: torch.zeros(1)],[lambda x: x],[lambda x: x]], n_inp=1)
+    return TfmdDL(ds, bs=2, num_workers=0)
+class Vocab(Unopenable): classes = 'a','b'
 
 @pytest.mark.parametrize('make,labels,words', [
     (lambda: seeded_dl(Mute(3)), [0,1],
@@ -373,7 +374,8 @@ class Vocab(Unopenable): classes = ['a','b']
     (lambda: seeded_dl(Unopenable(np.zeros((3,4,4)))), None,
      r"whose targets are classes. Got targets of shape \(4, 4\): segmentation"),
     (lambda: seeded_dl(Mute(3)), None,
-     "labels of a Mute cannot be read by train_labels without opening its items. Pass `labels=`, one int per training item"),
+     "labels of a Mute cannot be read by train_labels without opening its items. "
+     "Pass `labels=`, one int per training item"),
     (lambda: seeded_dl(Subset(Mute(3), [0])), None, "labels of a Mute cannot be read"),
     (lambda: seeded_dl(ConcatDataset([Unopenable([0]), Mute(3)])), None, "labels of a Mute cannot be read"),
     (lambda: seeded_dl([torch.zeros(3)]*4), None, "cannot be read by train_labels without opening its items"),
@@ -406,18 +408,21 @@ def warnings_of(f):
         f()
     return [str(w.message) for w in ws]
 
-class Named(Numbered): classes = ['ant','bee','cat','dog']
+class Named(Numbered): classes = 'ant','bee','cat','dog'
 
 def test_class_names_come_from_the_vocabulary_or_are_numbers():
     assert class_names(seeded_dl(Named([0])), 4)==['ant','bee','cat','dog']
     assert class_names(pipeline_dls(ys=['x','y','x','y']).train, 2)==['x','y']
     assert class_names(seeded_dl(Numbered([0,1])), 2)==['0','1']
 
-@pytest.mark.parametrize('make',
-                         [lambda: seeded_dl(Named([0,1])), lambda: seeded_dl(Subset(Named([0,1,3]), [1,0])),
-                          lambda: seeded_dl(ConcatDataset([Named([0]), Named([1])])),
-                          lambda: pipeline_dls([0,1,2,3], CategoryBlock(vocab=[0,1,2,3]), n_valid=2).train],
-                         ids=['classes', 'subset', 'concat', 'pipeline'])
+unseen_classes = dict(
+    classes=lambda: seeded_dl(Named([0,1])),
+    subset=lambda: seeded_dl(Subset(Named([0,1,3]), [1,0])),
+    concat=lambda: seeded_dl(ConcatDataset([Named([0]), Named([1])])),
+    pipeline=lambda: pipeline_dls([0,1,2,3], CategoryBlock(vocab=[0,1,2,3]), n_valid=2).train,
+)
+
+@pytest.mark.parametrize('make', unseen_classes.values(), ids=unseen_classes)
 @pytest.mark.filterwarnings('ignore:.*no training image')
 def test_classes_without_items_keep_their_place(make):
     assert loader_sampler(make()).counts.tolist()==[1,1,0,0]
@@ -430,8 +435,9 @@ def test_a_loader_warns_once_of_empty_classes():
 
 def test_a_loader_warns_once_of_a_single_class():
     dl = seeded_dl(Numbered([0,0,0]))
-    assert warnings_of(lambda: [loader_sampler(dl, owner='Me')
-                                for _ in range(3)])==['Me: all 3 training images are of one class, 0.']
+    def ask():
+        for _ in range(3): loader_sampler(dl, owner='Me')
+    assert warnings_of(ask)==['Me: all 3 training images are of one class, 0.']
 
 def test_weighted_loaders_warn_once_and_not_in_training():
     dls = DataLoaders(seeded_dl(Named([0,2,2])), None)
@@ -552,8 +558,8 @@ def test_weighted_again_means_the_new_exponent():
 
 def test_a_pickled_loader_goes_on_as_it_would_have():
     for dl_type,kwargs in (DataLoader,{}),(TfmdDL,{}),(PartialDL,dict(partial_n=20)):
-        dls = DataLoaders(seeded_dl(Numbered(tail_targets(*SIZES)), dl_type=dl_type, **kwargs),
-                          None).weighted('sqrt', seed=0)
+        dl = seeded_dl(Numbered(tail_targets(*SIZES)), dl_type=dl_type, **kwargs)
+        dls = DataLoaders(dl, None).weighted('sqrt', seed=0)
         list(dls.train)
         twin = pickle.loads(pickle.dumps(dls.train))
         assert type(twin) is type(dls.train) and len(twin)==len(dls.train) and twin.new().q=='sqrt'
@@ -569,8 +575,8 @@ def collate_thrice(b):
 
 def torch_dls(sampler=None, **kwargs):
     ds = Numbered(tail_targets(*SIZES))
-    return DataLoaders(TorchDL(ds, batch_size=8, sampler=sampler(ds) if sampler else None, **kwargs),
-                       TorchDL(Numbered([0,1]), batch_size=2))
+    train = TorchDL(ds, batch_size=8, sampler=sampler(ds) if sampler else None, **kwargs)
+    return DataLoaders(train, TorchDL(Numbered([0,1]), batch_size=2))
 
 @pytest.mark.parametrize('kwargs', [{}, dict(shuffle=True), dict(drop_last=True)])
 def test_plain_pytorch_loaders_become_weighted(kwargs):

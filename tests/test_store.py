@@ -64,7 +64,7 @@ def test_arrays_come_back(shape, dtype, order, strided):
     if strided and a.ndim: a = a[::2]
     r = again((a,))[0]
     assert type(r) is np.ndarray and r.dtype==a.dtype and r.shape==a.shape and np.array_equal(r, a)
-    assert r.flags.writeable and (r.flags.c_contiguous or a.flags.f_contiguous and r.flags.f_contiguous)
+    assert r.flags.writeable and (r.flags.c_contiguous or (a.flags.f_contiguous and r.flags.f_contiguous))
 
 class Marked(np.ndarray): pass
 

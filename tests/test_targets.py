@@ -22,7 +22,7 @@ from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,Ca
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,
     TransformBlock,accuracy_multi,vision_learner)
 from fastai_balmix.all import *
-from fastai_balmix.loaders.cache import _order
+from fastai_balmix.loaders.cache import _by_rarity
 from fastai_balmix.datasets.sources import from_csv
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior
@@ -498,8 +498,8 @@ def test_metrics_of_one_class_are_refused_before_training(y):
               r'validation. Got \d labels, or shares, for each: use metrics such as `accuracy_multi`'):
         quiet_fit(learn)
     equal(params(learn), start)
-    with pytest.raises(ValueError, match='mcc needs class numbers of shape .* as targets'):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match='mcc needs class numbers of shape .* as targets'), learn.no_bar():
+        learn.validate()
 
 def test_first_targets_are_read_without_an_image():
     assert first_target(seeded_dl(Subset(ConcatDataset([Unopenable([3,4])]), [1])))==3
@@ -551,15 +551,13 @@ def test_one_output_of_an_unknown_loss_is_not_guessed():
     def loss(pred, targ): return F.binary_cross_entropy_with_logits(pred, targ)
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=loss, metrics=MCC())
     words = 'mcc needs outputs with at least two classes along `axis`, or one output and a loss known to be binary'
-    with pytest.raises(ValueError, match=words):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match=words), learn.no_bar(): learn.validate()
 
 def test_one_output_and_a_target_that_is_neither_0_nor_1():
     y = torch.full((48,1), .3)
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=nn.BCEWithLogitsLoss(), metrics=MCC())
     words = r'class numbers in the range \[0, 1\] as targets, for a network of 2 classes, but 48 are not'
-    with pytest.raises(ValueError, match=words):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match=words), learn.no_bar(): learn.validate()
 
 # --- real files, fastai's blocks, a fit of each kind ---
 
@@ -639,7 +637,7 @@ def test_pictures_and_tables_of_labels(pngs):
     dls = block_dls('labels', pngs)
     y = ROWS[:40]
     df = class_distribution(dls, alpha=.5)
-    item,shares = naive_probs(y, 'class')
+    _,shares = naive_probs(y, 'class')
     assert df.images.to_dict()==dict(zip([*NAMES,'no label'], [*y.sum(0).tolist(), int((~y.any(1)).sum())]))
     got = df.loc[[*NAMES,'no label']]
     np.testing.assert_allclose(got.instance, got.images)
@@ -654,10 +652,10 @@ def test_pictures_and_tables_of_labels(pngs):
 
 def test_items_of_rare_labels_are_kept_first():
     dl,y = seeded_dl(Targets(float_rows)),ROWS
-    order = _order([dl])
+    order = _by_rarity([dl])
     # dogs are the rarest; then follow items by the sum of 1/n over their labels
     rare = [sum(1/y[:,k].sum() for k in np.flatnonzero(row)) or 1/(~y.any(1)).sum() for row in y]
     assert [round(rare[i], 9) for i in order]==sorted((round(o, 9) for o in rare), reverse=True)
     assert y[order[:6],3].all()
     labels = [0,2,2,1,2,1]
-    assert _order([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]
+    assert _by_rarity([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]
