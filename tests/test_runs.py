@@ -62,6 +62,11 @@ def net(n_classes):
 recipe = dict(epochs=2, size=None, bs=14, lr=.05, mom=.9, augment='none', pretrained=False, select=.25)
 config = TrainConfig(**recipe)
 
+def compared(folder, methods, data=None, archs=net, folds=(1,), **kwargs):
+    "Results of a comparison by the recipe, on grades by default"
+    settings = dict(out=folder/'out', show=False, folds=folds and [*folds], **(recipe|kwargs))
+    return compare(grades() if data is None else data, methods, archs, **settings)
+
 class Watch(Callback):
     "Says what is going on, and how a network starts"
     order = 70
@@ -93,8 +98,7 @@ def every(tmp_path_factory):
     data,ext = (grades(images=watched_picture, **k) for k in ({},dict(counts=(6,5,4,3), first=1000)))
     for d in data,ext: d.fingerprint # opens all images, long before anything is trained
     opened.clear()
-    res = compare(data, all_methods(), net, folds=[1], external=dict(elsewhere=ext),
-                  out=tmp_path_factory.mktemp('every')/'out', show=False, **recipe)
+    res = compared(tmp_path_factory.mktemp('every'), all_methods(), data, external=dict(elsewhere=ext))
     return res,data,[*opened]
 
 def split_of(i): return ('train','train','valid','test')[i%4]
@@ -104,9 +108,10 @@ def split(tmp_path_factory):
     "Two seeds on splits, read at the class shares of training; with odd names, weights kept"
     data = grades(part=split_of, vocab=[f'g{i}' for i in range(4)], ordered=False, prevalence='train',
                   name='läsions, "2024"\n')
-    return compare(data, 'instance', net, seeds=[3,4], keep_weights=True, normalise='imagenet',
-                   external={'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)},
-                   out=tmp_path_factory.mktemp('split')/'out', show=False, **recipe),data
+    external = {'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)}
+    res = compared(tmp_path_factory.mktemp('split'), 'instance', data, folds=None, seeds=[3,4], keep_weights=True,
+                   normalise='imagenet', external=external)
+    return res,data
 
 # What is trained on, what is chosen on, what is reported
 
@@ -142,7 +147,7 @@ def test_the_published_protocol_opens_it_to_choose_the_epoch(tmp_path):
     data.fingerprint
     opened.clear()
     method = Method('instance', partial(watched, name='instance'), 'x')
-    res = compare(data, [method], net, folds=[2], selection='reported-fold', out=tmp_path/'out', show=False, **recipe)
+    res = compared(tmp_path, [method], data, folds=[2], selection='reported-fold')
     report = {*data.df.path[data.df.fold==2]}
     assert {k for _,what,k in opened if what=='valid'}==report and res.meta['selection']=='reported-fold'
     assert {k for _,what,k in opened if what=='train'}=={*data.df.path[data.df.fold==1]}
@@ -178,8 +183,7 @@ def test_a_method_that_draws_numbers_disturbs_no_other(tmp_path):
         torch.rand(3), random.random()
         return res
     methods = [find_method('mixup'),Method('draws', drawing_mixup, 'x')]
-    res = compare(grades(), methods, [net,drawing_net], folds=[1], out=tmp_path/'out', show=False,
-                  **(recipe|dict(augment='shift')))
+    res = compared(tmp_path, methods, archs=[net,drawing_net], augment='shift')
     a,*others = (res.predictions(r)['plain'] for r in res.df.run.unique())
     assert len(others)==3
     for b in others: np.testing.assert_array_equal(a, b)
@@ -222,8 +226,7 @@ def test_the_epoch_is_the_best_on_the_selection_split(every):
         assert r['best_epoch']==len(r['history'])-len(last)+1+int(np.argmax([h['quad_kappa'] for h in last]))
 
 def test_without_flips_the_chosen_epoch_scores_as_it_did(tmp_path):
-    res = compare(grades(), ['instance','balmix_0.2'], net, folds=[1], tta=False, monitor='macro_f1',
-                  out=tmp_path/'out', show=False, **{**recipe, 'epochs':4})
+    res = compared(tmp_path, ['instance','balmix_0.2'], tta=False, monitor='macro_f1', epochs=4)
     for run in res.df.run.unique():
         r = res.record(run)
         got = [o['macro_f1'] for o in r['rows'] if (o['part'],o['point'])==('select','as trained')]
@@ -362,8 +365,7 @@ def test_the_table_holds_what_the_records_do(every, split):
     assert split[0].df.fold.unique().tolist()==[0] and split[0].df.seed.unique().tolist()==[3,4]
 
 def test_workers_change_nothing_where_nothing_is_random(tmp_path):
-    a,b = (compare(grades(), 'class', net, folds=[1], num_workers=n, out=tmp_path/str(n), show=False, **recipe)
-           for n in (0,1))
+    a,b = (compared(tmp_path/str(n), 'class', num_workers=n) for n in (0,1))
     pd.testing.assert_frame_equal(*(o.df.drop(columns=['seconds','started','revision']) for o in (a,b)))
 
 def test_groups_are_stored(tmp_path):
@@ -371,7 +373,7 @@ def test_groups_are_stored(tmp_path):
     df['group'] = [f'patient "{int(o.split("/")[1])//4}, {o[0]}"' for o in df.path]
     df['fold'] = [1+int(o.split('/')[1])//4%2 for o in df.path]
     data = ImageData(df, [f'g{i}' for i in range(4)], images=picture)
-    res = compare(data, 'instance', net, folds=[2], out=tmp_path/'out', show=False, **{**recipe, 'epochs':1})
+    res = compared(tmp_path, 'instance', data, folds=[2], epochs=1)
     parts = data.parts(fold=2, select=.25)
     for k in 'select','report': assert [*res.predictions(res.df.run[0], k)['groups']]==[*df.group.iloc[parts[k]]]
     assert res.meta['grouped']
@@ -390,8 +392,12 @@ class Callable:
     def __call__(self, t): pass
 
 def base_run(folder='/nowhere', **kwargs):
-    return Run(**{**dict(data=grades(), method='instance', arch='small', fold=1, seed=0, config=config, folder=folder),
-                  **kwargs})
+    usual = dict(data=grades(), method='instance', arch='small', fold=1, seed=0, config=config, folder=folder)
+    return Run(**(usual|kwargs))
+
+def short_run(folder, **kwargs):
+    "One epoch of a small network"
+    return base_run(folder/'out', arch=net, config=replace(config, epochs=1), **kwargs)
 
 def method_key(func): return base_run(method=Method('m', func, 'x')).key
 def config_key(**kwargs): return base_run(config=replace(config, **kwargs)).key
@@ -461,7 +467,7 @@ def test_functions_are_told_apart_by_source_and_by_what_they_hold():
 
 def test_functions_that_hold_one_another():
     def method(t): return method if t is None else later
-    base_run(method=Method('m', method, 'x')).key
+    method_key(method)
     later = 1
 
 @pytest.mark.parametrize('name', ['../../up', '/etc/passwd', 'a/b', 'x'*300, 'ü\n\0"', '..', ''])
@@ -565,7 +571,7 @@ def test_moves():
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    run = base_run(tmp_path_factory.mktemp('run')/'out', arch=net, config=replace(config, epochs=1))
+    run = short_run(tmp_path_factory.mktemp('run'))
     out = attempt(run)
     assert out.status=='finished' and out.new
     return run,out
@@ -639,7 +645,7 @@ def test_an_error_becomes_part_of_the_outcome(tmp_path):
     def boom(t):
         if (tmp_path/'mended').exists(): return
         raise KeyError('two\nlines')
-    run = base_run(tmp_path/'out', method=Method('boom', boom, 'x'), arch=net, config=replace(config, epochs=1))
+    run = short_run(tmp_path, method=Method('boom', boom, 'x'))
     out = attempt(run)
     assert out.status=='failed' and out.new and out.error=="KeyError: 'two\\nlines'" and '\n' not in out.error
     (o,) = read_failures(tmp_path/'out')
@@ -676,8 +682,7 @@ def test_a_selection_split_without_a_class_is_said_in_the_record(tmp_path):
     assert np.bincount(data.y[data.parts()['select']], minlength=3)[2]==1
     df = data.df.copy()
     df.loc[(df.label=='g2') & (df.split=='valid'), 'split'] = 'test'
-    run = base_run(tmp_path/'out', data=ImageData(df, data.vocab, images=picture), arch=net, fold=0,
-                   config=replace(config, epochs=1))
+    run = short_run(tmp_path, data=ImageData(df, data.vocab, images=picture), fold=0)
     out = attempt(run)
     assert out.status=='finished' and any('no item of class 2' in o for o in out.record['warnings'])
 

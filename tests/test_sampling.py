@@ -12,7 +12,7 @@ from hypothesis import assume,example,given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
-from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
+from torch.utils.data import ConcatDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
 from fastai.vision.all import (Categorize, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders,
                                Datasets, ImageBlock, ImageDataLoaders, IndexSplitter, ItemGetter, Learner, MaskBlock,
                                PartialDL, RegressionBlock, TfmdDL, TransformBlock, load_learner)
@@ -20,7 +20,8 @@ from fastai_balmix.loaders.labels import class_names,train_labels
 from fastai_balmix.loaders.weighted import loader_sampler
 from fastai_balmix.checks import as_probs
 from fastai_balmix.loaders.draws import class_counts,ClassSampler,mixed_probs,q_value,sampling_probs
-from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets
+from toys import (
+    Endless,Mute,Numbered,Unopenable,alphas,bad_loaders,class_sizes,exponents,item_numbers,must_be,seeded_dl,tail_targets)
 
 TorchDL = torch.utils.data.DataLoader
 
@@ -99,44 +100,40 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     # The mean of n mixed labels, within 5 of its standard errors
     assert (np.abs(labels.mean(0) - mixed_probs(p1, p2, alpha)) < 5*labels.std(0)/n**.5).all()
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: class_counts([0,1,5], 3),
-     r"The 'y' parameter of class_counts must be ints in the range \[0, 2\]\. Got 5 at index 2 instead"),
-    (lambda: class_counts([[0,2]]), r"'y' parameter of class_counts must be one int per item.*shape \(1, 2\)"),
-    (lambda: class_counts([0], 0),
-     r"'n_classes' parameter of class_counts must be an int in the range \[1, inf\)\. Got 0"),
-    (lambda: class_counts(['a']),
-     "'y' parameter of class_counts must be one int per item, the number of its class.*'a'"),
-    (lambda: q_value('klass'),
-     "'q' parameter of q_value must be a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead"),
-    (lambda: sampling_probs([1,2], None), "'q' parameter of sampling_probs must be .*Got None"),
-    (lambda: sampling_probs([1,2], float('inf')), "'q' parameter of sampling_probs must be .*Got inf"),
-    (lambda: sampling_probs([1,2], float('nan')), "'q' parameter of sampling_probs must be .*Got nan"),
-    (lambda: sampling_probs([1,2], True), "'q' parameter of sampling_probs must be .*Got True"),
-    (lambda: sampling_probs([0,0]),
-     "'counts' parameter of sampling_probs must be a row of numbers, none negative and not all 0"),
-    (lambda: sampling_probs([]), "'counts' parameter of sampling_probs"),
-    (lambda: sampling_probs([1,-1]), r"'counts' parameter of sampling_probs.*Got \[1, -1\]"),
-    (lambda: sampling_probs([1,np.nan]), "'counts' parameter of sampling_probs.*nan"),
-    (lambda: sampling_probs([[1,2]]), r"'counts' parameter of sampling_probs.*Got \[\[1, 2\]\]"),
-    (lambda: mixed_probs([.5,.5], [1.], 1),
-     r"'p_second' parameter of mixed_probs must be 2 probabilities, one for each class\. Got 1 of them"),
-    (lambda: mixed_probs([.5,.6], [.5,.5], 1),
-     "'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1"),
-    (lambda: mixed_probs([.5,.5], [1.5,-.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
-    (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
-    (lambda: as_probs([0.,1.], 'prior', 'Loss', positive=True),
-     r"'prior' parameter of Loss must be probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]"),
-    (lambda: mixed_probs([1.], [1.], -.1),
-     r"'alpha' parameter of mixed_probs must be a float in the range \[0, inf\)\. Got -0\.1"),
-    (lambda: ClassSampler([0,3], n_classes=3),
-     r"'labels' parameter of ClassSampler must be ints in the range \[0, 2\]\. Got 3 at index 1"),
-    (lambda: ClassSampler([0,1], n_classes=2.5),
-     r"'n_classes' parameter of ClassSampler must be an int in the range \[1, inf\)\. Got 2\.5"),
-    (lambda: ClassSampler([0,1], 'even'), "'q' parameter of .*'even'"),
+probabilities = 'probabilities: none negative, sum 1'
+
+@pytest.mark.parametrize('func,args,name,words', [
+    (class_counts, ([0,1,5],3), 'y', r'ints in the range \[0, 2\]\. Got 5 at index 2 instead'),
+    (class_counts, ([[0,2]],), 'y', r'one int per item.*shape \(1, 2\)'),
+    (class_counts, ([0],0), 'n_classes', r'an int in the range \[1, inf\)\. Got 0'),
+    (class_counts, (['a'],), 'y', "one int per item, the number of its class.*'a'"),
+    (q_value, ('klass',), 'q', "a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead"),
+    (sampling_probs, ([1,2],None), 'q', '.*Got None'),
+    (sampling_probs, ([1,2],float('inf')), 'q', '.*Got inf'),
+    (sampling_probs, ([1,2],float('nan')), 'q', '.*Got nan'),
+    (sampling_probs, ([1,2],True), 'q', '.*Got True'),
+    (sampling_probs, ([0,0],), 'counts', 'a row of numbers, none negative and not all 0'),
+    (sampling_probs, ([],), 'counts', ''),
+    (sampling_probs, ([1,-1],), 'counts', r'.*Got \[1, -1\]'),
+    (sampling_probs, ([1,np.nan],), 'counts', '.*nan'),
+    (sampling_probs, ([[1,2]],), 'counts', r'.*Got \[\[1, 2\]\]'),
+    (mixed_probs, ([.5,.5],[1.],1), 'p_second', r'2 probabilities, one for each class\. Got 1 of them'),
+    (mixed_probs, ([.5,.6],[.5,.5],1), 'p_first', probabilities),
+    (mixed_probs, ([.5,.5],[1.5,-.5],1), 'p_second', probabilities),
+    (mixed_probs, ([.5,.5],[np.nan,.5],1), 'p_second', probabilities),
+    (mixed_probs, ([1.],[1.],-.1), 'alpha', r'a float in the range \[0, inf\)\. Got -0\.1'),
+    (ClassSampler, ([0,3],'class',3), 'labels', r'ints in the range \[0, 2\]\. Got 3 at index 1'),
+    (ClassSampler, ([0,1],'class',2.5), 'n_classes', r'an int in the range \[1, inf\)\. Got 2\.5'),
 ])
-def test_bad_arguments_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_are_named(func, args, name, words):
+    with pytest.raises(ValueError, match=must_be(func.__name__, name, words)): func(*args)
+
+def test_a_sampler_refuses_an_unknown_exponent():
+    with pytest.raises(ValueError, match="'q' parameter of .*'even'"): ClassSampler([0,1], 'even')
+
+def test_probabilities_that_must_be_positive():
+    words = must_be('Loss', 'prior', r'probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]')
+    with pytest.raises(ValueError, match=words): as_probs([0.,1.], 'prior', 'Loss', positive=True)
 
 # --- drawing ---
 
@@ -329,9 +326,6 @@ def test_labels_are_read_again_where_the_data_set_was_replaced():
     dl.dataset = Numbered([2,0,1])
     assert train_labels(dl).tolist()==[2,0,1]
 
-class IterableToy(IterableDataset):
-    def __iter__(self): return iter([(0.,0)])
-
 def _regression(): return image_dls([.5,1.,2.,3.], RegressionBlock).train
 def _masks(): return image_dls([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])).train
 def _str_targets():
@@ -381,10 +375,10 @@ class Vocab(Unopenable): classes = 'a','b'
     (lambda: seeded_dl([torch.zeros(3)]*4), None, "cannot be read by train_labels without opening its items"),
     (lambda: seeded_dl(TensorDataset(torch.zeros(4, 3, 2, 2))), None,
      "cannot be read by train_labels without opening its items"),
-    (lambda: DataLoader(IterableToy(), bs=2), None,
-     "must be loaders of a data set with a length and an index. Got an iterable data set, IterableToy"),
-    (lambda: TorchDL(IterableToy(), batch_size=2), None, "Got an iterable data set, IterableToy"),
-    (lambda: TorchDL(IterableToy(), batch_size=2), [0], "Got an iterable data set, IterableToy"),
+    (lambda: DataLoader(Endless(), bs=2), None,
+     "must be loaders of a data set with a length and an index. Got an iterable data set, Endless"),
+    (lambda: TorchDL(Endless(), batch_size=2), None, "Got an iterable data set, Endless"),
+    (lambda: TorchDL(Endless(), batch_size=2), [0], "Got an iterable data set, Endless"),
     (lambda: seeded_dl([]), None, "must be loaders with at least one training item. Got an empty training set"),
     (lambda: seeded_dl(Unopenable([])), [], "at least one training item. Got an empty training set"),
     (_regression, None, "whose targets are classes. Got Tensor.* targets: regression"),
@@ -614,27 +608,17 @@ def test_a_pytorch_sampler_s_epoch_keeps_its_length():
     train = dls.weighted('class', seed=0).train
     assert len(train)==len(dls.train)==3 and [len(y) for _,y in train]==[8,8,4]
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: two_dls().weighted('balanced'),
-     "'q' parameter of weighted must be a float or one of 'instance', 'sqrt', 'class'. Got 'balanced'"),
-    (lambda: two_dls().weighted(seed=-1),
-     r"'seed' parameter of weighted must be an int in the range \[0, inf\). Got -1"),
-    (lambda: two_dls().weighted(labels=[0]),
-     "'labels' parameter of weighted must be 90 ints, one for each item. Got 1 labels"),
-    (lambda: DataLoaders(seeded_dl([]), None).weighted(), "'dls' parameter of weighted.*Got an empty training set"),
-    (lambda: DataLoaders(DataLoader(IterableToy(), bs=2), None).weighted(),
-     "'dls' parameter of weighted.*an iterable data set"),
-    (lambda: DataLoaders(TorchDL(IterableToy(), batch_size=2), None).weighted(),
-     "'dls' parameter of weighted.*an iterable data set"),
-    (lambda: DataLoaders(DataLoader(Numbered([0,1]), bs=None), None).weighted(),
-     "'dls' parameter of weighted must be loaders with a batch size. Got bs=None"),
-    (lambda: DataLoaders(TorchDL(Numbered([0,1]), batch_size=None), None).weighted(),
-     "must be loaders with a batch size. Got a PyTorch DataLoader without one"),
-    (lambda: DataLoaders([1,2], None).weighted(),
-     "'dls' parameter of weighted must be made of fastai or PyTorch loaders. Got list"),
+@pytest.mark.parametrize('name,bad,words', [
+    ('q', 'balanced', "a float or one of 'instance', 'sqrt', 'class'. Got 'balanced'"),
+    ('seed', -1, r'an int in the range \[0, inf\). Got -1'),
+    ('labels', [0], '90 ints, one for each item. Got 1 labels'),
 ])
-def test_bad_loaders_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_of_weighted_are_named(name, bad, words):
+    with pytest.raises(ValueError, match=must_be('weighted', name, words)): two_dls().weighted(**{name:bad})
+
+@pytest.mark.parametrize('make,words', bad_loaders.values(), ids=bad_loaders)
+def test_bad_loaders_are_named(make, words):
+    with pytest.raises(ValueError, match=must_be('weighted', 'dls', words)): DataLoaders(make(), None).weighted()
 
 # --- what a Learner does with weighted loaders ---
 

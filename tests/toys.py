@@ -73,6 +73,10 @@ class Unopenable(Numbered):
     "Fails when an item is opened"
     def __getitem__(self, i): raise AssertionError(f'item {i} was opened')
 
+class Endless(torch.utils.data.IterableDataset):
+    "Has neither a length nor an index"
+    def __iter__(self): return iter([(0.,0)])
+
 class Mute(torch.utils.data.Dataset):
     "Has items, but keeps their labels to itself"
     def __init__(self, n): self.n = n
@@ -88,6 +92,21 @@ def seeded_dl(ds, bs=8, seed=0, dl_type=DataLoader, shuffle=True, **kwargs):
     dl = dl_type(ds, bs=bs, shuffle=shuffle, **{'num_workers':0, **kwargs})
     dl.rng = random.Random(seed)
     return dl
+
+# Loaders that no function of the package takes, and what it says of its 'dls'
+no_batch_size = 'loaders with a batch size. Got '
+no_index = 'loaders of a data set with a length and an index. Got an iterable data set, Endless'
+no_items = 'loaders with at least one training item. Got an empty training set'
+bad_loaders = {
+    'no batch size': (lambda: DataLoader(Numbered([0,1]), bs=None), no_batch_size+'bs=None'),
+    'no batch size, PyTorch': (lambda: torch.utils.data.DataLoader(Numbered([0,1]), batch_size=None),
+                               no_batch_size+'a PyTorch DataLoader without one'),
+    'endless': (lambda: DataLoader(Endless(), bs=2), no_index),
+    'endless, PyTorch': (lambda: torch.utils.data.DataLoader(Endless(), batch_size=2), no_index),
+    'empty': (lambda: seeded_dl([]), no_items),
+    'empty, PyTorch': (lambda: torch.utils.data.DataLoader(Numbered([]), batch_size=2), no_items),
+    'list': (lambda: [1,2], 'made of fastai or PyTorch loaders. Got list'),
+}
 
 def make_learner(
     data=None, # A data set, from which two seeded loaders are made, or `DataLoaders`. Default: `Points()`.
