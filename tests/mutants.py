@@ -1,10 +1,9 @@
-"""Do the tests notice when the code is wrong? `python tests/mutants.py` changes one thing at a time in a module and
-runs the fast tests that concern it.
+"""Do the tests notice when the code is wrong? `python tests/mutants.py` changes the code and runs its tests.
 
-A change that no test notices is printed as it would stand in the code. Tests that need a process of their own are left
-out, since the change would not reach it. Each change is made while the module is imported, in a fork of a process that
-has fastai imported. Other tools leave out what is decorated, as by `patch` and `property`, or import fastai anew for
-each change, which takes seconds."""
+One thing is changed at a time, and the fast tests that concern its module run. A change that no test notices is printed
+as it would stand in the code. Tests that need a process of their own are left out, since the change would not reach it.
+Each change is made while the module is imported, in a fork of a process that has fastai imported. Other tools leave out
+what is decorated, as by `patch` and `property`, or import fastai anew for each change, which takes seconds."""
 import argparse,ast,copy,os,pickle,random,resource,signal,sys,time
 from contextlib import suppress
 from functools import partial

@@ -34,7 +34,8 @@ counts = dict(a=12, b=6, c=2)
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "Parts of a photograph as JPEG files, those of class c larger than the others"
-    root,im = tmp_path_factory.mktemp('photos'),load_sample_image('china.jpg')
+    root = tmp_path_factory.mktemp('photos')
+    im = load_sample_image('china.jpg')
     i = 0
     for name,n in counts.items():
         (root/name).mkdir()
@@ -91,7 +92,8 @@ pipelines = {
 @pytest.mark.parametrize('size', ['10MB','60kB'])
 def test_batches_are_the_same_to_the_last_bit(photos, name, size):
     tfms = pipelines[name]
-    plain,kept = photo_dls(photos, tfms),photo_dls(photos, tfms).cached(size)
+    plain = photo_dls(photos, tfms)
+    kept = photo_dls(photos, tfms).cached(size)
     for part in 'train','valid':
         assert_same_batches(all_batches(getattr(plain, part), 3), all_batches(getattr(kept, part), 3))
     info = kept.cache_info()
@@ -495,7 +497,8 @@ def test_a_single_item_and_no_validation_items():
     assert (kept.cache_info().items,kept.cache_info().hits)==(1,1)
 
 def test_two_caches_at_once(photos):
-    a,b = photo_dls(photos).cached('10MB'),photo_dls(photos, Resize(16, method='squish')).cached('10MB')
+    a = photo_dls(photos).cached('10MB')
+    b = photo_dls(photos, Resize(16, method='squish')).cached('10MB')
     for (x,_),(z,_) in zip(a.train, b.train): assert x.shape[-1]==32 and z.shape[-1]==16
     for o in a,b: assert o.cache_info().loaders[0]['items']==20
     del a

@@ -51,7 +51,8 @@ def fitted(cb='balmix', loader='plain', num_workers=0, noise=False, seed=0, own_
     train = fv.TfmdDL(Numbers(), bs=8, shuffle=True, num_workers=num_workers, after_item=Noise() if noise else None)
     dls = loaders[loader](fv.DataLoaders(train, seeded_dl(Points(), shuffle=False), device='cpu'), own_seed)
     net = nn.Sequential(nn.Linear(6,7), nn.Tanh(), nn.Dropout(.2), nn.Linear(7,4))
-    learn,watch = fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), lr=.05),Watch()
+    learn = fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), lr=.05)
+    watch = Watch()
     quiet_fit(learn, 2, [*fv.L(callbacks[cb](own_seed)),watch])
     return params(learn),watch.items,watch.lams
 

@@ -44,7 +44,8 @@ makes = dict(
 @pytest.mark.parametrize('make', makes.values(), ids=makes)
 @pytest.mark.parametrize('per_item', [False, True])
 def test_each_rank_s_first_stream_is_what_it_would_have_been(make, per_item):
-    plain,pairs = ranks(make),paired_ranks(make=make, per_item=per_item)
+    plain = ranks(make)
+    pairs = paired_ranks(make=make, per_item=per_item)
     for dl,p in zip(plain, pairs):
         for _ in range(2):
             expected = [item_numbers(x) for x,_ in dl]

@@ -170,7 +170,8 @@ def test_workers_end_although_their_error_is_held():
     """A notebook holds the last error. PyTorch's own loader would then keep its workers until garbage is collected, and
     wait 5 seconds for each."""
     fresh('balmix', 1)
-    learn,before = faulty_learner('balmix', num_workers=1),children(os.getpid())
+    learn = faulty_learner('balmix', num_workers=1)
+    before = children(os.getpid())
     learn.dls.train.dataset.fault = at_item(17, lambda: throw(lambda: ValueError('cut short')))
     gc.disable()
     try:
@@ -194,7 +195,8 @@ def test_every_loader_of_ours_names_the_item(route):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "Parts of a photograph in folders, one of them cut short"
-    folder,im = tmp_path_factory.mktemp('photos'),load_sample_image('china.jpg')
+    folder = tmp_path_factory.mktemp('photos')
+    im = load_sample_image('china.jpg')
     for i in range(18):
         fn = folder/'ab'[i%3==0]/f'{i:02}.jpg'
         fn.parent.mkdir(exist_ok=True)
@@ -245,7 +247,8 @@ def test_a_corrupt_picture_is_named(photos, source, num_workers):
 
 def test_the_path_is_found_where_a_data_set_has_one(photos):
     files = sorted(photos.glob('a/*.jpg'))
-    ds,lists = fv.Datasets(files, [[fv.PILImage.create]]),fv.TfmdLists(files, [fv.PILImage.create])
+    ds = fv.Datasets(files, [[fv.PILImage.create]])
+    lists = fv.TfmdLists(files, [fv.PILImage.create])
     class Folders(torch.utils.data.Dataset):
         def __init__(self): self.samples = [(str(o),0) for o in files]
         def __len__(self): return len(files)
@@ -392,7 +395,8 @@ def interrupted(n, seed):
     gc.freeze()
     for k in range(n):
         route,num_workers = ('balmix','all','weighted')[k%3],(2,0)[k//3%2]
-        expected,learn = fresh(route, num_workers),faulty_learner(route, num_workers=num_workers)
+        expected = fresh(route, num_workers)
+        learn = faulty_learner(route, num_workers=num_workers)
         done = threading.Event()
         def press():
             wait = rng.uniform(0, .7)

@@ -275,7 +275,8 @@ def by_value():
 
 def other_lists(cls=TfmdLists, pipeline=Pipeline):
     "Targets in a list of class `cls`"
-    x,y = (TfmdLists(FILES, [noimage()]), cls(FILES, [parent_label,named()]))
+    x = TfmdLists(FILES, [noimage()])
+    y = cls(FILES, [parent_label,named()])
     y.tfms.__class__ = pipeline
     return Datasets(tls=[x,y])
 

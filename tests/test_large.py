@@ -41,7 +41,8 @@ def learner(ds, n_classes, n_in=1, bs=64, valid=None, **kwargs):
 
 def test_a_thousand_classes_of_one_image():
     ds = Counting(np.random.default_rng(0).permutation(1000).tolist())
-    learn,partners = learner(ds, 1000, metrics=imbalance_metrics()),Partners()
+    learn = learner(ds, 1000, metrics=imbalance_metrics())
+    partners = Partners()
     quiet_fit(learn, 3, [BalancedMixUp(1., seed=0),partners])
     assert np.isfinite(np.array(learn.recorder.values, dtype=float)).all()
     # every class as often as any other: χ² of 3,000 draws or so from 1,000 classes

@@ -29,7 +29,9 @@ names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_lo
          'balmix_0.3', 'balmix_pair', 'balmix_sqrt', 'remix', 'crt', 'tau_norm']
 ordered = {'smoothing_gaussian','cost_sensitive','qwk_loss'}
 counts = np.array([200,60,15,5])
-n,p,p_sqrt = counts.sum(),counts/counts.sum(),np.sqrt(counts)/np.sqrt(counts).sum()
+n = counts.sum()
+p = counts/counts.sum()
+p_sqrt = np.sqrt(counts)/np.sqrt(counts).sum()
 even = np.full(4, 1/4)
 
 def make_dls(ds=None, bs=8, **kwargs):
@@ -150,7 +152,9 @@ def test_loaders_that_were_given_stay_as_they_were():
 
 def row_losses(name, z, y):
     "Loss of each item by the formula of the paper, in plain NumPy"
-    k,logp,prob = z.shape[1],log_softmax(z, axis=1),softmax(z, axis=1)
+    k = z.shape[1]
+    logp = log_softmax(z, axis=1)
+    prob = softmax(z, axis=1)
     ce,grades = -logp[np.arange(len(y)),y],np.arange(k)
     if name=='focal': return (1-np.exp(-ce))**2*ce
     if name=='class_balanced_loss':
@@ -241,7 +245,8 @@ def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
     t = applied('tau_norm')
     learn = learner_of(t, metrics=[score_of[score.__name__](),fv.accuracy])
     rng = np.random.default_rng(seed)
-    w,b = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1)),rng.normal(size=4)
+    w = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1))
+    b = rng.normal(size=4)
     head = learn.model[3]
     with torch.no_grad():
         head.weight.copy_(torch.tensor(w))
@@ -306,7 +311,8 @@ def test_progressive_sampling_of_one_epoch_is_plain():
 def test_a_network_without_inputs_answers_with_the_prior(name):
     "Training on all items finds the same K probabilities for each: those that `prior` says the answers stand for"
     t = applied(name)
-    z,y = torch.zeros(4, dtype=torch.float64, requires_grad=True),torch.tensor(t.dls.train.dataset.targets)
+    z = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor(t.dls.train.dataset.targets)
     opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14,
                             line_search_fn='strong_wolfe')
     def step():
@@ -370,7 +376,8 @@ def test_every_method_trains_in_silence(name):
 def test_every_method_pickles(name):
     found = find_method(name)
     m = cloudpickle.loads(cloudpickle.dumps(found))
-    t,t1 = applied(name),Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
+    t = applied(name)
+    t1 = Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
     m(t1)
     assert m.name==name
     for o in 'line','source','ordered': assert getattr(m, o)==getattr(found, o)

@@ -35,7 +35,8 @@ def plain_epoch(dl): return [item_numbers(x) for x,_ in dl]
 @pytest.mark.parametrize('alpha', [.1, .2, .3, 1., 3.])
 def test_lams_follow_the_beta_distribution_and_are_0_below_a_grey_level(alpha):
     n,beta = 20_000,stats.beta(alpha, 1)
-    lam,zero = draw_lams(n, alpha, np.random.default_rng(0)),beta.cdf(1/255)
+    lam = draw_lams(n, alpha, np.random.default_rng(0))
+    zero = beta.cdf(1/255)
     assert stats.binomtest(int((lam==0).sum()), n, zero).pvalue > 1e-4
     some = lam[lam>0]
     assert some.min()>=1/255==lam_min and some.max()<1
@@ -285,7 +286,8 @@ def test_the_loader_hears_of_the_end_of_an_epoch():
 @pytest.mark.parametrize('dl_type', [DataLoader, TfmdDL, PartialDL])
 def test_the_loader_is_left_as_it_was(dl_type):
     dl,twin = numbers(dl_type=dl_type),numbers(dl_type=dl_type)
-    before,fake = {k:v for k,v in vars(dl).items() if k!='rng'},dict(vars(dl.fake_l))
+    before = {k:v for k,v in vars(dl).items() if k!='rng'}
+    fake = dict(vars(dl.fake_l))
     p = paired(dl, .3)
     for _ in range(2): streams(p),plain_epoch(twin)
     after = vars(dl)

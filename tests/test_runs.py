@@ -205,7 +205,9 @@ def test_photographs_are_decoded_as_the_settings_say(tmp_path, monkeypatch):
     rows = [dict(path=f'{k}{i}.jpg', label=k, fold=1+i%2) for k in 'ab' for i in range(8)]
     for i,r in enumerate(rows):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (80,80,3), dtype=np.uint8)).save(tmp_path/r['path'])
-    data,seen,load = ImageData(pd.DataFrame(rows), ['a','b'], root=tmp_path),[],JpegImageFile.load
+    data = ImageData(pd.DataFrame(rows), ['a','b'], root=tmp_path)
+    seen = []
+    load = JpegImageFile.load
     def watch(im):
         if im.tile: seen.append(im.size)
         return load(im)
@@ -300,7 +302,8 @@ def test_operating_points_by_their_formula(request, name):
     res,data = request.getfixturevalue(name)[:2]
     for run in res.df.run.unique():
         r = res.record(run)
-        prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+        prior = np.array(r['calibration']['prior'])
+        temp = r['calibration']['temperature']
         parts = data.parts(fold=1 if data.folds else None, select=.25)
         shares = np.bincount(data.y[parts['train']])/len(parts['train'])
         np.testing.assert_allclose(r['train_shares'], shares)
@@ -322,7 +325,8 @@ def test_calibration_is_of_the_selection_split_alone(every):
         q = probs**(1/temp)*own/prior
         q /= q.sum(1, keepdims=True)
         return -np.log(q[np.arange(len(t)),t]).sum() + ((1/temp-1)**2 + ((np.log(prior)-np.log(counts))**2).sum())/2
-    prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+    prior = np.array(r['calibration']['prior'])
+    temp = r['calibration']['temperature']
     best = cost(prior, temp)
     assert cost(prior, temp*1.05)>best and cost(prior, temp/1.05)>best
     for i in range(4):
@@ -518,7 +522,8 @@ def test_weights_from_a_file(tmp_path):
     donor = timm.create_model('test_byobnet', num_classes=1000)
     torch.save(donor.state_dict(), tmp_path/'w.pth')
     torch.manual_seed(2)
-    model,fresh = make_model('test_byobnet', 3, tmp_path/'w.pth'),make_model('test_byobnet', 3, False)
+    model = make_model('test_byobnet', 3, tmp_path/'w.pth')
+    fresh = make_model('test_byobnet', 3, False)
     a,b,c = (dict(m.named_parameters()) for m in (donor,model,fresh))
     body = [k for k in a if a[k].shape==b[k].shape and a[k].ndim>1]
     assert len(body)>5 and model.eval()(torch.zeros(1,3,32,32)).shape==(1,3)

@@ -545,7 +545,8 @@ def test_without_labels_items_or_shuffle_the_order_is_plain():
 
 def test_weighted_again_means_the_new_exponent():
     dls = two_dls()
-    once,twice = dls.weighted('instance'),dls.weighted('instance').weighted('class', seed=0)
+    once = dls.weighted('instance')
+    twice = dls.weighted('instance').weighted('class', seed=0)
     assert type(once.train) is type(twice.train)
     assert_draws(np.concatenate(idxs(twice.train, 300)), dls.train_ds.targets, [1/3]*3)
     assert_draws(np.concatenate(idxs(once.train, 300)), dls.train_ds.targets, _reference_probs(SIZES, 'instance'))

@@ -39,7 +39,8 @@ def soak(n, every_workers, kept):
     gc.freeze() # what was imported, or each collection would look at it
     rng,rows,learners = random.Random(0),[],{}
     for i in range(n):
-        kind,num_workers = kinds[i%len(kinds)],int(i%every_workers==0)
+        kind = kinds[i%len(kinds)]
+        num_workers = int(i%every_workers==0)
         if kept and num_workers==0:
             if kind not in learners: learners[kind] = new_learner(kind, 0)
             learn = learners[kind]
@@ -63,7 +64,9 @@ def counted():
     """What is held after 3, 4 and 8 rounds of fits of every kind, by the same learners and by learners of their own:
     objects and the rest"""
     tempfile.tempdir = tempfile.mkdtemp()
-    learners,rng,res = {k: new_learner(k, 0) for k in kinds},random.Random(0),[]
+    learners = {k: new_learner(k, 0) for k in kinds}
+    rng = random.Random(0)
+    res = []
     for rounds in 3,1,4:
         for _ in range(rounds):
             for k in kinds:

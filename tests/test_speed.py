@@ -177,7 +177,8 @@ def test_normalize_works_on_b_images_and_changes_nothing(per_item):
     ds = [(image(i),y) for i,y in enumerate(tail_targets(40, 12, 4))]
     seen = {}
     for cls in Normalize,Normal:
-        sizes,probe = [],Probe(lambda o: o.x.clone(), 'before_batch', order=0)
+        sizes = []
+        probe = Probe(lambda o: o.x.clone(), 'before_batch', order=0)
         seen[cls] = probe.seen
         norm = cls.from_stats(*imagenet_stats, cuda=False)
         dl = seeded_dl(ds, dl_type=TfmdDL, after_batch=[IntToFloatTensor, norm])

@@ -141,7 +141,8 @@ def test_never_larger_than_it_was_made(sizes, room_for, rnd):
 @given(st.integers(1, 20), st.integers(0, 25), st.randoms(use_true_random=False))
 def test_items_are_kept_in_order_whatever_comes_first(n, fit, rnd):
     "Also where sizes differ, as long as they are what was expected"
-    order,n_zeros = rnd.sample(range(n), n),[rnd.choice([100,1000]) for _ in range(n)]
+    order = rnd.sample(range(n), n)
+    n_zeros = [rnd.choice([100,1000]) for _ in range(n)]
     sizes = [packed_size(pack(sized(o))) for o in n_zeros]
     s = Store(Store.overhead(n)+sum(sizes[k] for k in order[:fit]), sizes, order)
     for k in rnd.sample(range(n), n): s.put(k, sized(n_zeros[k]))

@@ -369,7 +369,9 @@ kinds = {
 def test_a_step_is_that_of_mixed_targets(kind, per_item):
     y,make,loss_func,reference = kinds[kind]
     dls = DataLoaders(seeded_dl(Targets(y), bs=7), seeded_dl(Targets(y), bs=7, shuffle=False))
-    probe,steps,cb = Probe(),Steps(),BalancedMixUp(1., per_item=per_item, seed=1)
+    probe = Probe()
+    steps = Steps()
+    cb = BalancedMixUp(1., per_item=per_item, seed=1)
     learn = Learner(dls, make(), loss_func=loss_func, lr=.1, opt_func=SGD)
     quiet_fit(learn, 2, cbs=[probe,steps,cb])
     model,lams = make(),[]
@@ -443,7 +445,8 @@ def test_remix_of_one_hot_rows_is_that_of_classes(y, loss_func, n_out):
 
 def test_remix_of_one_output_is_that_of_classes():
     def fit(y):
-        cb,dls = Remix(kappa=1.5, seed=0),DataLoaders(seeded_dl(Targets(y), bs=8), seeded_dl(Targets(y), shuffle=False))
+        cb = Remix(kappa=1.5, seed=0)
+        dls = DataLoaders(seeded_dl(Targets(y), bs=8), seeded_dl(Targets(y), shuffle=False))
         return params(quiet_fit(Learner(dls, net(1), loss_func=BCEWithLogitsLossFlat(), opt_func=SGD), 2, cb)),cb.lam_y
     (a,lam),(b,lam1) = fit(binary.long()),fit(binary.float()[:,None])
     torch.testing.assert_close(a, b)
@@ -564,7 +567,8 @@ def test_one_output_and_a_target_that_is_neither_0_nor_1():
 @pytest.fixture(scope='module')
 def pngs(tmp_path_factory):
     "Small pictures with a bright quarter for each label"
-    path,rng = tmp_path_factory.mktemp('pngs'),np.random.default_rng(0)
+    path = tmp_path_factory.mktemp('pngs')
+    rng = np.random.default_rng(0)
     for i,row in enumerate(ROWS):
         im = rng.integers(0, 60, (16,16,3))
         for k in np.flatnonzero(row): im[8*(k//2):8*(k//2)+8, 8*(k%2):8*(k%2)+8] += 180
