@@ -33,8 +33,9 @@ def test_recalls_are_those_of_another_program(name):
     df = recall_differences(*case(name, 'pred', 'targs', 'fold', 'groups'))
     want = case(name, 'recall')[0]
     for i, column in enumerate(('change', 'low', 'high')):
-        got = df[column].to_numpy().reshape(want.shape[:2])
-        np.testing.assert_allclose(got, want[:, :, i], rtol=1e-9, atol=1e-12)
+        expected = want[:, :, i]
+        got = df[column].to_numpy().reshape(expected.shape)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def made_up(n=120, methods=2, seeds=2, folds=3, n_classes=3, seed=0):
