@@ -1,6 +1,7 @@
-"""Figures of style, a line for each module: `python tests/style.py` for the package, or with folders and files of your own.
+"""Figures of style, a line for each module: `python tests/style.py` for the package.
 
-Lines, the widest line, characters in a line that is not blank, the longest function, the share of names of one letter, and public names."""
+Other folders and files can be named instead. The columns are lines, the widest line, characters in a line that is not
+blank, the longest function, the share of names of one letter, and public names."""
 import argparse
 import ast
 from pathlib import Path

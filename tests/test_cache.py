@@ -1,5 +1,6 @@
-"""Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last bit, every
-look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can be kept."""
+"""Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last
+bit, every look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can
+be kept."""
 import gc,os,pickle,random,signal,warnings
 from concurrent.futures import ThreadPoolExecutor,wait
 from contextlib import suppress
@@ -13,15 +14,17 @@ from PIL import Image,UnidentifiedImageError
 from scipy import stats
 from sklearn.datasets import load_sample_image
 from torch import nn
-from fastai.vision.all import (Categorize,CategoryBlock,CropPad,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,DihedralItem,EndSplitter,FlipItem,
-                               FuncSplitter,ImageBlock,ImageDataLoaders,ItemTransform,L,Learner,MixUp,PILImage,PILImageBW,Pipeline,RandomCrop,RandomResizedCrop,Resize,
-                               SkipItemException,TfmdDL,ToTensor,Transform,accuracy,get_image_files,load_learner,mk_transform,
-                               parent_label,set_seed)
+from fastai.vision.all import (Categorize, CategoryBlock, CropPad, CrossEntropyLossFlat, DataBlock, DataLoader,
+                               DataLoaders, Datasets, DihedralItem, EndSplitter, FlipItem, FuncSplitter, ImageBlock,
+                               ImageDataLoaders, ItemTransform, L, Learner, MixUp, PILImage, PILImageBW, Pipeline,
+                               RandomCrop, RandomResizedCrop, Resize, SkipItemException, TfmdDL, ToTensor, Transform,
+                               accuracy, get_image_files, load_learner, mk_transform, parent_label, set_seed)
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
 from fastai_balmix.loaders.cache import Cached,Steps,size_bytes
 from fastai_balmix.loaders.store import Store
 from conftest import warm_call
-from toys import Points,Probe,Tally,alive,children,equal,params,quiet_fit,seeded_dl,tail_targets,until
+from toys import (
+    Points,Probe,Tally,alive,children,equal,generator_states,must_be,params,quiet_fit,seeded_dl,tail_targets,until)
 import toys
 
 # Photographs in folders, with a tail
@@ -31,7 +34,8 @@ counts = dict(a=12, b=6, c=2)
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     "Parts of a photograph as JPEG files, those of class c larger than the others"
-    root,im = tmp_path_factory.mktemp('photos'),load_sample_image('china.jpg')
+    root = tmp_path_factory.mktemp('photos')
+    im = load_sample_image('china.jpg')
     i = 0
     for name,n in counts.items():
         (root/name).mkdir()
@@ -48,7 +52,8 @@ def photos(tmp_path_factory):
 squish = Resize(32, method='squish')
 
 def photo_dls(root, item_tfms=squish, bs=5, num_workers=0, seed=0, times=1, **kwargs):
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label, splitter=FuncSplitter(lambda o: 'valid' in o.parts), item_tfms=item_tfms)
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label,
+                      splitter=FuncSplitter(lambda o: 'valid' in o.parts), item_tfms=item_tfms)
     dls = block.dataloaders(root, bs=bs, num_workers=num_workers, **kwargs)
     dls.train.rng = random.Random(seed)
     return dls
@@ -71,8 +76,15 @@ class Shifting(ItemTransform):
         k = random.randrange(4)+np.random.randint(4)+int(torch.randint(4, (1,)))
         return (PILImage(Image.fromarray(np.roll(np.array(o[0]), k, axis=1))),*o[1:])
 
-pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'), 'random crop':RandomResizedCrop(32), 'flip':[squish,FlipItem()], 'own':[squish,Shifting()],
-             'all':[RandomResizedCrop(40, min_scale=.5),DihedralItem(),Shifting(),Resize(32, method='squish')]}
+pipelines = {
+    'squish': squish,
+    'crop': Resize(32),
+    'pad': Resize(32, method='pad'),
+    'random crop': RandomResizedCrop(32),
+    'flip': [squish,FlipItem()],
+    'own': [squish,Shifting()],
+    'all': [RandomResizedCrop(40, min_scale=.5),DihedralItem(),Shifting(),Resize(32, method='squish')],
+}
 
 # The same, to the last bit
 
@@ -80,8 +92,10 @@ pipelines = {'squish':squish, 'crop':Resize(32), 'pad':Resize(32, method='pad'),
 @pytest.mark.parametrize('size', ['10MB','60kB'])
 def test_batches_are_the_same_to_the_last_bit(photos, name, size):
     tfms = pipelines[name]
-    plain,kept = photo_dls(photos, tfms),photo_dls(photos, tfms).cached(size)
-    for part in 'train','valid': assert_same_batches(all_batches(getattr(plain, part), 3), all_batches(getattr(kept, part), 3))
+    plain = photo_dls(photos, tfms)
+    kept = photo_dls(photos, tfms).cached(size)
+    for part in 'train','valid':
+        assert_same_batches(all_batches(getattr(plain, part), 3), all_batches(getattr(kept, part), 3))
     info = kept.cache_info()
     assert info.hits and (info.items==26)==(size=='10MB')
 
@@ -93,9 +107,18 @@ def fitted(dls, cbs=None, n=3):
     quiet_fit(learn, n, cbs)
     return learn
 
-@pytest.mark.parametrize('name,weighted', [('squish','no'),('random crop','no'),('all','no'),('all','before'),('all','after')])
-@pytest.mark.parametrize('cbs', [lambda: None, lambda: BalancedMixUp(1., seed=3), lambda: BalancedMixUp(1., per_item=True, seed=3), lambda: ProgressiveSampling(seed=3), lambda: MixUp()],
-                         ids=['plain','balmix','balmix per item','progressive','mixup'])
+mixers = {
+    'plain': lambda: None,
+    'balmix': lambda: BalancedMixUp(1., seed=3),
+    'balmix per item': lambda: BalancedMixUp(1., per_item=True, seed=3),
+    'progressive': lambda: ProgressiveSampling(seed=3),
+    'mixup': MixUp,
+}
+
+@pytest.mark.parametrize('name,weighted', [
+    ('squish','no'), ('random crop','no'), ('all','no'), ('all','before'), ('all','after')
+])
+@pytest.mark.parametrize('cbs', mixers.values(), ids=mixers)
 def test_training_is_the_same_to_the_last_bit(photos, name, cbs, weighted):
     def make(cache):
         dls = photo_dls(photos, pipelines[name])
@@ -117,20 +140,24 @@ def test_workers_change_nothing_where_nothing_is_random(photos, cbs):
 def test_loaders_that_were_given_stay_as_they_are(photos):
     dls = photo_dls(photos)
     kept = dls.cached('10MB')
-    assert type(dls.train) is TfmdDL and type(dls.valid) is TfmdDL and isinstance(kept.train, Cached) and isinstance(kept.train, TfmdDL)
+    assert type(dls.train) is TfmdDL and type(dls.valid) is TfmdDL
+    assert isinstance(kept.train, Cached) and isinstance(kept.train, TfmdDL)
     before = dls.train.rng.getstate()
     all_batches(kept.train)
     assert dls.train.rng.getstate()==before
-    with pytest.raises(ValueError, match="'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"): dls.cache_info()
+    words = "'dls' parameter of cache_info must be loaders made by `cached`. Got TfmdDL, TfmdDL instead"
+    with pytest.raises(ValueError, match=words): dls.cache_info()
 
 def test_making_a_cache_draws_no_random_number(photos):
-    for o in photo_dls(photos),photo_dls(photos, pipelines['all']),DataLoaders(seeded_dl(Points()), seeded_dl(Points())):
+    points = DataLoaders(seeded_dl(Points()), seeded_dl(Points()))
+    for dls in photo_dls(photos),photo_dls(photos, pipelines['all']),points:
+        def state():
+            flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+            return generator_states(),dls.train.rng.getstate(),flags
         set_seed(1)
-        before = random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),o.train.rng.getstate()
-        flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
-        o.cached('1MB')
-        assert before==(random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),o.train.rng.getstate())
-        assert flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
+        before = state()
+        dls.cached('1MB')
+        assert state()==before
 
 class LoggedCrop(RandomResizedCrop):
     "Adds the crop it chose to the label, from where workers send it"
@@ -156,7 +183,9 @@ def test_crops_of_workers_are_as_varied_as_without(photos):
 targets = tail_targets(20, 8, 4)
 
 def tally_dls(num_workers, **kwargs):
-    return DataLoaders(seeded_dl(Tally(targets, **kwargs), num_workers=num_workers), seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers), device='cpu')
+    train = seeded_dl(Tally(targets, **kwargs), num_workers=num_workers)
+    valid = seeded_dl(Tally(targets[:10], **kwargs), shuffle=False, num_workers=num_workers)
+    return DataLoaders(train, valid, device='cpu')
 
 def reset(dls):
     for o in dls.loaders: o.dataset.n_opened.zero_()
@@ -174,7 +203,8 @@ def test_hits_and_misses_of_plain_epochs_are_exact(num_workers):
 @pytest.mark.parametrize('num_workers', [0,2])
 def test_hits_and_misses_of_weighted_epochs_are_exact(num_workers):
     dls = tally_dls(num_workers)
-    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for dl in [dls.weighted('class', seed=1).train] for _ in range(2)]
+    dl = dls.weighted('class', seed=1).train
+    drawn = [torch.cat([x for x,_ in dl]).long().flatten().tolist() for _ in range(2)]
     kept = dls.cached('1MB').weighted('class', seed=1)
     reset(dls)
     for _ in range(2):
@@ -195,7 +225,9 @@ def test_hits_and_misses_of_balanced_mixup_are_exact(num_workers):
     quiet_fit(learn, 2, [BalancedMixUp(1., seed=0),pairs])
     info = kept.cache_info().loaders[0]
     # every item and partner, and the first item once more, for the check of the data
-    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+1 and info['misses']==int(dls.train.dataset.n_opened.sum()) and info['items']==32
+    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+1
+    assert info['misses']==int(dls.train.dataset.n_opened.sum())
+    assert info['items']==32
     if not num_workers: assert (dls.train.dataset.n_opened==1).all()
     assert kept.cache_info().loaders[1]['misses']==10 and (kept.valid.dataset.n_opened==1).all()
 
@@ -260,14 +292,16 @@ class MyResize(Resize): pass
 def of(tfms, part, photos): return Steps(photo_dls(photos, tfms)[part]).names()
 
 @pytest.mark.parametrize('tfms,train,valid', [
-    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1, 3), (RandomCrop(32), 1, 3), (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
+    (squish, 3, 3), (Resize(32), 1, 3), (Resize(32, method='pad'), 1, 3), (RandomCrop(32), 1, 3),
+    (RandomResizedCrop(32), 1, 3), (CropPad(32), 3, 3),
     (MyResize(32, method='squish'), 1, 1), (Resize(32, method='squish', p=.5), 1, 1), ([squish,FlipItem()], 1, 1),
     ([squish,TrainOnly()], 2, 4), ([squish,Stateful()], 2, 2), ([squish,Counter()], 2, 2),
-    ([squish,ItemTransform(noop_user)], 4, 4), ([squish,ItemTransform(uses_random)], 0, 0), ([squish,ItemTransform(uses_numpy)], 0, 0), ([squish,ItemTransform(uses_torch)], 0, 0),
-    ([squish,ItemTransform(uses_global)], 0, 0), ([squish,ItemTransform(with_closure())], 0, 0),
+    ([squish,ItemTransform(noop_user)], 4, 4),
+    *(([squish,ItemTransform(f)], 0, 0) for f in (uses_random,uses_numpy,uses_torch,uses_global,with_closure())),
 ])
 def test_where_the_first_random_step_is(photos, tfms, train, valid):
-    "Number of constant steps, opening the file included. Functions of a user come before the resize; fastai's flip, too, which draws a number even in validation."
+    """Number of constant steps, opening the file included. Functions of a user come before the resize, and so does
+    fastai's flip, which draws a number even in validation."""
     for part,n in enumerate((train,valid)):
         constant,each = of(tfms, part, photos)
         assert len(constant)==(n or 1) and len(constant)+len(each)==3+(1 if isinstance(tfms, list) else 0)
@@ -275,7 +309,8 @@ def test_where_the_first_random_step_is(photos, tfms, train, valid):
 def test_random_steps_of_the_data_set_are_made_anew(photos):
     fns = get_image_files(photos/'a')+get_image_files(photos/'b')
     def make():
-        ds = Datasets(fns, [[PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]], splits=[range(14),range(14,18)])
+        tfms = [PILImage.create,RandomResizedCrop(24),ToTensor()],[parent_label,Categorize()]
+        ds = Datasets(fns, tfms, splits=[range(14),range(14,18)])
         dls = ds.dataloaders(bs=4, num_workers=0)
         dls.train.rng = random.Random(1)
         return dls
@@ -296,7 +331,8 @@ def test_data_sets_that_make_items_in_their_own_way_are_taken_whole(photos):
 def test_items_that_are_random_from_the_first_step_are_refused():
     dls = DataLoaders(seeded_dl(toys.Noisy()), seeded_dl(toys.Noisy()))
     with pytest.raises(ValueError) as e: dls.cached()
-    assert str(e.value)=="cached needs items that begin with a constant step, such as opening a file, but the first step of these, Noisy.__getitem__, is random."
+    assert str(e.value)==('cached needs items that begin with a constant step, such as opening a file, '
+                          'but the first step of these, Noisy.__getitem__, is random.')
 
 def test_random_validation_items_are_no_reason_to_refuse():
     kept = DataLoaders(seeded_dl(Points()), seeded_dl(toys.Noisy(), shuffle=False)).cached('1MB')
@@ -341,8 +377,14 @@ def test_tta_runs_training_steps_on_validation_items(photos):
         with learn.no_bar(): res.append(learn.tta(n=3)[0])
     equal(*res)
 
-@pytest.mark.parametrize('change', [lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)), lambda dl: dl.after_item.add(FlipItem(1.)), lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
-    lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create)))], ids=['size','one more','another','opened in grey'])
+changes = {
+    'size': lambda dl: setattr(dl.after_item.fs[0], 'size', (16,16)),
+    'one more': lambda dl: dl.after_item.add(FlipItem(1.)),
+    'another': lambda dl: setattr(dl, 'after_item', Pipeline([Resize(16, method='squish'),ToTensor()])),
+    'opened in grey': lambda dl: setattr(dl.dataset.tls[0].tfms, 'fs', L(mk_transform(PILImageBW.create))),
+}
+
+@pytest.mark.parametrize('change', changes.values(), ids=changes)
 def test_a_step_that_was_changed_is_seen(photos, change):
     res = []
     for cache in False,True:
@@ -404,13 +446,15 @@ def test_iterable_data_sets_are_refused():
     class It(torch.utils.data.IterableDataset):
         def __iter__(self): return iter([(torch.ones(1),0)]*4)
     dl = DataLoader(It(), bs=2)
-    with pytest.raises(ValueError, match="'dls' parameter of cached must be loaders of a data set with a length and an index"): DataLoaders(dl, dl).cached()
+    words = "'dls' parameter of cached must be loaders of a data set with a length and an index"
+    with pytest.raises(ValueError, match=words): DataLoaders(dl, dl).cached()
 
 def test_loaders_that_make_no_items_are_refused():
     class Whole(DataLoader):
         def do_item(self, i): return i
     dl = Whole(Points(), bs=4)
-    with pytest.raises(ValueError, match="must be loaders that make items one by one from a data set. Got Whole"): DataLoaders(dl, dl).cached()
+    with pytest.raises(ValueError, match="must be loaders that make items one by one from a data set. Got Whole"):
+        DataLoaders(dl, dl).cached()
 
 def test_items_that_are_no_images():
     ds = [(dict(a=torch.ones(2)*i, name=f'n{i}'),i%2) for i in range(8)]
@@ -453,7 +497,8 @@ def test_a_single_item_and_no_validation_items():
     assert (kept.cache_info().items,kept.cache_info().hits)==(1,1)
 
 def test_two_caches_at_once(photos):
-    a,b = photo_dls(photos).cached('10MB'),photo_dls(photos, Resize(16, method='squish')).cached('10MB')
+    a = photo_dls(photos).cached('10MB')
+    b = photo_dls(photos, Resize(16, method='squish')).cached('10MB')
     for (x,_),(z,_) in zip(a.train, b.train): assert x.shape[-1]==32 and z.shape[-1]==16
     for o in a,b: assert o.cache_info().loaders[0]['items']==20
     del a
@@ -461,12 +506,19 @@ def test_two_caches_at_once(photos):
 
 # No room
 
-@pytest.mark.parametrize('size,words', [('2 gigs',"Got '2 gigs'"), (-1,'Got -1'), (True,'Got True'), (None,'Got None'), (1.5,'Got 1.5'), ('',"Got ''"), ('-2GB',"Got '-2GB'"), ('nanGB',"Got 'nanGB'")])
+@pytest.mark.parametrize('size,words', [
+    ('2 gigs',"Got '2 gigs'"), (-1,'Got -1'), (True,'Got True'), (None,'Got None'), (1.5,'Got 1.5'), ('',"Got ''"),
+    ('-2GB',"Got '-2GB'"), ('nanGB',"Got 'nanGB'")
+])
 def test_sizes_that_are_none(photos, size, words):
     with pytest.raises(ValueError) as e: photo_dls(photos).cached(size)
-    assert str(e.value)==f"The 'size' parameter of cached must be a number of bytes in the range [0, inf), or words such as '2GB', '500MB' or '1.5GiB'. {words} instead."
+    assert str(e.value)==must_be('cached', 'size', "a number of bytes in the range [0, inf), or words such as '2GB', "
+                                 f"'500MB' or '1.5GiB'. {words} instead.")
 
-@pytest.mark.parametrize('size,n', [('2GB',2*10**9),('2gb',2*10**9),('1.5 MiB',1572864),('.5kB',500),('7B',7),(12,12),(np.int64(9),9),('1TiB',2**40)])
+@pytest.mark.parametrize('size,n', [
+    ('2GB',2*10**9), ('2gb',2*10**9), ('1.5 MiB',1572864), ('.5kB',500), ('7B',7), (12,12), (np.int64(9),9),
+    ('1TiB',2**40)
+])
 def test_sizes(size, n): assert size_bytes(size)==n
 
 def warned(f):
@@ -487,14 +539,17 @@ def test_zero_keeps_nothing(photos):
 
 def test_less_than_an_item_keeps_nothing(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('3kB'))
-    assert len(said)==1 and said[0].startswith('cached: a cache of 3,000 bytes is too small, as one item needs 3,') and said[0].endswith('Caching is off.')
+    assert len(said)==1
+    assert said[0].startswith('cached: a cache of 3,000 bytes is too small, as one item needs 3,')
+    assert said[0].endswith('Caching is off.')
     assert_trains_without(kept, photos)
 
 def test_a_folder_that_cannot_be_written_to(photos):
     kept,said = warned(lambda: photo_dls(photos).cached('10MB', folder='/proc'))
     assert len(said)==1 and "cannot be reserved in '/proc'" in said[0] and 'Caching is off' in said[0]
     assert_trains_without(kept, photos)
-    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that exists. Got '/nowhere'"): photo_dls(photos).cached(folder='/nowhere')
+    with pytest.raises(ValueError, match="'folder' parameter of cached must be a folder that exists. Got '/nowhere'"):
+        photo_dls(photos).cached(folder='/nowhere')
 
 def test_a_full_disk(photos, monkeypatch):
     def full(fd, offset, n): raise OSError(28, 'No space left on device')
@@ -513,7 +568,8 @@ def spawned(root):
     return info['hits'],info['items'],torch.cat([x for x,_ in batches])
 
 def ordered_dls(root, num_workers, times=1):
-    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label, item_tfms=Resize(32, method='squish'), splitter=EndSplitter(valid_pct=.2))
+    block = DataBlock((ImageBlock,CategoryBlock), get_items=lambda o: get_image_files(o)*times, get_y=parent_label,
+                      item_tfms=Resize(32, method='squish'), splitter=EndSplitter(valid_pct=.2))
     return block.dataloaders(root, bs=5, num_workers=num_workers, shuffle=False)
 
 @pytest.mark.slow
@@ -530,10 +586,10 @@ def train_long(root, tmp, ready, workers=2):
         for _ in dls.train:
             Path(ready).write_text(str(os.getpid()))
 
-def killed(pids):
+def kill_first(pids):
     "Kill the first of some processes, if it has not ended by itself"
-    try: return pids and not os.kill(pids[0], signal.SIGKILL)
-    except ProcessLookupError: return False
+    if not pids: return
+    with suppress(ProcessLookupError): os.kill(pids[0], signal.SIGKILL)
 
 def deleted_files(tmp):
     "Files of `tmp` that have no name and are still open somewhere"
@@ -554,7 +610,11 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
         main = int(ready.read_text())
         assert deleted_files(tmp) # it is there while they live
         workers = until(lambda: children(main), 10)
-        if who=='worker': until(lambda: job.done() or killed(children(main)) and False, 30) # a worker may be at its end anyway
+        if who=='worker': # a worker may be at its end anyway
+            def over():
+                if not job.done(): kill_first(children(main))
+                return job.done()
+            until(over, 30)
         elif who=='main': os.kill(main, signal.SIGKILL)
         else: # again, as people do, where Python swallows it in the moment in which it starts a worker
             for _ in range(9):
@@ -562,7 +622,8 @@ def test_nothing_is_left_after_a_process_was_killed(photos, tmp_path, who):
                 if wait([job], 3).done: break
         with pytest.raises(BaseException) as e: job.result(timeout=30)
     # PyTorch says that a worker was killed in several ways
-    assert isinstance(e.value, dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError, interrupt=KeyboardInterrupt)[who])
+    errors = dict(worker=(RuntimeError,EOFError,OSError), main=ChildProcessError, interrupt=KeyboardInterrupt)
+    assert isinstance(e.value, errors[who])
     assert until(lambda: not any(map(alive, [main,*workers])), 10)
     assert until(lambda: not deleted_files(tmp), 10) and [*tmp.iterdir()]==[]
 

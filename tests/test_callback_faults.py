@@ -311,7 +311,7 @@ y51 = tail_targets(28,14,6,3)
 
 class Named(Points):
     "Has names for its classes, one too few"
-    classes = ['a','b','c']
+    classes = 'a','b','c'
 
 class Stream(IterableDataset):
     def __iter__(self):
@@ -486,7 +486,7 @@ def test_an_error_of_the_data_set_is_told_as_it_is(error, words):
 
 class Vocabulary(Points):
     "Four classes are named, two of them have items"
-    classes = ['ant','bee','cow','doe']
+    classes = 'ant','bee','cow','doe'
     def __init__(self): super().__init__((30,0,9,0))
 
 def test_a_class_without_images_is_named_once():

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from fastai.vision import all as fv
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.labels import train_labels
-from toys import Probe,equal,fixed_lams,make_learner,params,quiet_fit,seeded_dl,tail_targets
+from toys import Probe,equal,fixed_lams,flat,make_learner,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 
@@ -93,8 +93,8 @@ def check_fit(dls, shares=(1/3,)*3, epochs=5):
         n = len(train.seen)
         asked = loss_func.asked[:2*n]
         assert [len(x) for x,_ in train.seen]==[len(o) for o in asked[::2]]==[len(o) for o in asked[1::2]]
-        firsts.append(sum(asked[::2], []))
-        seconds += sum(asked[1::2], [])
+        firsts.append(flat(asked[::2]))
+        seconds += flat(asked[1::2])
     x = torch.cat([x for x,_ in train.seen])
     assert x.dtype==torch.float32 and x.isfinite().all()
     # Shares of the partners' classes, within 5 standard errors

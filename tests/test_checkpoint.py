@@ -42,8 +42,9 @@ class Cut(fv.Callback):
     def after_batch(self):
         if self.training and (self.learn.epoch,self.iter)==self.at: raise KeyboardInterrupt('cut short')
 
-def make_learner(ds=Noisy, loaders=None, net=None, loss_func=nn.CrossEntropyLoss, opt_func=partial(fv.SGD, mom=.9),
-    **kwargs):
+momentum = partial(fv.SGD, mom=.9)
+
+def make_learner(ds=Noisy, loaders=None, net=None, loss_func=nn.CrossEntropyLoss, opt_func=momentum, **kwargs):
     ds = ds()
     dls = fv.DataLoaders(*(loaders(ds) if loaders else (seeded_dl(ds), seeded_dl(ds, 32, shuffle=False))))
     return fv.Learner(dls, make_net(drop=.2) if net is None else net(), loss_func(),
@@ -414,7 +415,7 @@ def test_metrics_of_the_training_part_are_told_apart(tmp_path):
         learn = make_learner(metrics=[accuracy,error_rate])
         learn.recorder.train_metrics = True
         return learn
-    learn,ck = go(tmp_path/'a.pth', make, monitor='valid_error_rate')
+    _,ck = go(tmp_path/'a.pth', make, monitor='valid_error_rate')
     assert ck.best==int(np.argmax([row['valid_error_rate'] for row in ck.history]))
     for nm in 'train_loss','valid_loss':
         with pytest.raises(ValueError, match='one of the metrics'): go(tmp_path/'b.pth', make, monitor=nm)
@@ -459,7 +460,7 @@ def test_files_do_not_grow(tmp_path):
 
 def test_a_model_that_passes_names_on_is_no_callback_with_a_state(tmp_path):
     "A callback looks unknown names up in the model, which has a `load_state_dict`"
-    learn,_ = go(tmp_path/'a.pth', cbs=lambda: [fv.Callback(),Counts()], n=1)
+    go(tmp_path/'a.pth', cbs=lambda: [fv.Callback(),Counts()], n=1)
     (key,state), = torch.load(tmp_path/'a.pth', weights_only=True)['cbs'].items()
     assert 'Counts' in key and state==dict(n=7)
 
@@ -685,7 +686,8 @@ class Deadly:
 
     def open_file(self, *args):
         self.n += 1
-        f,deadly = open(*args),self
+        f = open(*args) # noqa: SIM115 # closed by who asked for it
+        deadly = self
         self.at('opened')
         class File:
             def __enter__(self): return self

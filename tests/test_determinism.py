@@ -31,9 +31,19 @@ class Watch(fv.Callback):
         lam = getattr(self.dl, 'lam', 0.)
         self.lams.append(lam.tolist() if torch.is_tensor(lam) else lam)
 
-callbacks = {'plain': lambda seed: None, 'balmix': lambda seed: BalancedMixUp(1., seed=seed), 'per item': lambda seed: BalancedMixUp(.5, per_item=True, seed=seed), 'progressive': lambda seed: ProgressiveSampling(seed=seed),
-             'remix': lambda seed: Remix(seed=seed)}
-loaders = {'plain': lambda d, seed: d, 'weighted': lambda d, seed: d.weighted('sqrt', seed=seed), 'cached': lambda d, seed: d.cached('1MB'), 'both': lambda d, seed: d.cached('1MB').weighted('sqrt', seed=seed)}
+callbacks = {
+    'plain': lambda seed: None,
+    'balmix': lambda seed: BalancedMixUp(1., seed=seed),
+    'per item': lambda seed: BalancedMixUp(.5, per_item=True, seed=seed),
+    'progressive': lambda seed: ProgressiveSampling(seed=seed),
+    'remix': lambda seed: Remix(seed=seed),
+}
+loaders = {
+    'plain': lambda d, seed: d,
+    'weighted': lambda d, seed: d.weighted('sqrt', seed=seed),
+    'cached': lambda d, seed: d.cached('1MB'),
+    'both': lambda d, seed: d.cached('1MB').weighted('sqrt', seed=seed),
+}
 
 def fitted(cb='balmix', loader='plain', num_workers=0, noise=False, seed=0, own_seed=1):
     "Parameters, items and λ of a fit in which all is made anew after one `set_seed`, as docs/determinism.md has it"
@@ -41,7 +51,8 @@ def fitted(cb='balmix', loader='plain', num_workers=0, noise=False, seed=0, own_
     train = fv.TfmdDL(Numbers(), bs=8, shuffle=True, num_workers=num_workers, after_item=Noise() if noise else None)
     dls = loaders[loader](fv.DataLoaders(train, seeded_dl(Points(), shuffle=False), device='cpu'), own_seed)
     net = nn.Sequential(nn.Linear(6,7), nn.Tanh(), nn.Dropout(.2), nn.Linear(7,4))
-    learn,watch = fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), lr=.05),Watch()
+    learn = fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), lr=.05)
+    watch = Watch()
     quiet_fit(learn, 2, [*fv.L(callbacks[cb](own_seed)),watch])
     return params(learn),watch.items,watch.lams
 
@@ -69,13 +80,14 @@ def test_random_transforms_differ_with_the_workers_but_not_items_and_weights():
     "What cannot be promised"
     clean,a,b = fitted(),fitted(noise=True),fitted(num_workers=2, noise=True)
     assert same(a, b)==(False,False,True)
-    # the items, as the noise cannot be taken off their numbers, are those of a data set without: the loader draws them before any item is made
+    # the items are those of a data set without noise: the loader draws them before any item is made
     assert same(a, clean)[2] and [*map(len, a[1])]==[*map(len, b[1])]==[*map(len, clean[1])]
 
 @pytest.mark.parametrize('cb', ['balmix','per item'])
 @pytest.mark.parametrize('num_workers', [0,2])
 def test_with_a_cache_as_without(cb, num_workers):
-    for plain,kept in ('plain','cached'),('weighted','both'): assert same(fitted(cb, plain, num_workers), fitted(cb, kept, num_workers))==(True,)*3
+    for plain,kept in ('plain','cached'),('weighted','both'):
+        assert same(fitted(cb, plain, num_workers), fitted(cb, kept, num_workers))==(True,)*3
 
 def numbers(*args, **kwargs):
     a,b,c = fitted(*args, **kwargs)
@@ -89,6 +101,7 @@ def test_every_promise_names_a_test_that_is_there():
     text = (root/'docs'/'determinism.md').read_text(encoding='utf-8')
     names = re.findall(r'`(test_\w+)\.py::(test_\w+)`', text)
     assert len(names)>5
-    for file,name in names: assert f'def {name}(' in (root/'tests'/f'{file}.py').read_text(encoding='utf-8'), f'{file}.py has no {name}'
+    for file,name in names:
+        assert f'def {name}(' in (root/'tests'/f'{file}.py').read_text(encoding='utf-8'), f'{file}.py has no {name}'
     promises = [o for o in text.splitlines() if o.startswith('| ') and not o.startswith(('| promise','| ---'))]
     assert all('::test_' in o for o in promises)

@@ -98,7 +98,7 @@ def launch(world_size, folder, *args, timeout=600):
         try: words = p.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
             p.terminate() # it ends its processes
-            raise AssertionError(f'not done in {timeout} s:\n{p.communicate()[0][-20_000:]}')
+            raise AssertionError(f'not done in {timeout} s:\n{p.communicate()[0][-20_000:]}') from None
     return p.returncode,words
 
 def check_launched(world_size, folder):

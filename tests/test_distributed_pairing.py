@@ -1,5 +1,5 @@
-"""Distributed training needs more than one process, which no notebook has. First fastai's `DistributedDL` plays each rank in
-turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
+"""Distributed training needs more than one process, which no notebook has. First fastai's `DistributedDL` plays each
+rank in turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
 
 import types
 import numpy as np
@@ -21,7 +21,8 @@ class LocalDL(DistributedDL):
 
 def make_numbers(targets=TARGETS, **kwargs): return seeded_dl(Numbered(targets), **kwargs)
 
-def ranks(make=make_numbers, world_size=2): return [LocalDL(make(), rank=r, world_size=world_size) for r in range(world_size)]
+def ranks(make=make_numbers, world_size=2):
+    return [LocalDL(make(), rank=r, world_size=world_size) for r in range(world_size)]
 
 def paired_ranks(alpha=.3, make=make_numbers, world_size=2, **kwargs):
     return [pair_loader(dl, alpha, rng=np.random.default_rng([0,dl.rank]), **kwargs) for dl in ranks(make, world_size)]
@@ -31,12 +32,20 @@ def test_fastai_takes_the_paired_loader_for_a_distributed_one_and_does_not_wrap_
         assert isinstance(p, DistributedDL) and isinstance(p, LocalDL) and (p.rank,p.world_size)==(dl.rank,2)
         assert DistributedTrainer._wrap_dl(types.SimpleNamespace(), p) is p
 
-@pytest.mark.parametrize('make', [make_numbers, lambda: make_numbers(TARGETS[:90]), lambda: make_numbers(TARGETS[:9], bs=4), lambda: make_numbers(drop_last=True),
-    lambda: make_numbers(num_workers=1), lambda: DataLoaders(make_numbers(), None).weighted('sqrt', seed=1).train],
-    ids=['odd', 'even', 'few', 'drop_last', 'worker', 'weighted'])
+makes = dict(
+    odd=make_numbers,
+    even=lambda: make_numbers(TARGETS[:90]),
+    few=lambda: make_numbers(TARGETS[:9], bs=4),
+    drop_last=lambda: make_numbers(drop_last=True),
+    worker=lambda: make_numbers(num_workers=1),
+    weighted=lambda: DataLoaders(make_numbers(), None).weighted('sqrt', seed=1).train,
+)
+
+@pytest.mark.parametrize('make', makes.values(), ids=makes)
 @pytest.mark.parametrize('per_item', [False, True])
 def test_each_rank_s_first_stream_is_what_it_would_have_been(make, per_item):
-    plain,pairs = ranks(make),paired_ranks(make=make, per_item=per_item)
+    plain = ranks(make)
+    pairs = paired_ranks(make=make, per_item=per_item)
     for dl,p in zip(plain, pairs):
         for _ in range(2):
             expected = [item_numbers(x) for x,_ in dl]
@@ -63,8 +72,11 @@ def test_a_partial_epoch_is_shared_too():
     assert len(seen)==32 and len(set(seen))==31
 
 def test_each_rank_draws_its_own_weights_and_partners_from_the_whole_data_set():
-    first,second = paired_ranks(alpha=1.)
-    lams,partners = zip(*[([lam for _,_,lam in s],flat(j for _,j,_ in s)) for s in (flat(streams(p) for _ in range(30)) for p in (first,second))])
+    lams,partners = [],[]
+    for p in paired_ranks(alpha=1.):
+        drawn = flat(streams(p) for _ in range(30))
+        lams.append([lam for _,_,lam in drawn])
+        partners.append(flat(j for _,j,_ in drawn))
     assert not set(lams[0])&set(lams[1])-{0.} and partners[0]!=partners[1]
     for own in partners: assert set(own)==set(range(91))
 
@@ -125,9 +137,11 @@ def train_rank(rank):
     # Every process shuffles by a generator of its own; only the first one's order counts
     dls = DataLoaders(make_numbers(seed=rank), make_numbers(TARGETS[:21], shuffle=False, drop_last=False), device='cpu')
     record,mix = Record(),BalancedMixUp(alpha=1., seed=0)
-    learn = Learner(dls, Net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=[record,mix,DistributedTrainer(sync_bn=False, cpu=True)])
+    cbs = [record,mix,DistributedTrainer(sync_bn=False, cpu=True)]
+    learn = Learner(dls, Net(), loss_func=CrossEntropyLossFlat(), opt_func=SGD, cbs=cbs)
     with learn.no_bar(),learn.no_logging(): learn.fit(2, lr=.1)
-    return dict(epochs=record.epochs, params=[p.detach().clone() for p in learn.model.parameters()], losses=[list(o) for o in learn.recorder.values])
+    params = [p.detach().clone() for p in learn.model.parameters()]
+    return dict(epochs=record.epochs, params=params, losses=[list(o) for o in learn.recorder.values])
 
 def test_two_processes_train_on_one_epoch_between_them():
     first,second = on_ranks(2, train_rank)
@@ -140,7 +154,8 @@ def test_two_processes_train_on_one_epoch_between_them():
             assert [o[4] for o in batches]==[8,16,24,32,40,46]
             assert all(len(o[1])==(len(o[0]) if o[2] else 0) for o in batches)
         # Weights and partners are each rank's own
-        assert not {o[2] for o in mine}&{o[2] for o in other}-{0.} and flat(o[1] for o in mine)!=flat(o[1] for o in other)
+        assert not {o[2] for o in mine}&{o[2] for o in other}-{0.}
+        assert flat(o[1] for o in mine)!=flat(o[1] for o in other)
     assert flat(o[0] for o in first['epochs'][0])!=flat(o[0] for o in first['epochs'][1])
     torch.testing.assert_close(first['params'], second['params'])
     assert np.isfinite(first['losses']).all()

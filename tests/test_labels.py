@@ -1,5 +1,6 @@
-"""Labels of fastai's `Datasets` are read by a shorter route than fastai's own, so here is that both come to the same, for every form in use and for pipelines made to mislead the
-shorter one: with states, chance, subclasses, methods added later. How much shorter it is, is counted, not timed."""
+"""Labels of fastai's `Datasets` are read by a shorter route than fastai's own, so here is that both come to the same,
+for every form in use and for pipelines made to mislead the shorter one: with states, chance, subclasses, methods added
+later. How much shorter it is, is counted, not timed."""
 import random
 from enum import IntEnum
 from pathlib import Path
@@ -12,24 +13,34 @@ import torch
 from hypothesis import example,given
 from hypothesis import strategies as st
 from fasttransform import Pipeline,Transform
-from fastai.vision.all import (Categorize,CategoryBlock,ColReader,DataBlock,Datasets,ImageDataLoaders,IndexSplitter,ItemGetter,ItemTransform,PILImage,
-    RegexLabeller,TensorCategory,TfmdDL,TfmdLists,TransformBlock,parent_label)
+from fastai.vision.all import (Categorize, CategoryBlock, ColReader, DataBlock, Datasets, ImageDataLoaders,
+                               IndexSplitter, ItemGetter, ItemTransform, PILImage, RegexLabeller, TensorCategory,
+                               TfmdDL, TfmdLists, TransformBlock, parent_label)
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
 import toys # noqa: F401 # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6
 NAMES = ['ant','bee','cat']
+LABELS = [NAMES[y] for y in Y]
 FILES = [Path('data')/NAMES[y]/f'{NAMES[y]}_{i}.png' for i,y in enumerate(Y)]
 
 def unopened(o): raise AssertionError('an image was opened')
 
-def datasets(items, *tfms): return Datasets(items, [[noimage()],list(tfms)])
 def noimage(): return lambda o: torch.zeros(1)
+def datasets(items, *tfms, **kwargs): return Datasets(items, [[noimage()],list(tfms)], **kwargs)
+def named(**kwargs): return Categorize(vocab=NAMES, **kwargs)
+def in_order(vocab): return Categorize(vocab=vocab, sort=False)
 
 def block(items, y_block=CategoryBlock, **kwargs):
     "Training set of a `DataBlock`"
-    return DataBlock((TransformBlock(type_tfms=noimage()), y_block), splitter=IndexSplitter([len(items)-1]), **kwargs).datasets(items).train
+    blocks = TransformBlock(type_tfms=noimage()),y_block
+    return DataBlock(blocks, splitter=IndexSplitter([len(items)-1]), **kwargs).datasets(items).train
+
+def column(df, name, then=None, y_block=CategoryBlock, **kwargs):
+    "Training set with labels in a column of `df`, made into others by `then`"
+    read = ColReader(name, **kwargs)
+    return block(df, y_block, get_y=read if then is None else Pipeline([read,then]))
 
 def by_us(ds, labels=None): return train_labels(TfmdDL(ds, bs=1, num_workers=0), labels)
 
@@ -51,7 +62,9 @@ def assert_same(make):
     assert got==expected
     return got
 
-def frame(**more): return pd.DataFrame(dict(file=[str(o) for o in FILES], label=[NAMES[y] for y in Y], number=Y, odd=[y%2==1 for y in Y], **more), index=range(100, 100+len(Y)))
+def frame(**more):
+    cols = dict(file=[str(o) for o in FILES], label=LABELS, number=Y, odd=[y%2==1 for y in Y], **more)
+    return pd.DataFrame(cols, index=range(100, 100+len(Y)))
 
 @pytest.fixture
 def pngs(tmp_path):
@@ -70,6 +83,13 @@ class Caller:
     "A function that is an object"
     def __call__(self, o): return o.parent.name
 
+def from_columns():
+    blocks = TransformBlock(type_tfms=noimage()),CategoryBlock
+    return DataBlock.from_columns(blocks, splitter=IndexSplitter([0])).datasets((FILES,LABELS)).train
+
+def image_dls(source, *args, **kwargs):
+    return getattr(ImageDataLoaders, f'from_{source}')(*args, seed=0, bs=2, num_workers=0, **kwargs)
+
 forms = {
     'parent_label': lambda: block(FILES, get_y=parent_label),
     'RegexLabeller': lambda: block(FILES, get_y=RegexLabeller(r'(\w+)_\d+\.png$')),
@@ -79,22 +99,22 @@ forms = {
     'object': lambda: block(FILES, get_y=Caller()),
     'paths as text': lambda: block([str(o) for o in FILES], get_y=parent_label),
     'two functions': lambda: block(FILES, get_y=Pipeline([name_of, str.upper])),
-    'pairs': lambda: block([(o,NAMES[y]) for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(1)]),
-    'pairs of ints': lambda: block(list(zip(FILES, Y)), getters=[ItemGetter(0),ItemGetter(1)]),
+    'pairs': lambda: block([*zip(FILES, LABELS)], getters=[ItemGetter(0),ItemGetter(1)]),
+    'pairs of ints': lambda: block([*zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(1)]),
     'pairs as lists': lambda: block([[o,y] for o,y in zip(FILES, Y)], getters=[ItemGetter(0),ItemGetter(-1)]),
-    'columns': lambda: DataBlock.from_columns((TransformBlock(type_tfms=noimage()), CategoryBlock), splitter=IndexSplitter([0])).datasets((FILES, [NAMES[y] for y in Y])).train,
-    'from_lists': lambda: ImageDataLoaders.from_lists('.', [np.zeros((2,2,3), dtype=np.uint8)]*len(Y), [NAMES[y] for y in Y], seed=0, bs=2, num_workers=0).train_ds,
-    'ColReader, name': lambda: block(frame(), get_y=ColReader('label')),
-    'ColReader, number': lambda: block(frame(), get_y=ColReader(2)),
-    'ColReader, from the end': lambda: block(frame(), get_y=ColReader(-3)),
-    'ColReader, bools': lambda: block(frame(), get_y=ColReader('odd')),
-    'ColReader, objects': lambda: block(frame().astype(object), get_y=ColReader('label')),
+    'columns': from_columns,
+    'from_lists': lambda: image_dls('lists', '.', [np.zeros((2,2,3), dtype=np.uint8)]*len(Y), LABELS).train_ds,
+    'ColReader, name': lambda: column(frame(), 'label'),
+    'ColReader, number': lambda: column(frame(), 2),
+    'ColReader, from the end': lambda: column(frame(), -3),
+    'ColReader, bools': lambda: column(frame(), 'odd'),
+    'ColReader, objects': lambda: column(frame().astype(object), 'label'),
     'ColReader, text only': lambda: block(frame()[['file','label']], get_y=ColReader('label')),
-    'ColReader, numbers only': lambda: block(frame()[['number']].assign(share=.5), get_y=ColReader('number')),
-    'ColReader, no header': lambda: block(frame().set_axis(range(4), axis=1), get_y=ColReader(1)),
-    'ColReader, duplicate names, by number': lambda: block(frame().set_axis(['label']*4, axis=1), get_y=ColReader(1)),
+    'ColReader, numbers only': lambda: column(frame()[['number']].assign(share=.5), 'number'),
+    'ColReader, no header': lambda: column(frame().set_axis(range(4), axis=1), 1),
+    'ColReader, duplicate names, by number': lambda: column(frame().set_axis(['label']*4, axis=1), 1),
     'mid-level': lambda: datasets(range(len(Y)), lambda i: NAMES[Y[i]], Categorize()),
-    'mid-level, a set of the splits': lambda: Datasets(FILES, [[noimage()],[parent_label,Categorize()]], splits=[[3,1,2],[0]]).train,
+    'mid-level, a set of the splits': lambda: datasets(FILES, parent_label, Categorize(), splits=[[3,1,2],[0]]).train,
     'vocab': lambda: block(FILES, CategoryBlock(vocab=['cat','ant','bee'], sort=False), get_y=parent_label),
     'add_na': lambda: block(FILES, CategoryBlock(add_na=True), get_y=parent_label),
 }
@@ -126,18 +146,28 @@ def test_each_label_is_looked_up_once(form):
 @pytest.mark.parametrize('form', [o for o in forms if o.startswith('ColReader')])
 def test_a_column_is_read_by_one_row_for_each_label(form, monkeypatch):
     ds,rows,real = forms[form](),[],ColReader.__call__
-    monkeypatch.setattr(ColReader, '__call__', lambda self, o, **kwargs: rows.append(o) or real(self, o, **kwargs))
+    def noted(self, o, **kwargs):
+        rows.append(o)
+        return real(self, o, **kwargs)
+    monkeypatch.setattr(ColReader, '__call__', noted)
     y = by_us(ds)
     assert 1<len(rows)<=1+len({*y.tolist()})
 
-@pytest.mark.parametrize('make', [
-    lambda path: ImageDataLoaders.from_folder(path, valid_pct=.2, seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_path_func(path, [path/o for o in FILES], parent_label, seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_name_func(path, [path/o for o in FILES], lambda o: o.split('_')[0], seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_name_re(path, [path/o for o in FILES], r'^(\w+)_', seed=0, bs=2, num_workers=0),
-    lambda path: ImageDataLoaders.from_df(frame(), path, seed=0, bs=2, num_workers=0),
-    lambda path: ImageData(pd.DataFrame(dict(path=[o.as_posix() for o in FILES], label=[NAMES[y] for y in Y], split=['train']*40+['valid']*8)), NAMES, root=path).dataloaders(size=2, bs=2, num_workers=0),
-], ids=['from_folder', 'from_path_func', 'from_name_func', 'from_name_re', 'from_df', 'ImageData'])
+def files_in(path): return [path/o for o in FILES]
+def of_image_data(path):
+    df = pd.DataFrame(dict(path=[o.as_posix() for o in FILES], label=LABELS, split=['train']*40+['valid']*8))
+    return ImageData(df, NAMES, root=path).dataloaders(size=2, bs=2, num_workers=0)
+
+sources = dict(
+    from_folder=lambda path: image_dls('folder', path, valid_pct=.2),
+    from_path_func=lambda path: image_dls('path_func', path, files_in(path), parent_label),
+    from_name_func=lambda path: image_dls('name_func', path, files_in(path), lambda o: o.split('_')[0]),
+    from_name_re=lambda path: image_dls('name_re', path, files_in(path), r'^(\w+)_'),
+    from_df=lambda path: image_dls('df', frame(), path),
+    ImageData=of_image_data,
+)
+
+@pytest.mark.parametrize('make', sources.values(), ids=sources)
 def test_no_image_is_opened(make, pngs, monkeypatch):
     dls = make(pngs)
     vocab = dls.train_ds.tls[-1].tfms.fs[-1].vocab
@@ -245,7 +275,8 @@ def by_value():
 
 def other_lists(cls=TfmdLists, pipeline=Pipeline):
     "Targets in a list of class `cls`"
-    x,y = (TfmdLists(FILES, [noimage()]), cls(FILES, [parent_label,Categorize(vocab=NAMES)]))
+    x = TfmdLists(FILES, [noimage()])
+    y = cls(FILES, [parent_label,named()])
     y.tfms.__class__ = pipeline
     return Datasets(tls=[x,y])
 
@@ -261,87 +292,115 @@ def changed_box():
     def label(o):
         box.v = o.parent.name
         return box
-    return datasets(FILES, label, Categorize(vocab=[Box(o) for o in NAMES], sort=False))
+    return datasets(FILES, label, in_order([Box(o) for o in NAMES]))
 
 def for_training(f):
     f.split_idx = 0
     return f
 
-def half(i, items, *tfms): return Datasets(items, [[noimage()],list(tfms)], splits=[[0,1],[2,3]]).subset(i)
+def half(i, items, *tfms): return datasets(items, *tfms, splits=[[0,1],[2,3]]).subset(i)
 
-def split_datasets(i): return Datasets(FILES, [[noimage()],[parent_label,TrainingOnly(),Categorize(vocab=NAMES)]], splits=[[0,1,2,3],[4,5,6,7]]).subset(i)
+def split_datasets(i):
+    return datasets(FILES, parent_label, TrainingOnly(), named(), splits=[range(4),range(4, 8)]).subset(i)
 
 _three = [(0,'ant','bee'),(1,'bee','cat'),(2,'cat','ant')]*4
 
+def categorized(tfms): return block(FILES, TransformBlock(type_tfms=tfms), get_y=parent_label)
+
+def counted_alone():
+    numbers = iter(range(99))
+    return datasets(FILES, lambda o: next(numbers))
+
+def as_text(o): return str.lower(o)
+def typed(o): return f'{type(o).__name__} {o}'
+def dated(**more): return pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), **more))
+
+def with_levels():
+    levels = pd.MultiIndex.from_product([['a'],['file','label','number','odd']])
+    return frame().set_axis(levels, axis=1)
+
+class ByRow(ColReader):
+    "Reads another column than its own"
+    def _do_one(self, r, c): return NAMES[r.name%2]
+
+def second_of_pairs():
+    return half(1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), named())
+
+two_texts = [(['ant','cat'],'bee')]*4
+big = 2**53 # the next whole number is no float
+rounded = pd.DataFrame(dict(a=[big+1,big]*3, b=.5))
+fields = pd.DataFrame(dict(size=[0,1,1,0]*2, _fields=['size','']*4))
+
 misleading = {
-    'a count': lambda: datasets(FILES, Counter(), Categorize(vocab=NAMES)),
-    'chance': lambda: datasets(FILES, Rolls(), Categorize(vocab=NAMES)),
-    'a count after a label': lambda: datasets(FILES, parent_label, Counter(), Categorize(vocab=NAMES)),
-    'a moody subclass': lambda: block(FILES, TransformBlock(type_tfms=Moody(vocab=NAMES)), get_y=parent_label),
-    'a subclass with a call of its own': lambda: block(FILES, TransformBlock(type_tfms=Called(vocab=NAMES)), get_y=parent_label),
-    'a count after a column': lambda: block(frame(), CategoryBlock(vocab=NAMES), get_y=Pipeline([ColReader('label'), Counter()])),
-    'a quiet subclass': lambda: block(FILES, TransformBlock(type_tfms=Quiet()), get_y=parent_label),
-    'in place, after': lambda: block(FILES, TransformBlock(type_tfms=[Categorize(vocab=NAMES+['more']),AddsInPlace()]), get_y=parent_label),
+    'a count': lambda: datasets(FILES, Counter(), named()),
+    'chance': lambda: datasets(FILES, Rolls(), named()),
+    'a count after a label': lambda: datasets(FILES, parent_label, Counter(), named()),
+    'a moody subclass': lambda: categorized(Moody(vocab=NAMES)),
+    'a subclass with a call of its own': lambda: categorized(Called(vocab=NAMES)),
+    'a count after a column': lambda: column(frame(), 'label', then=Counter(), y_block=CategoryBlock(vocab=NAMES)),
+    'a quiet subclass': lambda: categorized(Quiet()),
+    'in place, after': lambda: categorized([Categorize(vocab=[*NAMES,'more']),AddsInPlace()]),
     'a count, after': lambda: datasets(FILES[:6], parent_label, Categorize(vocab=NAMES+list('abcdef')), CountsUp()),
     'no Categorize': lambda: datasets(range(len(Y)), lambda i: Y[i]),
-    'a count alone': lambda: datasets(FILES, lambda o, c=iter(range(99)): next(c)),
+    'a count alone': counted_alone,
     'for training': lambda: split_datasets(0),
     'not for validation': lambda: split_datasets(1),
-    'Categorize for training': lambda: half(0, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
-    'Categorize for training, not validation': lambda: half(1, [0,1,2,1], for_training(Categorize(vocab=[2,1,0], sort=False))),
-    'ItemGetter for training': lambda: half(0, [(['ant','cat'],'bee')]*4, for_training(ItemGetter(0)), ItemGetter(1), Categorize(vocab=NAMES)),
-    'ItemGetter for training, not validation': lambda: half(1, [('ant','bee')]*4, for_training(ItemGetter(0)), lambda o: o, ItemGetter(1), Categorize(vocab=NAMES)),
+    'Categorize for training': lambda: half(0, [0,1,2,1], for_training(in_order([2,1,0]))),
+    'Categorize for training, not validation': lambda: half(1, [0,1,2,1], for_training(in_order([2,1,0]))),
+    'ItemGetter for training': lambda: half(0, two_texts, for_training(ItemGetter(0)), ItemGetter(1), named()),
+    'ItemGetter for training, not validation': second_of_pairs,
     'a function for training': lambda: half(1, [0,1,2,1], Transform(lambda o: 2-o, split_idx=0)),
     'an item transform': lambda: datasets([(o,NAMES[y]) for o,y in zip(FILES, Y)], Pairs(), Categorize()),
-    'a subclass of ItemGetter': lambda: datasets(_three, LastPart(1), Categorize(vocab=NAMES)),
-    'a slice of the item': lambda: datasets(_three, ItemGetter(slice(1,2)), lambda o: o[0], Categorize(vocab=NAMES)),
+    'a subclass of ItemGetter': lambda: datasets(_three, LastPart(1), named()),
+    'a slice of the item': lambda: datasets(_three, ItemGetter(slice(1,2)), lambda o: o[0], named()),
     'tuples, mapped': lambda: datasets([('ant','bee'),('cat','cat')], lambda o: NAMES.index(o), ItemGetter(1)),
     'another list': lambda: other_lists(OtherLists),
     'another pipeline': lambda: other_lists(pipeline=OtherPipeline),
-    'two methods': lambda: datasets([0,1,'x',2], two_methods(), Categorize(vocab=NAMES)),
-    'a method for a value': lambda: datasets(['y','x','y','x'], by_value(), Categorize(vocab=NAMES)),
-    'annotated for another type': lambda: datasets(['bee','ant','cat'], annotated, Categorize(vocab=NAMES)),
+    'two methods': lambda: datasets([0,1,'x',2], two_methods(), named()),
+    'a method for a value': lambda: datasets(['y','x','y','x'], by_value(), named()),
+    'annotated for another type': lambda: datasets(['bee','ant','cat'], annotated, named()),
     'an instance with a method of its own': patched_instance,
     'one object, changed': changed_box,
-    'a text of its own': lambda: datasets([Loud('ant'),'ANT',Loud('Ant'),'ant'], Categorize(vocab=['ANT','ant','x'], sort=False)),
-    'a text of its own, made text': lambda: datasets([Loud('ant'),'ant'], lambda o: str.lower(o), Categorize(vocab=['ANT','ant'], sort=False)),
-    'enum': lambda: datasets([Number.one,2,1,Number.two], Categorize(vocab=[2,1,0], sort=False)),
+    'a text of its own': lambda: datasets([Loud('ant'),'ANT',Loud('Ant'),'ant'], in_order(['ANT','ant','x'])),
+    'a text of its own, made text': lambda: datasets([Loud('ant'),'ant'], as_text, in_order(['ANT','ant'])),
+    'enum': lambda: datasets([Number.one,2,1,Number.two], in_order([2,1,0])),
     'equal numbers': lambda: datasets([1,True,1.,np.int64(1),np.float32(1),0,False], Categorize(vocab=[0,1])),
     'tuples as labels': lambda: datasets([[('a',1)],[('a',1)]], ItemGetter(0), Categorize(vocab=[('a',1)])),
     'bytes': lambda: datasets([b'a',b'b',b'a'], Categorize()),
-    'dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=ColReader('d')),
-    'a function of dates': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3), n=1)), get_y=Pipeline([ColReader('d'), lambda o: f'{type(o).__name__} {o.year}'])),
-    'dates only': lambda: block(pd.DataFrame(dict(d=pd.to_datetime(['2020-01-01','2021-01-01']*3))), get_y=ColReader('d')),
-    'categories': lambda: block(frame(c=pd.Categorical([NAMES[y] for y in Y])), get_y=ColReader('c')),
-    'pref': lambda: block(frame(), get_y=ColReader('label', pref='a ')),
-    'suff': lambda: block(frame(), get_y=ColReader('label', suff=' a')),
-    'label_delim': lambda: block(frame(), get_y=Pipeline([ColReader('label', label_delim='e'), lambda o: o[0]])),
-    'a subclass of ColReader': lambda: block(frame(), get_y=type('C', (ColReader,), dict(_do_one=lambda self, r, c: NAMES[r.name%2]))('label')),
-    'a function after a column': lambda: block(frame(), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
-    'a function after a column, one type': lambda: block(frame()[['number']].assign(share=.5), get_y=Pipeline([ColReader('number'), lambda o: f'{type(o).__name__} {o}'])),
-    'numbers that a row rounds': lambda: block(pd.DataFrame(dict(a=[2**53+1,2**53]*3, b=.5)), CategoryBlock(vocab=[2**53,2**53+1]), get_y=ColReader('a')),
-    'a column called _fields': lambda: block(pd.DataFrame(dict(size=[0,1,1,0]*2, _fields=['size','']*4)), CategoryBlock(vocab=[0,1,2]), get_y=ColReader('size')),
-    'two columns': lambda: block(frame(), get_y=Pipeline([ColReader(['label','number']), lambda o: NAMES[o[1]]])),
+    'dates': lambda: column(dated(n=1), 'd'),
+    'a function of dates': lambda: column(dated(n=1), 'd', then=lambda o: f'{type(o).__name__} {o.year}'),
+    'dates only': lambda: column(dated(), 'd'),
+    'categories': lambda: column(frame(c=pd.Categorical(LABELS)), 'c'),
+    'pref': lambda: column(frame(), 'label', pref='a '),
+    'suff': lambda: column(frame(), 'label', suff=' a'),
+    'label_delim': lambda: column(frame(), 'label', label_delim='e', then=lambda o: o[0]),
+    'a subclass of ColReader': lambda: block(frame(), get_y=ByRow('label')),
+    'a function after a column': lambda: column(frame(), 'number', then=typed),
+    'a function after a column, one type': lambda: column(frame()[['number']].assign(share=.5), 'number', then=typed),
+    'numbers that a row rounds': lambda: column(rounded, 'a', y_block=CategoryBlock(vocab=[big,big+1])),
+    'a column called _fields': lambda: column(fields, 'size', y_block=CategoryBlock(vocab=[0,1,2])),
+    'two columns': lambda: column(frame(), ['label','number'], then=lambda o: NAMES[o[1]]),
     'a function of rows': lambda: block(frame(), get_y=lambda r: r.label if r.number else 'other'),
-    'a subclass of DataFrame': lambda: block(Rows(frame()), get_y=ColReader('label')),
-    'columns with levels': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=ColReader(1)),
-    'columns with levels, by name': lambda: block(frame().set_axis(pd.MultiIndex.from_product([['a'],['file','label','number','odd']]), axis=1), get_y=Pipeline([ColReader('a'), lambda o: o['label']])),
+    'a subclass of DataFrame': lambda: column(Rows(frame()), 'label'),
+    'columns with levels': lambda: column(with_levels(), 1),
+    'columns with levels, by name': lambda: column(with_levels(), 'a', then=lambda o: o['label']),
     'arrays': lambda: datasets(np.array([2,0,1,2]), Categorize()),
-    'an unknown label': lambda: datasets(['ant','bee','dog'], Categorize(vocab=NAMES)),
-    'an unknown label in a column': lambda: block(frame(), CategoryBlock(vocab=['ant','bee']), get_y=ColReader('label')),
-    'an unknown label with add_na': lambda: datasets(['ant','dog',None,float('nan')], Categorize(vocab=NAMES, add_na=True)),
-    'NaN': lambda: datasets(['ant',float('nan')], Categorize(vocab=NAMES)),
-    'NaN in a column': lambda: block(frame(m=['ant']*40+[np.nan]*8), CategoryBlock(vocab=NAMES), get_y=ColReader('m')),
-    'NaN in a column of numbers': lambda: block(frame(m=[1.]*40+[np.nan]*8), CategoryBlock(vocab=[1.]), get_y=ColReader('m')),
-    'NaN in a column, add_na': lambda: block(frame(m=['ant']*40+[None]*8), CategoryBlock(vocab=NAMES, add_na=True), get_y=ColReader('m')),
-    'None': lambda: datasets(['ant',None], Categorize(vocab=NAMES)),
-    'None as a class': lambda: datasets(['ant',None], Categorize(vocab=[None,'ant'], sort=False)),
-    'unhashable': lambda: datasets(['ant',['bee']], Categorize(vocab=NAMES)),
-    'arrays as labels': lambda: datasets(['ant',np.array([1,2])], Categorize(vocab=NAMES)),
-    'short pairs': lambda: datasets([(0,'ant'),(1,)], ItemGetter(1), Categorize(vocab=NAMES)),
-    'a function that fails': lambda: datasets(FILES[:2]+[0], parent_label, Categorize(vocab=NAMES)),
-    'first what is wrong first': lambda: datasets(['ant','dog',0], lambda o: o.lower(), Categorize(vocab=NAMES)),
-    'regex without a match': lambda: datasets(FILES[:2]+[Path('x')], RegexLabeller('(ant|bee|cat)'), Categorize(vocab=NAMES)),
+    'an unknown label': lambda: datasets(['ant','bee','dog'], named()),
+    'an unknown label in a column': lambda: column(frame(), 'label', y_block=CategoryBlock(vocab=['ant','bee'])),
+    'an unknown label with add_na': lambda: datasets(['ant','dog',None,float('nan')], named(add_na=True)),
+    'NaN': lambda: datasets(['ant',float('nan')], named()),
+    'NaN in a column': lambda: column(frame(m=['ant']*40+[np.nan]*8), 'm', y_block=CategoryBlock(vocab=NAMES)),
+    'NaN in a column of numbers': lambda: column(frame(m=[1.]*40+[np.nan]*8), 'm', y_block=CategoryBlock(vocab=[1.])),
+    'NaN in a column, add_na': lambda: column(frame(m=['ant']*40+[None]*8), 'm',
+                                              y_block=CategoryBlock(vocab=NAMES, add_na=True)),
+    'None': lambda: datasets(['ant',None], named()),
+    'None as a class': lambda: datasets(['ant',None], in_order([None,'ant'])),
+    'unhashable': lambda: datasets(['ant',['bee']], named()),
+    'arrays as labels': lambda: datasets(['ant',np.array([1,2])], named()),
+    'short pairs': lambda: datasets([(0,'ant'),(1,)], ItemGetter(1), named()),
+    'a function that fails': lambda: datasets(FILES[:2]+[0], parent_label, named()),
+    'first what is wrong first': lambda: datasets(['ant','dog',0], lambda o: o.lower(), named()),
+    'regex without a match': lambda: datasets(FILES[:2]+[Path('x')], RegexLabeller('(ant|bee|cat)'), named()),
     'a tuple among labels': lambda: datasets([[0],[(1,2)]], ItemGetter(0), Categorize(vocab=[0,1,2])),
 }
 
@@ -358,10 +417,12 @@ def test_what_is_wrong_is_said_in_fastais_words(case, words):
     with pytest.raises((KeyError,AssertionError), match=words): by_us(misleading[case]())
 
 def test_labels_are_those_of_the_folders():
-    for form in 'parent_label','RegexLabeller','lambda','pairs','ColReader, name','mid-level': assert by_us(forms[form]()).tolist()[:47]==Y[:47]
+    for form in 'parent_label','RegexLabeller','lambda','pairs','ColReader, name','mid-level':
+        assert by_us(forms[form]()).tolist()[:47]==Y[:47]
 
 def test_duplicate_names_are_refused_as_by_fastai():
-    def make(): return Datasets(frame().set_axis(['label']*4, axis=1), [[noimage()],[ColReader('label'),lambda o: o.iloc[2]]])
+    df = frame().set_axis(['label']*4, axis=1)
+    def make(): return datasets(df, ColReader('label'), lambda o: o.iloc[2])
     assert assert_same(make)[1]==Y
 
 def test_methods_added_to_categorize_are_heard(monkeypatch):
@@ -380,7 +441,7 @@ def test_methods_added_to_categorize_are_heard(monkeypatch):
 
 def test_functions_are_called_once_for_each_item_and_in_order():
     seen = []
-    ds = datasets(FILES, lambda o: seen.append(o) or o.parent.name, Categorize(vocab=NAMES))
+    ds = datasets(FILES, lambda o: seen.append(o) or o.parent.name, named())
     seen.clear()
     by_us(ds)
     assert seen==FILES[:1]+FILES
@@ -390,10 +451,16 @@ def test_a_setting_of_the_split_is_passed_on():
 
 # --- any table, any labels ---
 
-_columns = dict(text=st.sampled_from(['ant','bee','1','']), ints=st.integers(-3, 3), big=st.sampled_from([2**53,2**53+1,-2**63,2**63-1]), bools=st.booleans(),
-                floats=st.sampled_from([0.,1.,-0.,2.5,float('nan')]), mixed=st.sampled_from(['ant',1,True,2.,None,float('nan'),(1,),b'x']))
-_dtypes = dict(text=[None,object,'category'], ints=[None,'int8','uint8','float32','Int64',object,'category'], big=[None,object], bools=[None,object,'boolean'],
-               floats=[None,'float32','float16',object], mixed=[object])
+nan = float('nan')
+# What a column may hold, and as what it may be stored
+_columns = dict(
+    text=(st.sampled_from(['ant','bee','1','']), [None,object,'category']),
+    ints=(st.integers(-3, 3), [None,'int8','uint8','float32','Int64',object,'category']),
+    big=(st.sampled_from([2**53,2**53+1,-2**63,2**63-1]), [None,object]),
+    bools=(st.booleans(), [None,object,'boolean']),
+    floats=(st.sampled_from([0.,1.,-0.,2.5,nan]), [None,'float32','float16',object]),
+    mixed=(st.sampled_from(['ant',1,True,2.,None,nan,(1,),b'x']), [object]),
+)
 
 @st.composite
 def tables(draw):
@@ -401,8 +468,9 @@ def tables(draw):
     n,cols = draw(st.integers(1, 6)),{}
     for i in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(sorted(_columns)))
-        s = pd.Series(draw(st.lists(_columns[kind], min_size=n, max_size=n)), dtype=object if kind=='mixed' else None)
-        dtype = draw(st.sampled_from(_dtypes[kind]))
+        values,dtypes = _columns[kind]
+        s = pd.Series(draw(st.lists(values, min_size=n, max_size=n)), dtype=object if kind=='mixed' else None)
+        dtype = draw(st.sampled_from(dtypes))
         cols[f'c{i}'] = s if dtype is None else s.astype(dtype)
     df = pd.DataFrame(cols)
     df.index = draw(st.permutations(range(n)))
@@ -412,13 +480,17 @@ def tables(draw):
 @given(table=tables(), add_na=st.booleans(), known=st.integers(1, 6))
 def test_any_column_gives_fastais_labels(table, add_na, known):
     df,c = table
-    values = [o for o in df.iloc[:known,c if isinstance(c, int) else int(c[1:])].astype(object) if pd.notna(o) is True] or ['none']
-    assert_same(lambda: Datasets(df, [[noimage()],[ColReader(c),Categorize(vocab=values, sort=False, add_na=add_na)]]))
+    i = c if isinstance(c, int) else int(c[1:])
+    values = [o for o in df.iloc[:known,i].astype(object) if pd.notna(o) is True] or ['none']
+    assert_same(lambda: datasets(df, ColReader(c), Categorize(vocab=values, sort=False, add_na=add_na)))
 
-_raw = st.one_of(st.sampled_from(['a','b','',None,1.,float('nan'),b'a',np.int64(1),np.str_('a'),np.float32(.1),np.bool_(True)]), st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))
+odd_labels = 'a','b','',None,1.,nan,b'a',np.int64(1),np.str_('a'),np.float32(.1),np.bool_(True)
+_raw = st.one_of(st.sampled_from(odd_labels), st.integers(-2, 2), st.booleans(), st.floats(), st.text(max_size=2))
+_known = _raw.filter(lambda o: o==o)
 
-@given(raw=st.lists(_raw, min_size=1, max_size=8), known=st.lists(_raw.filter(lambda o: o==o), min_size=1, max_size=8), add_na=st.booleans())
+@given(st.lists(_raw, min_size=1, max_size=8), st.lists(_known, min_size=1, max_size=8), st.booleans())
 @example(raw=['a',None,'a'], known=['a'], add_na=True)
 def test_any_labels_are_numbered_as_by_fastai(raw, known, add_na):
-    for f in [],[lambda o: o]: assert_same(lambda: datasets(raw, *f, Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
-    assert_same(lambda: datasets([(0,o) for o in raw], ItemGetter(1), Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)))
+    def categorize(): return Categorize(vocab=known+raw[:3], sort=False, add_na=add_na)
+    for f in [],[lambda o: o]: assert_same(lambda: datasets(raw, *f, categorize()))
+    assert_same(lambda: datasets([(0,o) for o in raw], ItemGetter(1), categorize()))

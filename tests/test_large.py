@@ -1,4 +1,5 @@
-"""Very many classes, very many items, and next to none. What must hold: the balanced draw is right, no more is opened than is needed, memory is bounded."""
+"""Very many classes, very many items, and next to none. What must hold: the balanced draw is right, no more is opened
+than is needed, memory is bounded."""
 
 import tracemalloc,warnings
 import numpy as np
@@ -32,13 +33,16 @@ class Partners(fv.Callback):
         if self.dl.lam: self.seen += self.y[len(self.y)//2:].tolist()
 
 def learner(ds, n_classes, n_in=1, bs=64, valid=None, **kwargs):
-    dls = fv.DataLoaders(seeded_dl(ds, bs=bs), seeded_dl(ds if valid is None else valid, bs=bs, shuffle=False), device='cpu')
+    if valid is None: valid = ds
+    dls = fv.DataLoaders(seeded_dl(ds, bs=bs), seeded_dl(valid, bs=bs, shuffle=False), device='cpu')
     torch.manual_seed(0)
-    return fv.Learner(dls, nn.Linear(n_in, n_classes), loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.01, **kwargs)
+    net = nn.Linear(n_in, n_classes)
+    return fv.Learner(dls, net, loss_func=nn.CrossEntropyLoss(), opt_func=fv.SGD, lr=.01, **kwargs)
 
 def test_a_thousand_classes_of_one_image():
     ds = Counting(np.random.default_rng(0).permutation(1000).tolist())
-    learn,partners = learner(ds, 1000, metrics=imbalance_metrics()),Partners()
+    learn = learner(ds, 1000, metrics=imbalance_metrics())
+    partners = Partners()
     quiet_fit(learn, 3, [BalancedMixUp(1., seed=0),partners])
     assert np.isfinite(np.array(learn.recorder.values, dtype=float)).all()
     # every class as often as any other: χ² of 3,000 draws or so from 1,000 classes
@@ -56,7 +60,9 @@ def million():
     y[rare] = 2
     return Lazy(y)
 
-@pytest.mark.parametrize('name,measured', [('balmix',False),('weighted',False),pytest.param('balmix', True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('name,measured', [
+    ('balmix',False), ('weighted',False), pytest.param('balmix', True, marks=pytest.mark.slow)
+])
 def test_a_million_items_and_one_of_the_rarest_class(name, measured):
     ds = million()
     learn = learner(ds, 3, 2, bs=100, valid=Numbered([0]*4, (2,)))
@@ -68,7 +74,8 @@ def test_a_million_items_and_one_of_the_rarest_class(name, measured):
         # An epoch's indices as fastai keeps and shuffles them take 50 bytes an item, pairs of them 130 more
         assert tracemalloc.get_traced_memory()[1]<300e6
         tracemalloc.stop()
-    # fastai's plain order comes upon the one item in 20 batches with probability 0.002; a third of all balanced draws is this one
+    # fastai's plain order comes upon the one item in 20 batches with probability 0.002; a third of all balanced draws
+    # is this one
     n = dict(balmix=len(ds.opened)-2001, weighted=2000)[name]
     assert 400<n<=2000 and abs(sum(i==rare for i in ds.opened)-n/3)<5*(n*2/9)**.5
 
@@ -79,14 +86,19 @@ def test_labels_of_a_million_items_are_read_without_opening_one():
 
 @pytest.mark.parametrize('targets', [[0,1],[0,0]])
 @pytest.mark.parametrize('bs', [1,2,5])
-@pytest.mark.parametrize('cb', [lambda: BalancedMixUp(1., seed=0), lambda: BalancedMixUp(1., per_item=True, seed=0), lambda: ProgressiveSampling(seed=0), lambda: Remix(seed=0)])
+@pytest.mark.parametrize('cb', [
+    lambda: BalancedMixUp(1., seed=0), lambda: BalancedMixUp(1., per_item=True, seed=0),
+    lambda: ProgressiveSampling(seed=0), lambda: Remix(seed=0)
+])
 def test_two_images_in_all(targets, bs, cb):
     learn = learner(Numbered(targets), 2, bs=bs, metrics=imbalance_metrics())
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the single class
         quiet_fit(learn, 3, cb())
         drawn = [sorted(learn.dls.weighted('class', seed=0).cached('10kB').train.get_idxs()) for _ in range(2)]
-    assert len(learn.recorder.losses)==3*-(-2//bs) and np.isfinite(learn.recorder.losses).all() and all(len(o)==2 and {*o}<={0,1} for o in drawn)
+    assert len(learn.recorder.losses)==3*-(-2//bs)
+    assert np.isfinite(learn.recorder.losses).all()
+    assert all(len(o)==2 and {*o}<={0,1} for o in drawn)
 
 def test_one_image_in_all():
     learn = learner(Numbered([0]), 2, bs=4)

@@ -251,7 +251,7 @@ def test_without_weight_the_regularised_loss_is_its_base_and_leaves_it_alone(bas
     state = dict(vars(base))
     close(CostSensitiveRegularisation(weight=0, base=base, reduction=red)(z, y), own(z, y).as_subclass(torch.Tensor),
         1e-12)
-    with pytest.raises(Exception): CostSensitiveRegularisation(base=base)(z, y+K)
+    with pytest.raises((IndexError,RuntimeError,ValueError)): CostSensitiveRegularisation(base=base)(z, y+K)
     assert base.reduction=='none' and vars(base)==state
 
 # --- class weights of Cui et al. ---
@@ -682,7 +682,7 @@ def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
     # Guessing among ten equally frequent classes is right in 0.1 of 90 images, with a standard error of 0.03. Kappa
     # asks for near grades only.
     assert acc>.25 or name=='QWKLoss'
-    probs,targs,decoded = learn.get_preds(with_decoded=True)
+    probs,_,decoded = learn.get_preds(with_decoded=True)
     assert probs.shape==(len(dls.valid_ds),10) and torch.equal(decoded, probs.argmax(1))
     torch.testing.assert_close(probs.sum(1), torch.ones(len(probs)))
     learn.show_results(max_n=2)
@@ -690,7 +690,7 @@ def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
     learn.export('l.pkl')
     inf = fv.load_learner(tmp_path/'l.pkl')
     item = dls.valid_ds.items[0]
-    label,idx,p = inf.predict(item[0] if isinstance(item, tuple) else item)
+    *_,p = inf.predict(item[0] if isinstance(item, tuple) else item)
     assert type(inf.loss_func) is type(learn.loss_func)
     close(p, probs[0], 1e-4)
     z,y = data(20, dtype=torch.float32)

@@ -87,4 +87,11 @@ def test_whoever_checks_has_an_entry():
 
 
 def test_owners_are_found():
-    assert owners("o = 'a'\ncheck(x, 'n', o, 'y', 'z')\ncheck_int(x, 'n', 'b')\nprint(1, 2, 'c')\nraise bad_argument('n', 'd', 'y', 'z')")=={'a','b','d'}
+    source = '''
+o = 'a'
+check(x, 'n', o, 'y', 'z')
+check_int(x, 'n', 'b')
+print(1, 2, 'c')
+raise bad_argument('n', 'd', 'y', 'z')
+'''
+    assert owners(source)=={'a','b','d'}

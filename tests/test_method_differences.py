@@ -1,5 +1,5 @@
-"""What may be said of two methods: `method_differences` and `recall_differences` beside stored cases that another program computed, and
-beside dense sums that follow the formulas one by one."""
+"""What may be said of two methods: `method_differences` and `recall_differences` beside stored cases that another
+program computed, and beside dense sums that follow the formulas one by one."""
 import numpy as np
 import pytest
 from conftest import root
@@ -33,7 +33,9 @@ def test_recalls_are_those_of_another_program(name):
     df = recall_differences(*case(name, 'pred', 'targs', 'fold', 'groups'))
     want = case(name, 'recall')[0]
     for i, column in enumerate(('change', 'low', 'high')):
-        np.testing.assert_allclose(df[column].to_numpy().reshape(want[:, :, i].shape), want[:, :, i], rtol=1e-9, atol=1e-12)
+        expected = want[:, :, i]
+        got = df[column].to_numpy().reshape(expected.shape)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def made_up(n=120, methods=2, seeds=2, folds=3, n_classes=3, seed=0):
@@ -127,7 +129,8 @@ def test_order_and_names_change_nothing(seed):
     order = rng.permutation(60)
     names = np.array([f'p{o}' for o in rng.permutation(30)])
     first = method_differences(pred, targs, fold=fold, groups=groups)
-    then = method_differences(pred[..., order], targs[order], fold=np.array(list('abc'))[fold[order]], groups=names[groups[order]])
+    letters = np.array(list('abc'))[fold[order]]
+    then = method_differences(pred[..., order], targs[order], fold=letters, groups=names[groups[order]])
     drawn = ['q', 'mdd50', 'mdd80']
     exact = ['score', *drawn]
     np.testing.assert_allclose(first.drop(columns=exact), then.drop(columns=exact), rtol=1e-7, atol=1e-9)

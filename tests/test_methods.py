@@ -1,5 +1,6 @@
-"""The notebook looks at a few methods. Here each one is held against what its paper says, independently of the code that does it: what is drawn is counted, losses
-and priors are compared with formulas and with what a network without inputs learns, τ with a search by scikit-learn; and every method trains, pickles and keeps quiet."""
+"""The notebook looks at a few methods. Here each one is held against what its paper says, independently of the code
+that does it: what is drawn is counted, losses and priors are compared with formulas and with what a network without
+inputs learns, τ with a search by scikit-learn; and every method trains, pickles and keeps quiet."""
 
 import contextlib,inspect,io,warnings
 from functools import partial
@@ -21,13 +22,16 @@ from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
 from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
 from fastai_balmix.metrics.learner import MCC,imbalance_metrics
 from conftest import warm_call
-from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,quiet_fit,seeded_dl,streams,tail_targets
+from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,must_be,quiet_fit,seeded_dl,streams,tail_targets
 
-names = ['instance','class','sqrt','progressive','focal','class_balanced_loss','logit_adjusted','smoothing_uniform','smoothing_gaussian','cost_sensitive','qwk_loss','mixup',
-         'balmix_0.1','balmix_0.2','balmix_0.3','balmix_pair','balmix_sqrt','remix','crt','tau_norm']
+names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_loss', 'logit_adjusted',
+         'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss', 'mixup', 'balmix_0.1', 'balmix_0.2',
+         'balmix_0.3', 'balmix_pair', 'balmix_sqrt', 'remix', 'crt', 'tau_norm']
 ordered = {'smoothing_gaussian','cost_sensitive','qwk_loss'}
 counts = np.array([200,60,15,5])
-n,p,p_sqrt = counts.sum(),counts/counts.sum(),np.sqrt(counts)/np.sqrt(counts).sum()
+n = counts.sum()
+p = counts/counts.sum()
+p_sqrt = np.sqrt(counts)/np.sqrt(counts).sum()
 even = np.full(4, 1/4)
 
 def make_dls(ds=None, bs=8, **kwargs):
@@ -42,7 +46,8 @@ def applied(name, dls=None, **kwargs):
 
 def learner_of(t, net=None, metrics=None):
     "A learner of a `Training`"
-    return make_learner(t.dls, t.loss_func, net=net, lr=.05, metrics=imbalance_metrics() if metrics is None else metrics)
+    if metrics is None: metrics = imbalance_metrics()
+    return make_learner(t.dls, t.loss_func, net=net, lr=.05, metrics=metrics)
 
 # --- what is drawn ---
 
@@ -63,7 +68,7 @@ def drawn(name, k=100, **kwargs):
     return probe.epochs,np.asarray(t.dls.train.dataset.targets)
 
 def assert_shares(idxs, y, p):
-    "Classes come in shares `p`: a χ² test of level 1e-4, the seeds being fixed; all classes have 5 or more expected draws"
+    "Do classes come in shares `p`? A χ² test of level 1e-4 with fixed seeds, and 5 or more expected draws of each"
     got = np.bincount(y[idxs], minlength=len(p))
     assert len(idxs)*p.min()>5 and stats.chisquare(got, len(idxs)*p).pvalue>1e-4, (got/len(idxs), p)
 
@@ -109,7 +114,10 @@ class Lams(fv.Callback):
         self.seen = [np.atleast_1d(lam) for _ in range(3) for *_,lam in streams(self.learn.dl)]
         raise fv.CancelFitException
 
-@pytest.mark.parametrize('name,alpha,pair', [('balmix_0.1',.1,False), ('balmix_0.2',.2,False), ('balmix_0.3',.3,False), ('balmix_pair',.2,True), ('balmix_sqrt',.2,False)])
+@pytest.mark.parametrize('name,alpha,pair', [
+    ('balmix_0.1',.1,False), ('balmix_0.2',.2,False), ('balmix_0.3',.3,False), ('balmix_pair',.2,True),
+    ('balmix_sqrt',.2,False)
+])
 def test_lambda_has_the_distribution_in_the_name(name, alpha, pair):
     t,probe = applied(name, make_dls(bs=2)),Lams()
     quiet_fit(learner_of(t), 1, cbs=[*t.cbs,probe])
@@ -137,13 +145,16 @@ def test_loaders_that_were_given_stay_as_they_were():
     dls = make_dls()
     for name in names:
         t = applied(name, dls)
-        assert (t.dls is dls)==(name not in ('class','sqrt','balmix_sqrt')) and type(dls.train) is fv.DataLoader and t.dls.valid is dls.valid
+        assert (t.dls is dls)==(name not in ('class','sqrt','balmix_sqrt'))
+        assert type(dls.train) is fv.DataLoader and t.dls.valid is dls.valid
 
 # --- losses ---
 
 def row_losses(name, z, y):
     "Loss of each item by the formula of the paper, in plain NumPy"
-    k,logp,prob = z.shape[1],log_softmax(z, axis=1),softmax(z, axis=1)
+    k = z.shape[1]
+    logp = log_softmax(z, axis=1)
+    prob = softmax(z, axis=1)
     ce,grades = -logp[np.arange(len(y)),y],np.arange(k)
     if name=='focal': return (1-np.exp(-ce))**2*ce
     if name=='class_balanced_loss':
@@ -179,7 +190,8 @@ def test_the_kappa_loss_is_that_of_certain_predictions():
 def test_mixing_callbacks_have_the_settings_of_the_papers():
     cbs = {name: applied(name).cbs for name in names}
     mix, = cbs['mixup']
-    assert type(mix) is MixUp and mix.distrib.concentration0.item()==mix.distrib.concentration1.item()==pytest.approx(.2)
+    assert type(mix) is MixUp
+    assert mix.distrib.concentration0.item()==mix.distrib.concentration1.item()==pytest.approx(.2)
     remix, = cbs['remix']
     assert type(remix) is Remix and (remix.alpha,remix.kappa,remix.tau,remix.per_item,remix.seed)==(1.,3.,.5,False,4)
     for name,alpha in ('balmix_0.1',.1),('balmix_0.2',.2),('balmix_0.3',.3),('balmix_pair',.2),('balmix_sqrt',.2):
@@ -233,7 +245,8 @@ def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
     t = applied('tau_norm')
     learn = learner_of(t, metrics=[score_of[score.__name__](),fv.accuracy])
     rng = np.random.default_rng(seed)
-    w,b = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1)),rng.normal(size=4)
+    w = rng.normal(size=(4,7))*10.**rng.uniform(-1, 1, (4,1))
+    b = rng.normal(size=4)
     head = learn.model[3]
     with torch.no_grad():
         head.weight.copy_(torch.tensor(w))
@@ -241,16 +254,21 @@ def test_tau_is_the_one_that_does_best_on_the_selection_split(seed, score):
     ds = learn.dls.valid.dataset
     with torch.no_grad(): x = learn.model[:3].eval()(ds.x).double().numpy()
     w = head.weight.detach().double().numpy()
-    scores = [score(ds.targets, (x@(w/np.linalg.norm(w, axis=1, keepdims=True)**tau).T).argmax(1)) for tau in taus]
+    norms = np.linalg.norm(w, axis=1, keepdims=True)
+    scores = [score(ds.targets, (x@(w/norms**tau).T).argmax(1)) for tau in taus]
     plain = states(learn.model)
     body = learn.model
     with learn.no_bar(): t.finish(learn, [])
     tau = taus[int(np.argmax(scores))]
-    torch.testing.assert_close(learn.model[3].weight.detach().double().numpy(), w/np.linalg.norm(w, axis=1, keepdims=True)**tau, rtol=1e-5, atol=1e-6)
+    new = learn.model[3].weight.detach().double().numpy()
+    np.testing.assert_allclose(new, w/norms**tau, rtol=1e-5, atol=1e-6)
     assert not learn.model[3].bias.any() and torch.equal(learn.model[0].weight, plain['0.weight'])
     for k,v in body.state_dict().items(): assert torch.equal(v, plain[k]) # the network itself is left
 
-@pytest.mark.parametrize('values,tau', [([.1,.2,.4,.4,.1],.5), ([0.]*5,0.), ([np.nan,-.5,np.nan,-.2,np.nan],.75), ([np.nan]*5,0.), ([-.9,-.8,-.7,-.6,-.5],1.)])
+@pytest.mark.parametrize('values,tau', [
+    ([.1,.2,.4,.4,.1],.5), ([0.]*5,0.), ([np.nan,-.5,np.nan,-.2,np.nan],.75), ([np.nan]*5,0.),
+    ([-.9,-.8,-.7,-.6,-.5],1.)
+])
 def test_tau_is_the_smallest_of_equals_and_never_one_without_a_score(values, tau):
     t = applied('tau_norm')
     seen = iter(values)
@@ -266,16 +284,19 @@ def test_tau_needs_a_metric():
     learn = learner_of(t, metrics=[])
     with pytest.raises(ValueError, match="tau_norm must be .*metric"), learn.no_bar(): t.finish(learn, [])
 
-def test_only_two_methods_do_something_afterwards(): assert {o for o in names if applied(o).finish is not None}=={'crt','tau_norm'}
+def test_only_two_methods_do_something_afterwards():
+    assert {o for o in names if applied(o).finish is not None}=={'crt','tau_norm'}
 
 # --- the prior that answers stand for ---
 
 def mass(first, alpha): return (1-alpha/(1+alpha))*first + alpha/(1+alpha)*even
 
 cb_shares = np.array([o*(1-.9999)/(1-.9999**o) for o in counts.tolist()])
-priors = {**{o: p for o in ('instance','focal','smoothing_uniform','smoothing_gaussian','cost_sensitive','qwk_loss','mixup','tau_norm')},
-          **{o: even for o in ('class','progressive','logit_adjusted','crt')}, 'sqrt':p_sqrt, 'class_balanced_loss':cb_shares/cb_shares.sum(),
-          **{f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)}, 'balmix_pair':mass(p, .2), 'balmix_sqrt':mass(p_sqrt, .2), 'remix':None}
+priors = {o: p for o in names} # of those without a line below
+priors |= {o: even for o in ('class','progressive','logit_adjusted','crt')}
+priors |= {f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)}
+priors |= dict(balmix_pair=mass(p, .2), balmix_sqrt=mass(p_sqrt, .2))
+priors |= dict(sqrt=p_sqrt, class_balanced_loss=cb_shares/cb_shares.sum(), remix=None)
 
 @pytest.mark.parametrize('name', names)
 def test_priors_are_those_of_the_formulas(name):
@@ -283,14 +304,17 @@ def test_priors_are_those_of_the_formulas(name):
     if priors[name] is None: assert got is None
     else: np.testing.assert_allclose(got, priors[name], rtol=1e-12)
 
-def test_progressive_sampling_of_one_epoch_is_plain(): np.testing.assert_allclose(applied('progressive', n_epoch=1).prior(), p, rtol=1e-12)
+def test_progressive_sampling_of_one_epoch_is_plain():
+    np.testing.assert_allclose(applied('progressive', n_epoch=1).prior(), p, rtol=1e-12)
 
 @pytest.mark.parametrize('name', ['instance','class_balanced_loss','logit_adjusted'])
 def test_a_network_without_inputs_answers_with_the_prior(name):
     "Training on all items finds the same K probabilities for each: those that `prior` says the answers stand for"
     t = applied(name)
-    z,y = torch.zeros(4, dtype=torch.float64, requires_grad=True),torch.tensor(t.dls.train.dataset.targets)
-    opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn='strong_wolfe')
+    z = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor(t.dls.train.dataset.targets)
+    opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14,
+                            line_search_fn='strong_wolfe')
     def step():
         opt.zero_grad()
         loss = t.loss_func(z.expand(len(y), 4), y)
@@ -305,11 +329,13 @@ def test_a_prior_of_ones_own():
         t.implied = implied
         np.testing.assert_allclose(t.prior(), want, rtol=1e-12)
     t.implied = 'instance'
-    with pytest.raises(ValueError, match="The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"): t.prior()
+    words = "The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"
+    with pytest.raises(ValueError, match=words): t.prior()
 
 def test_a_prior_that_cannot_be_known():
     assert Training(fv.DataLoaders(seeded_dl(Mute(20)), seeded_dl(Mute(20))), [10,10]).prior() is None
-    assert Training(make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20))), [10,10]).prior() is None
+    dls = make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20)))
+    assert Training(dls, [10,10]).prior() is None
 
 @given(class_sizes.filter(lambda o: len(o)>1 and all(o)))
 def test_counts_may_be_any_row(sizes):
@@ -348,11 +374,16 @@ def test_every_method_trains_in_silence(name):
 
 @pytest.mark.parametrize('name', names)
 def test_every_method_pickles(name):
-    m = cloudpickle.loads(cloudpickle.dumps(find_method(name)))
-    t,t1 = applied(name),Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
+    found = find_method(name)
+    m = cloudpickle.loads(cloudpickle.dumps(found))
+    t = applied(name)
+    t1 = Training(make_dls(), counts, n_epoch=3, lr=.05, seed=4)
     m(t1)
-    assert (m.name,m.line,m.source,m.ordered)==(name,*(getattr(find_method(name), o) for o in ('line','source','ordered')))
-    assert repr(t1.loss_func)==repr(t.loss_func) and list(map(repr, t1.cbs))==list(map(repr, t.cbs)) and (t1.finish is None)==(t.finish is None)
+    assert m.name==name
+    for o in 'line','source','ordered': assert getattr(m, o)==getattr(found, o)
+    assert repr(t1.loss_func)==repr(t.loss_func)
+    assert list(map(repr, t1.cbs))==list(map(repr, t.cbs))
+    assert (t1.finish is None)==(t.finish is None)
 
 def loaded(data):
     "The name, the line, and the loss of a method that was pickled elsewhere"
@@ -380,7 +411,8 @@ def test_names_are_those_of_the_tables():
     assert [*df.index]==names
     assert [*df.columns]==['method','needs order','source'] and df.index.name=='name'
     assert {o for o in df.index if df['needs order'][o]=='yes'}==ordered and set(df['needs order'])=={'','yes'}
-    assert (df.method.str.len()>5).all() and df.source.str.contains('20[0-9]{2}').all() and not df.method.str.contains('\n').any()
+    assert (df.method.str.len()>5).all() and df.source.str.contains('20[0-9]{2}').all()
+    assert not df.method.str.contains('\n').any()
     for name in names: assert find_method(name).name==name and find_method(name).ordered==(name in ordered)
 
 def test_two_forms_of_adding(registry):
@@ -400,7 +432,8 @@ def test_a_name_may_be_taken_over(registry):
     place = [*method_table().index].index('mixup')
     called = []
     add_method('mixup', called.append, line='mine')
-    assert [*method_table().index].index('mixup')==place and len(method_table())==20 and method_table().method['mixup']=='mine'
+    assert [*method_table().index].index('mixup')==place
+    assert len(method_table())==20 and method_table().method['mixup']=='mine'
     find_method('mixup')('a training')
     assert called==['a training']
 
@@ -417,7 +450,9 @@ def test_lines_are_lines(registry):
     class Called:
         def __call__(self, t): pass
     def bare(t): pass
-    for func,line in (long,'First line.'),(partial(long),'First line.'), (below,'On a line of its own.'),(Called(),''),(bare,''),(lambda t: t,''),(partial(bare),''):
+    first,own = 'First line.','On a line of its own.'
+    lines = {long:first, partial(long):first, below:own, Called():'', bare:'', (lambda t: t):'', partial(bare):''}
+    for func,line in lines.items():
         add_method('x', func)
         assert find_method('x').line==line and repr(find_method('x'))==f'x: {line}'
 
@@ -425,7 +460,7 @@ def test_lines_are_lines(registry):
 def test_bad_names_are_refused_when_they_are_given(registry, name):
     for add in (lambda: add_method(name, print)), (lambda: add_method(name)):
         with pytest.raises(ValueError) as e: add()
-        assert str(e.value)==f"The 'name' parameter of add_method must be letters, digits and . _ + -. Got {name!r} instead."
+        assert str(e.value)==must_be('add_method', 'name', f'letters, digits and . _ + -. Got {name!r} instead.')
     assert len(method_table())==20
 
 @pytest.mark.parametrize('name', ['a', 'balmix_0.25', 'focal+class', 'größer', 'A-1'])
@@ -436,11 +471,14 @@ def test_good_names(registry, name):
 @pytest.mark.parametrize('func', [3, 'instance', [print]])
 def test_what_cannot_be_called_is_refused(registry, func):
     with pytest.raises(ValueError) as e: add_method('x', func)
-    assert str(e.value)==f"The 'func' parameter of add_method must be a function of a `Training`. Got {func!r} instead."
+    assert str(e.value)==must_be('add_method', 'func', f'a function of a `Training`. Got {func!r} instead.')
 
-@pytest.mark.parametrize('name,words', [('balmix_02',"Did you mean 'balmix_0.2'"), ('balmix',"Did you mean 'balmix_"), ('tau-norm',"Did you mean 'tau_norm'?"),
-    ('instnce',"Did you mean 'instance'"), ('banana',"There are: 'instance', 'class', 'sqrt', 'progressive', "), ('',"There are: 'instance'"),
-    (None,"There are: 'instance'"), (7,"There are: 'instance'"), (['instance'],'There is no method')])
+@pytest.mark.parametrize('name,words', [
+    ('balmix_02',"Did you mean 'balmix_0.2'"), ('balmix',"Did you mean 'balmix_"),
+    ('tau-norm',"Did you mean 'tau_norm'?"), ('instnce',"Did you mean 'instance'"),
+    ('banana',"There are: 'instance', 'class', 'sqrt', 'progressive', "), ('',"There are: 'instance'"),
+    (None,"There are: 'instance'"), (7,"There are: 'instance'"), (['instance'],'There is no method')
+])
 def test_unknown_names_bring_up_those_nearest(name, words):
     with pytest.raises(ValueError) as e: find_method(name)
     assert f'There is no method {name!r}. ' in str(e.value) and words in str(e.value)

@@ -29,7 +29,7 @@ from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationErr
     shot_metrics)
 from fastai_balmix.loaders.draws import sampling_probs
 from fastai_balmix.metrics.scores import balanced_acc,brier_error,calibration_error,mcc
-import fastai_balmix.all # puts FitCheck into every learner
+import fastai_balmix.all # noqa: F401 # puts FitCheck into every learner
 from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from conftest import warm_call
 import toys

@@ -1,6 +1,6 @@
-"""The notebook shows one paired loader; here λ meets scipy's Beta distribution, both streams of indices meet plain loaders and
-chi-square tests, and every batch is taken apart: which items were opened, in which order, by whose functions. The loaders
-below have states, workers, odd lengths and errors of their own, as users' loaders do."""
+"""The notebook shows one paired loader; here λ meets scipy's Beta distribution, both streams of indices meet plain
+loaders and chi-square tests, and every batch is taken apart: which items were opened, in which order, by whose
+functions. The loaders below have states, workers, odd lengths and errors of their own, as users' loaders do."""
 
 import multiprocessing,pickle,random,threading,traceback,warnings
 import numpy as np
@@ -9,12 +9,15 @@ import torch
 from hypothesis import example,given
 from hypothesis import strategies as st
 from scipy import stats
-from torch.utils.data import IterableDataset,RandomSampler,SubsetRandomSampler,TensorDataset
+from torch.utils.data import RandomSampler,SubsetRandomSampler,TensorDataset
 from fastai.data.load import _FakeLoader
-from fastai.vision.all import (CategoryBlock,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,IndexSplitter,IntToFloatTensor,ItemGetter,
-    MaskBlock,MultiCategoryBlock,PILImage,PartialDL,RegressionBlock,SkipItemException,TensorImage,TfmdDL,Transform)
+from fastai.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders, Datasets, ImageBlock, IndexSplitter,
+                               IntToFloatTensor, ItemGetter, MaskBlock, MultiCategoryBlock, PILImage, PartialDL,
+                               RegressionBlock, SkipItemException, TensorImage, TfmdDL, Transform)
 from fastai_balmix.loaders.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
-from toys import Counting,Mute,Numbered,alphas,close,flat,item_numbers,seeded_dl,streams,tail_targets
+from toys import (
+    Counting,Mute,Numbered,alphas,bad_loaders,close,flat,generator_states,item_numbers,must_be,seeded_dl,streams,
+    tail_targets)
 
 TorchDL = torch.utils.data.DataLoader
 SIZES = [60,25,5]
@@ -32,7 +35,8 @@ def plain_epoch(dl): return [item_numbers(x) for x,_ in dl]
 @pytest.mark.parametrize('alpha', [.1, .2, .3, 1., 3.])
 def test_lams_follow_the_beta_distribution_and_are_0_below_a_grey_level(alpha):
     n,beta = 20_000,stats.beta(alpha, 1)
-    lam,zero = draw_lams(n, alpha, np.random.default_rng(0)),beta.cdf(1/255)
+    lam = draw_lams(n, alpha, np.random.default_rng(0))
+    zero = beta.cdf(1/255)
     assert stats.binomtest(int((lam==0).sum()), n, zero).pvalue > 1e-4
     some = lam[lam>0]
     assert some.min()>=1/255==lam_min and some.max()<1
@@ -56,12 +60,21 @@ def test_an_extreme_alpha_gives_weights_between_0_and_1():
 
 # --- the first stream ---
 
-@pytest.mark.parametrize('make', [numbers, lambda: numbers(dl_type=TfmdDL), lambda: numbers(drop_last=True), lambda: numbers(shuffle=False),
-    lambda: DataLoaders(numbers(), None).weighted('sqrt', seed=1).train,
-    lambda: numbers(dl_type=PartialDL, partial_n=30),
-    lambda: DataLoaders(numbers(dl_type=PartialDL, partial_n=30), None).weighted(seed=1).train,
-    lambda: numbers(n=50)],
-    ids=['plain', 'tfmd', 'drop_last', 'in_order', 'weighted', 'partial', 'weighted_partial', 'n'])
+def partial_numbers(): return numbers(dl_type=PartialDL, partial_n=30)
+def weighted(dl, q='class'): return DataLoaders(dl, None).weighted(q, seed=1).train
+
+first_streams = dict(
+    plain=numbers,
+    tfmd=lambda: numbers(dl_type=TfmdDL),
+    drop_last=lambda: numbers(drop_last=True),
+    in_order=lambda: numbers(shuffle=False),
+    weighted=lambda: weighted(numbers(), 'sqrt'),
+    partial=partial_numbers,
+    weighted_partial=lambda: weighted(partial_numbers()),
+    n=lambda: numbers(n=50),
+)
+
+@pytest.mark.parametrize('make', first_streams.values(), ids=first_streams)
 @pytest.mark.parametrize('per_item', [False, True])
 def test_the_first_stream_is_what_the_loader_would_have_brought(make, per_item):
     np.random.seed(0)
@@ -149,8 +162,8 @@ def test_a_batch_of_pairs_opens_one_partner_for_each_weight_above_0():
         assert ((p.lam==0) | (p.lam>=1/255)).all()
         ds.opened.clear()
 
-@given(sizes=st.lists(st.integers(0, 15), min_size=2, max_size=4).filter(any), bs=st.integers(1, 10), drop_last=st.booleans(), alpha=alphas,
-       per_item=st.booleans(), seed=st.integers(0, 3))
+@given(sizes=st.lists(st.integers(0, 15), min_size=2, max_size=4).filter(any), bs=st.integers(1, 10),
+       drop_last=st.booleans(), alpha=alphas, per_item=st.booleans(), seed=st.integers(0, 3))
 @example(sizes=[1,1], bs=1, drop_last=False, alpha=1., per_item=False, seed=0)
 @example(sizes=[1,1], bs=8, drop_last=False, alpha=1., per_item=True, seed=0)
 @example(sizes=[1,1], bs=8, drop_last=True, alpha=1., per_item=False, seed=0)
@@ -198,10 +211,11 @@ def test_the_loader_s_own_functions_make_the_batch_and_after_batch_runs_once_ove
             calls[name].append(size(b))
             return f(b)
         return call
+    def doubled(b): return torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b])
     p = paired(numbers(
         after_item=counted('after_item', len, lambda o: (o[0]*10,o[1])),
         before_batch=counted('before_batch', len, lambda b: [(x+1,y) for x,y in b]),
-        create_batch=counted('create_batch', len, lambda b: (torch.stack([x for x,_ in b])*2,torch.tensor([y for _,y in b]))),
+        create_batch=counted('create_batch', len, doubled),
         after_batch=counted('after_batch', lambda b: len(b[0]), lambda b: (b[0]-1,b[1]))), .3)
     sizes = []
     for x,y in p:
@@ -272,7 +286,8 @@ def test_the_loader_hears_of_the_end_of_an_epoch():
 @pytest.mark.parametrize('dl_type', [DataLoader, TfmdDL, PartialDL])
 def test_the_loader_is_left_as_it_was(dl_type):
     dl,twin = numbers(dl_type=dl_type),numbers(dl_type=dl_type)
-    before,fake = {k:v for k,v in vars(dl).items() if k!='rng'},dict(vars(dl.fake_l))
+    before = {k:v for k,v in vars(dl).items() if k!='rng'}
+    fake = dict(vars(dl.fake_l))
     p = paired(dl, .3)
     for _ in range(2): streams(p),plain_epoch(twin)
     after = vars(dl)
@@ -292,11 +307,11 @@ def test_global_generators_go_no_further_than_in_a_plain_epoch():
     def after(f):
         torch.manual_seed(0),np.random.seed(0),random.seed(0)
         f()
-        return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
+        return generator_states()
     dl,p = numbers(),paired(numbers(), .3)
     assert after(lambda: plain_epoch(dl))==after(lambda: streams(p))
 
-class Named(Numbered): classes = ['ant','bee','cat']
+class Named(Numbered): classes = 'ant','bee','cat'
 
 def test_a_user_hears_once_of_empty_classes_however_many_exponents_draw():
     def train():
@@ -351,9 +366,12 @@ def test_a_pytorch_loader_s_worker_init_fn_runs():
 # --- other processes ---
 
 def three_deep():
-    return paired(DataLoaders(numbers(dl_type=PartialDL, partial_n=30), None).weighted('sqrt', seed=1).train, .3, per_item=True)
+    return paired(weighted(partial_numbers(), 'sqrt'), .3, per_item=True)
 
-@pytest.mark.parametrize('make', [lambda: paired(numbers(), .3), lambda: paired(numbers(dl_type=TfmdDL), .3), three_deep], ids=['plain','tfmd','three_deep'])
+pickled = dict(plain=lambda: paired(numbers(), .3), tfmd=lambda: paired(numbers(dl_type=TfmdDL), .3),
+               three_deep=three_deep)
+
+@pytest.mark.parametrize('make', pickled.values(), ids=pickled)
 def test_a_pickled_paired_loader_brings_the_same_batches(make):
     p = make()
     streams(p)
@@ -396,41 +414,42 @@ class Skips(Numbered):
         if i==self.skipped: raise SkipItemException
         return super().__getitem__(i)
 
-class IterableToy(IterableDataset):
-    def __iter__(self): return iter([(0.,0)])
-
 class OddSizes(Numbered):
     def __getitem__(self, i): return torch.zeros(3+i%2),self.targets[i]
 
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_an_item_that_is_skipped_is_an_error(num_workers):
-    with pytest.raises(ValueError, match='must be given a data set that yields every item. Got a SkipItemException at item 5: remove such items') as e:
+    words = 'must be given a data set that yields every item. Got a SkipItemException at item 5: remove such items'
+    with pytest.raises(ValueError, match=words) as e:
         list(paired(seeded_dl(Skips(TARGETS), num_workers=num_workers)))
     # Lets go of the worker now; the garbage collector would wait 5 seconds for it
     traceback.clear_frames(e.tb)
 
 def test_images_of_different_sizes_give_fastai_s_own_error():
-    with pytest.raises(RuntimeError, match='at least two tensors in the batch are not the same size'): paired(seeded_dl(OddSizes(TARGETS))).one_batch()
+    with pytest.raises(RuntimeError, match='at least two tensors in the batch are not the same size'):
+        paired(seeded_dl(OddSizes(TARGETS))).one_batch()
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: pair_loader(numbers(), -1), r"The 'alpha' parameter of pair_loader must be a float in the range \[0, inf\)\. Got -1 instead"),
-    (lambda: pair_loader(numbers(), 0), "'alpha' parameter of pair_loader must be above 0. Got 0 instead"),
-    (lambda: pair_loader(numbers(), '1'), "'alpha' parameter of pair_loader must be a float.*Got '1'"),
-    (lambda: pair_loader(numbers(), float('inf')), "'alpha' parameter of pair_loader must be a float.*Got inf"),
-    (lambda: pair_loader(numbers(), q='even'), "'q' parameter of pair_loader must be a float or one of 'instance', 'sqrt', 'class'. Got 'even'"),
-    (lambda: pair_loader(numbers(), q='even', owner='Me'), "'q' parameter of Me must be"),
-    (lambda: pair_loader(numbers(), labels=[0]), "'labels' parameter of pair_loader must be 90 ints, one for each item. Got 1 labels"),
-    (lambda: pair_loader(seeded_dl(Mute(4))), "labels of a Mute cannot be read by pair_loader without opening its items"),
-    (lambda: pair_loader(DataLoader(Numbered([0,1]), bs=None)), "'dls' parameter of pair_loader must be loaders with a batch size. Got bs=None"),
-    (lambda: pair_loader(TorchDL(Numbered([0,1]), batch_size=None)), "must be loaders with a batch size. Got a PyTorch DataLoader without one"),
-    (lambda: pair_loader(DataLoader(IterableToy(), bs=2)), "must be loaders of a data set with a length and an index. Got an iterable data set, IterableToy"),
-    (lambda: pair_loader(TorchDL(IterableToy(), batch_size=2)), "Got an iterable data set, IterableToy"),
-    (lambda: pair_loader(seeded_dl([])), "must be loaders with at least one training item. Got an empty training set"),
-    (lambda: pair_loader(TorchDL(Numbered([]), batch_size=2)), "Got an empty training set"),
-    (lambda: pair_loader([1,2]), "'dls' parameter of pair_loader must be made of fastai or PyTorch loaders. Got list"),
+@pytest.mark.parametrize('name,bad,words', [
+    ('alpha', -1, r'a float in the range \[0, inf\)\. Got -1 instead'),
+    ('alpha', 0, 'above 0. Got 0 instead'),
+    ('alpha', '1', "a float.*Got '1'"),
+    ('alpha', float('inf'), 'a float.*Got inf'),
+    ('q', 'even', "a float or one of 'instance', 'sqrt', 'class'. Got 'even'"),
+    ('labels', [0], '90 ints, one for each item. Got 1 labels'),
 ])
-def test_bad_arguments_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_are_named(name, bad, words):
+    with pytest.raises(ValueError, match=must_be('pair_loader', name, words)): pair_loader(numbers(), **{name:bad})
+
+@pytest.mark.parametrize('make,words', bad_loaders.values(), ids=bad_loaders)
+def test_bad_loaders_are_named(make, words):
+    with pytest.raises(ValueError, match=must_be('pair_loader', 'dls', words)): pair_loader(make())
+
+def test_the_error_of_an_argument_names_who_asked():
+    with pytest.raises(ValueError, match="'q' parameter of Me must be"): pair_loader(numbers(), q='even', owner='Me')
+
+def test_labels_that_cannot_be_read():
+    words = 'labels of a Mute cannot be read by pair_loader without opening its items'
+    with pytest.raises(ValueError, match=words): pair_loader(seeded_dl(Mute(4)))
 
 # --- splitting and mixing ---
 
@@ -442,8 +461,8 @@ def _reference_split(t, lam):
     n = len(t)//2 if lam else len(t)
     return list(t[:n]),list(t[n:]) if lam else list(t)
 
-@given(lam=st.one_of(st.floats(.01, .99), st.just(0.), st.lists(st.sampled_from([0.,.25,1.]), min_size=1, max_size=6)), n=st.integers(1, 5),
-       trailing=st.sampled_from([(), (3,), (2,2)]))
+@given(lam=st.one_of(st.floats(.01, .99), st.just(0.), st.lists(st.sampled_from([0.,.25,1.]), min_size=1, max_size=6)),
+       n=st.integers(1, 5), trailing=st.sampled_from([(), (3,), (2,2)]))
 def test_batches_are_split_and_mixed_item_by_item(lam, n, trailing):
     if isinstance(lam, list): lam = torch.tensor(lam)
     size = len(lam)+int((lam>0).sum()) if torch.is_tensor(lam) else 2*n if lam else n
@@ -472,7 +491,8 @@ def test_mixing_keeps_type_and_precision(dtype):
 
 def images_dl(ys, block, **kwargs):
     ims = [np.zeros((4,4,3), dtype=np.uint8) for _ in ys]
-    dblock = DataBlock((ImageBlock, block), getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter([len(ys)-1]), **kwargs)
+    dblock = DataBlock((ImageBlock, block), getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter([len(ys)-1]),
+                       **kwargs)
     return dblock.dataloaders(list(zip(ims, ys)), bs=2, num_workers=0).train
 
 def bytes_dl():
@@ -487,29 +507,30 @@ class Strings(Numbered):
 
 floats = torch.zeros(3)
 
+not_float = 'floating-point tensors after the batch transforms. Got '
+not_a_pair = 'must be loaders of batches that hold inputs and targets'
+
 @pytest.mark.parametrize('make,words', [
-    (lambda: pairs_dl(torch.zeros(3, dtype=torch.uint8), 0),
-        "The 'inputs' parameter of check_inputs must be floating-point tensors after the batch transforms. Got torch.uint8 instead"),
-    (lambda: pairs_dl(torch.zeros(3, dtype=torch.int64), 0), "floating-point tensors after the batch transforms. Got torch.int64"),
-    (lambda: pairs_dl(torch.zeros(3, dtype=torch.bool), 0), "floating-point tensors after the batch transforms. Got torch.bool"),
-    (bytes_dl, "floating-point tensors after the batch transforms. Got torch.uint8"),
-    (lambda: seeded_dl(Strings([0,1])), "floating-point tensors after the batch transforms. Got str"),
-    (lambda: pairs_dl((floats,[floats.long()]), 0), "floating-point tensors after the batch transforms. Got torch.int64"),
-    (lambda: pairs_dl(dict(a=floats), 0), "floating-point tensors after the batch transforms. Got dict"),
-    (lambda: pairs_dl(floats, .5), "check_inputs must be given a data set whose targets are classes.*regression"),
-    (lambda: pairs_dl(floats, torch.full((2,), .2)), "targets are classes.*regression"),
-    (lambda: pairs_dl(floats, torch.tensor([0,3])), "targets are classes.*torch.int64 and shape .2,.: regression"),
-    (lambda: pairs_dl(floats, torch.zeros(2, 2, dtype=torch.int64)), "targets are classes.*segmentation"),
-    (lambda: pairs_dl(floats, 'a'), "targets are classes. Got (tuple|list) targets"),
-    (lambda: images_dl([.5,1.,2.,3.], RegressionBlock), "targets are classes.*regression"),
-    (lambda: images_dl([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])), "targets are classes.*segmentation"),
-    (lambda: seeded_dl(TensorDataset(torch.zeros(4,3))), "must be loaders of batches that hold inputs and targets"),
-    (lambda: seeded_dl([torch.zeros(3)]*3), "must be loaders of batches that hold inputs and targets. Got Tensor"),
-    (lambda: seeded_dl(Numbered([0]*3), create_batch=collate), "must be loaders of batches that hold inputs and targets. Got dict"),
-    (lambda: seeded_dl(Skips(TARGETS[:3], skipped=0)), "check_inputs must be given a data set that yields every item. Got a SkipItemException at item 0"),
-    (lambda: seeded_dl([]), "at least one training item. Got an empty training set"),
-    (lambda: DataLoader(IterableToy(), bs=2), "Got an iterable data set"),
-    (lambda: DataLoader(Numbered([0]), bs=None), "loaders with a batch size. Got bs=None"),
+    (lambda: pairs_dl(floats.byte(), 0), must_be('check_inputs', 'inputs', not_float+'torch.uint8 instead')),
+    (lambda: pairs_dl(floats.long(), 0), not_float+'torch.int64'),
+    (lambda: pairs_dl(floats.bool(), 0), not_float+'torch.bool'),
+    (bytes_dl, not_float+'torch.uint8'),
+    (lambda: seeded_dl(Strings([0,1])), not_float+'str'),
+    (lambda: pairs_dl((floats,[floats.long()]), 0), not_float+'torch.int64'),
+    (lambda: pairs_dl(dict(a=floats), 0), not_float+'dict'),
+    (lambda: pairs_dl(floats, .5), 'check_inputs must be given a data set whose targets are classes.*regression'),
+    (lambda: pairs_dl(floats, torch.full((2,), .2)), 'targets are classes.*regression'),
+    (lambda: pairs_dl(floats, torch.tensor([0,3])), 'targets are classes.*torch.int64 and shape .2,.: regression'),
+    (lambda: pairs_dl(floats, torch.zeros(2, 2).long()), 'targets are classes.*segmentation'),
+    (lambda: pairs_dl(floats, 'a'), 'targets are classes. Got (tuple|list) targets'),
+    (lambda: images_dl([.5,1.,2.,3.], RegressionBlock), 'targets are classes.*regression'),
+    (lambda: images_dl([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])), 'targets are classes.*segmentation'),
+    (lambda: seeded_dl(TensorDataset(torch.zeros(4,3))), not_a_pair),
+    (lambda: seeded_dl([floats]*3), not_a_pair+'. Got Tensor'),
+    (lambda: seeded_dl(Numbered([0]*3), create_batch=collate), not_a_pair+'. Got dict'),
+    (lambda: seeded_dl(Skips(TARGETS[:3], skipped=0)),
+     'check_inputs must be given a data set that yields every item. Got a SkipItemException at item 0'),
+    *(o for name,o in bad_loaders.items() if 'PyTorch' not in name),
 ])
 def test_unusable_batches_are_named(make, words):
     with pytest.raises(ValueError, match=words): check_inputs(make())
@@ -517,9 +538,14 @@ def test_unusable_batches_are_named(make, words):
 def test_the_error_names_who_asked():
     with pytest.raises(ValueError, match="^Me must be given"): check_inputs(pairs_dl(floats, .5), 'Me')
 
-@pytest.mark.parametrize('make', [numbers, lambda: numbers(dl_type=TfmdDL), lambda: images_dl([0,1,0,1], CategoryBlock),
-    lambda: TorchDL(Numbered(TARGETS), batch_size=3), lambda: pairs_dl(floats.half(), torch.tensor(1)), lambda: seeded_dl([(floats,floats,0)]*3, dl_type=TfmdDL),
-    lambda: images_dl([['a'],['a','b'],['b'],['a']], MultiCategoryBlock), lambda: pairs_dl(floats, torch.tensor([.2,.8])), lambda: pairs_dl(floats, torch.zeros(2)), lambda: pairs_dl(floats, torch.zeros(1))])
+@pytest.mark.parametrize('make', [
+    numbers, lambda: numbers(dl_type=TfmdDL), lambda: images_dl([0,1,0,1], CategoryBlock),
+    lambda: TorchDL(Numbered(TARGETS), batch_size=3), lambda: pairs_dl(floats.half(), torch.tensor(1)),
+    lambda: seeded_dl([(floats,floats,0)]*3, dl_type=TfmdDL),
+    lambda: images_dl([['a'],['a','b'],['b'],['a']], MultiCategoryBlock),
+    lambda: pairs_dl(floats, torch.tensor([.2,.8])), lambda: pairs_dl(floats, torch.zeros(2)),
+    lambda: pairs_dl(floats, torch.zeros(1))
+])
 def test_usable_batches_pass(make): assert check_inputs(make()) is None
 
 class Noise(Transform):
@@ -527,23 +553,30 @@ class Noise(Transform):
         return x + torch.rand(()) + random.random() + np.random.rand()
 
 class PixelNoise(Transform):
-    def encodes(self, x:PILImage): return PILImage.create(np.asarray(x) + np.uint8(random.randint(0, 9) + np.random.randint(9)))
+    def encodes(self, x:PILImage):
+        return PILImage.create(np.asarray(x) + np.uint8(random.randint(0, 9) + np.random.randint(9)))
 
-def noisy(): return TfmdDL([(TensorImage(torch.zeros(3,2,2)),i%2) for i in range(4)], bs=2, num_workers=0, after_item=Noise(), after_batch=Noise())
+def noisy():
+    items = [(TensorImage(torch.zeros(3,2,2)),i%2) for i in range(4)]
+    return TfmdDL(items, bs=2, num_workers=0, after_item=Noise(), after_batch=Noise())
 
 class Fails(Transform):
     def encodes(self, x:TensorImage): raise RuntimeError('a broken transform')
 
-@pytest.mark.parametrize('make', [noisy, lambda: images_dl([0,1,0,1], CategoryBlock, item_tfms=PixelNoise(), batch_tfms=Noise()),
-    lambda: TfmdDL([(TensorImage(torch.zeros(3,2,2)),0)]*4, bs=2, num_workers=0, after_item=[Noise(),Fails()])], ids=['tfmd', 'pipeline', 'broken'])
+def noisy_pipeline(): return images_dl([0,1,0,1], CategoryBlock, item_tfms=PixelNoise(), batch_tfms=Noise())
+def broken():
+    return TfmdDL([(TensorImage(torch.zeros(3,2,2)),0)]*4, bs=2, num_workers=0, after_item=[Noise(),Fails()])
+
+@pytest.mark.parametrize('make', [noisy,noisy_pipeline,broken])
 def test_checking_leaves_every_generator_where_it_was(make):
     dl = make()
-    def state(): return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist(),dl.rng.getstate()
-    flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+    def state():
+        flags = torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark
+        return generator_states(),dl.rng.getstate(),flags
     before = state()
     try: check_inputs(dl)
     except RuntimeError as e: assert 'broken transform' in str(e)
-    assert state()==before and flags==(torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark)
+    assert state()==before
 
 class Prepares(DataLoader):
     def before_iter(self):
@@ -557,9 +590,11 @@ class OnlyInTraining(Transform):
 
 def test_checking_prepares_the_loader_as_an_epoch_does():
     check_inputs(seeded_dl([(torch.zeros(3, dtype=torch.int64),0)]*3, dl_type=Prepares))
-    ds = Datasets(range(4), [[lambda i: TensorImage(torch.zeros(3,2,2, dtype=torch.uint8))],[lambda i: i%2]], splits=[[0,1],[2,3]])
+    def image(i): return TensorImage(torch.zeros(3,2,2, dtype=torch.uint8))
+    ds = Datasets(range(4), [[image],[lambda i: i%2]], splits=[[0,1],[2,3]])
     check_inputs(TfmdDL(ds.train, bs=2, num_workers=0, after_batch=OnlyInTraining()))
-    with pytest.raises(ValueError, match='Got torch.uint8'): check_inputs(TfmdDL(ds.valid, bs=2, num_workers=0, after_batch=OnlyInTraining()))
+    with pytest.raises(ValueError, match='Got torch.uint8'):
+        check_inputs(TfmdDL(ds.valid, bs=2, num_workers=0, after_batch=OnlyInTraining()))
 
 def test_checking_opens_one_item():
     for dl_type in DataLoader,TfmdDL:

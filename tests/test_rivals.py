@@ -546,7 +546,7 @@ def test_each_item_of_a_batch_is_a_partner_once():
     seen = Probe(lambda o: (o.x, o.remix.lam))
     quiet_fit(make_learner(OneHot(tail_targets(12,8)), bs=5, net=make_net(20,2)), 6, [Remix(2., seed=0), seen])
     firsts = []
-    for x,lam in seen.seen:
+    for x,_ in seen.seen:
         i = [sorted(r.nonzero().flatten().tolist()) for r in x]
         # every image is in the batch with 1-λ once and with λ once
         assert x.sum(0).sort(descending=True).values[:5].tolist()==pytest.approx([1.]*5, abs=1e-5)
@@ -633,7 +633,7 @@ def test_exported_and_loaded(make, tmp_path):
     with learn.no_bar(): expected = learn.get_preds()[0]
     with loaded.no_bar(): got = loaded.get_preds(dl=learn.dls.valid)[0]
     equal(got, expected)
-    cb = [o for o in loaded.cbs if isinstance(o, make)][0]
+    cb = next(o for o in loaded.cbs if isinstance(o, make))
     assert cb.seed==0 and not any(isinstance(o, (fv.DataLoader,TorchDL)) for o in vars(cb).values())
     loaded.dls = make_learner().dls
     quiet_fit(loaded, 2)

@@ -1,6 +1,7 @@
-"""The notebook trains a run and looks at it. Here every method of the registry is watched as it opens images: what is reported is opened once, after training;
-figures are compared with scikit-learn's on the stored predictions, predictions with a plain forward pass of the stored weights; a key must change with whatever
-determines a run and with nothing else; and files are damaged in every way."""
+"""The notebook trains a run and looks at it. Here every method of the registry is watched as it opens images: what is
+reported is opened once, after training; figures are compared with scikit-learn's on the stored predictions, predictions
+with a plain forward pass of the stored weights; a key must change with whatever determines a run and with nothing else;
+and files are damaged in every way."""
 
 import json,pickle,random,shutil
 from dataclasses import replace
@@ -28,7 +29,7 @@ from fastai_balmix.compare.config import TrainConfig,augmentation,augments,check
 from fastai_balmix.compare.results import read_failures,read_predictions,read_record,Results
 from fastai_balmix.compare.runs import attempt,Run,score_row
 from conftest import warm_call
-import toys # its profile
+import toys # noqa: F401 # hypothesis' profile
 
 def pixels(key):
     "8×8 noise, the brighter the higher the grade, of a key 'grade/number'"
@@ -45,18 +46,26 @@ def watched_picture(key):
     return picture(key)
 
 def grades(counts=(48,32,20,12), n_folds=2, first=0, part=None, images=picture, change=(), **kwargs):
-    "Synthetic grades, in folds, or with the splits of `part`, a function of an image's number; `change` is a list of (row, column, value)"
+    """Synthetic grades, in folds, or with the splits of `part`, a function of an image's number; `change` is a list of
+    (row, column, value)"""
     rows = [dict(path=f'{g}/{first+i}', label=f'g{g}') for g,n in enumerate(counts) for i in range(n)]
     df = pd.DataFrame(rows)
     if part is None: df['fold'] = [1+int(o.split('/')[1])%n_folds for o in df.path]
     else: df['split'] = [part(int(o.split('/')[1])) for o in df.path]
     for i,k,v in change: df.loc[i,k] = v
-    return ImageData(df, **{**dict(vocab=[f'g{g}' for g in range(len(counts))], ordered=True, name='grades', images=images), **kwargs})
+    usual = dict(vocab=[f'g{g}' for g in range(len(counts))], ordered=True, name='grades', images=images)
+    return ImageData(df, **(usual|kwargs))
 
-def net(n_classes): return nn.Sequential(ConvLayer(3, 8, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(8, n_classes))
+def net(n_classes):
+    return nn.Sequential(ConvLayer(3, 8, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(8, n_classes))
 
 recipe = dict(epochs=2, size=None, bs=14, lr=.05, mom=.9, augment='none', pretrained=False, select=.25)
 config = TrainConfig(**recipe)
+
+def compared(folder, methods, data=None, archs=net, folds=(1,), **kwargs):
+    "Results of a comparison by the recipe, on grades by default"
+    settings = dict(out=folder/'out', show=False, folds=folds and [*folds], **(recipe|kwargs))
+    return compare(grades() if data is None else data, methods, archs, **settings)
 
 class Watch(Callback):
     "Says what is going on, and how a network starts"
@@ -79,7 +88,9 @@ def watched(t, name):
         now[:] = name,'over'
     t.finish = then
 
-def all_methods(): return [Method(k, partial(watched, name=k), m.line, m.source, m.ordered) for k in method_table().index for m in [find_method(k)]]
+def all_methods():
+    methods = {k: find_method(k) for k in method_table().index}
+    return [Method(k, partial(watched, name=k), m.line, m.source, m.ordered) for k,m in methods.items()]
 
 @pytest.fixture(scope='module')
 def every(tmp_path_factory):
@@ -87,7 +98,7 @@ def every(tmp_path_factory):
     data,ext = (grades(images=watched_picture, **k) for k in ({},dict(counts=(6,5,4,3), first=1000)))
     for d in data,ext: d.fingerprint # opens all images, long before anything is trained
     opened.clear()
-    res = compare(data, all_methods(), net, folds=[1], external=dict(elsewhere=ext), out=tmp_path_factory.mktemp('every')/'out', show=False, **recipe)
+    res = compared(tmp_path_factory.mktemp('every'), all_methods(), data, external=dict(elsewhere=ext))
     return res,data,[*opened]
 
 def split_of(i): return ('train','train','valid','test')[i%4]
@@ -95,9 +106,12 @@ def split_of(i): return ('train','train','valid','test')[i%4]
 @pytest.fixture(scope='module')
 def split(tmp_path_factory):
     "Two seeds on splits, read at the class shares of training; with odd names, weights kept"
-    data = grades(part=split_of, vocab=[f'g{i}' for i in range(4)], ordered=False, prevalence='train', name='läsions, "2024"\n')
-    return compare(data, 'instance', net, seeds=[3,4], keep_weights=True, normalise='imagenet',
-                   external={'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)}, out=tmp_path_factory.mktemp('split')/'out', show=False, **recipe),data
+    data = grades(part=split_of, vocab=[f'g{i}' for i in range(4)], ordered=False, prevalence='train',
+                  name='läsions, "2024"\n')
+    external = {'ünï, "code"':grades((5,4,3,2), first=500, ordered=False)}
+    res = compared(tmp_path_factory.mktemp('split'), 'instance', data, folds=None, seeds=[3,4], keep_weights=True,
+                   normalise='imagenet', external=external)
+    return res,data
 
 # What is trained on, what is chosen on, what is reported
 
@@ -105,12 +119,14 @@ def test_every_method_runs(every):
     res = every[0]
     assert res.meta['failed']==[] and [*res.df.method.unique()]==[*method_table().index]
     assert (res.df.groupby(['method','part','point']).size()==1).all() and len(res.df)==len(method_table())*9
-    assert {*res.df.part}=={'select','report','elsewhere'} and {*res.df.point}=={'as trained','train prevalence','balanced prior'}
-    assert not res.df[['mcc','balanced_accuracy','macro_f1','quad_kappa','accuracy','brier','calibration_error','seconds']].isna().any(axis=None)
+    assert {*res.df.part}=={'select','report','elsewhere'}
+    assert {*res.df.point}=={'as trained','train prevalence','balanced prior'}
+    scores = ['mcc','balanced_accuracy','macro_f1','quad_kappa','accuracy','brier','calibration_error','seconds']
+    assert not res.df[scores].isna().any(axis=None)
 
 @pytest.mark.parametrize('method', method_table().index)
 def test_what_is_reported_is_opened_once_after_training(every, method):
-    res,data,log = every
+    _,data,log = every
     part = {k: [*data.df.path[v]] for k,v in data.parts(fold=1, select=.25).items()}
     mine = {}
     for m,what,key in log:
@@ -121,14 +137,17 @@ def test_what_is_reported_is_opened_once_after_training(every, method):
     assert {*mine.get('finish', [])} <= {*part['train'],*part['select']}
     # fastai opens the first item of a loader once more, and one of training, to see what it is
     n = {k: mine['over'].count(k) for k in mine['over']}
-    assert sorted(n)==sorted({*part['report'],*part['select'],*(f'{g}/{1000+i}' for g,k in enumerate((6,5,4,3)) for i in range(k)),*({*n} & {part['train'][0]})})
-    assert {k for k,v in n.items() if v>1} <= {part['train'][0],part['report'][0],part['select'][0],'0/1000'} and max(n.values())<=3
+    external = {f'{g}/{1000+i}' for g,k in enumerate((6,5,4,3)) for i in range(k)}
+    assert {*n}-{part['train'][0]}=={*part['report'],*part['select'],*external}
+    assert {k for k,v in n.items() if v>1} <= {part['train'][0],part['report'][0],part['select'][0],'0/1000'}
+    assert max(n.values())<=3
 
 def test_the_published_protocol_opens_it_to_choose_the_epoch(tmp_path):
     data = grades(images=watched_picture)
     data.fingerprint
     opened.clear()
-    res = compare(data, [Method('instance', partial(watched, name='instance'), 'x')], net, folds=[2], selection='reported-fold', out=tmp_path/'out', show=False, **recipe)
+    method = Method('instance', partial(watched, name='instance'), 'x')
+    res = compared(tmp_path, [method], data, folds=[2], selection='reported-fold')
     report = {*data.df.path[data.df.fold==2]}
     assert {k for _,what,k in opened if what=='valid'}==report and res.meta['selection']=='reported-fold'
     assert {k for _,what,k in opened if what=='train'}=={*data.df.path[data.df.fold==1]}
@@ -156,35 +175,47 @@ def test_seeds_differ(split):
     assert np.abs(a-b).max()>1e-3
 
 def test_a_method_that_draws_numbers_disturbs_no_other(tmp_path):
-    def draws(t): torch.rand(3), np.random.rand(), random.random()
+    def drawing_mixup(t):
+        torch.rand(3), np.random.rand(), random.random()
+        find_method('mixup')(t)
     def drawing_net(n_classes):
         res = net(n_classes)
         torch.rand(3), random.random()
         return res
-    res = compare(grades(), [find_method('mixup'),Method('draws', lambda t: (draws(t),find_method('mixup')(t)), 'x')], [net,drawing_net], folds=[1], out=tmp_path/'out', show=False, **{**recipe, 'augment':'shift'})
+    methods = [find_method('mixup'),Method('draws', drawing_mixup, 'x')]
+    res = compared(tmp_path, methods, archs=[net,drawing_net], augment='shift')
     a,*others = (res.predictions(r)['plain'] for r in res.df.run.unique())
     assert len(others)==3
     for b in others: np.testing.assert_array_equal(a, b)
 
 def test_every_setting_of_training_has_an_effect(tmp_path):
-    changes = dict(epochs=1, size=12, bs=9, lr=.01, mom=.5, wd=.1, augment='shift', normalise='imagenet', select=.4, selection='reported-fold', monitor='mcc', tta=False)
-    out = [attempt(base_run(tmp_path, arch=net, config=replace(config, epochs=3, **{k: v for k,v in c.items() if k!='epochs'}) if 'epochs' not in c else replace(config, **c))) for c in ({},*({k: v} for k,v in changes.items()))]
-    base,*others = ({o: v for o,v in json.loads(json.dumps(r.record)).items() if o in ('history','rows','best_epoch')} for r in out)
-    for k,r in zip(changes, others):
+    changes = dict(epochs=1, size=12, bs=9, lr=.01, mom=.5, wd=.1, augment='shift', normalise='imagenet', select=.4,
+                   selection='reported-fold', monitor='mcc', tta=False)
+    def record(**change):
+        run = base_run(tmp_path, arch=net, config=replace(config, **{'epochs':3, **change}))
+        return json.loads(json.dumps(attempt(run).record))
+    base = record()
+    others = {k: record(**{k: v}) for k,v in changes.items()}
+    for k,r in others.items():
         if k!='monitor': assert r['rows']!=base['rows'], k
-    assert [int(np.argmax([h[m] for h in r['history']]))+1 for m,r in (('quad_kappa',base),('mcc',others[-2]))]==[base['best_epoch'],others[-2]['best_epoch']]
+    for monitor,r in ('quad_kappa',base),('mcc',others['monitor']):
+        assert r['best_epoch']==1+int(np.argmax([h[monitor] for h in r['history']]))
 
 def test_photographs_are_decoded_as_the_settings_say(tmp_path, monkeypatch):
     rows = [dict(path=f'{k}{i}.jpg', label=k, fold=1+i%2) for k in 'ab' for i in range(8)]
-    for i,r in enumerate(rows): Image.fromarray(np.random.default_rng(i).integers(0, 256, (80,80,3), dtype=np.uint8)).save(tmp_path/r['path'])
-    data,seen,load = ImageData(pd.DataFrame(rows), ['a','b'], root=tmp_path),[],JpegImageFile.load
+    for i,r in enumerate(rows):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (80,80,3), dtype=np.uint8)).save(tmp_path/r['path'])
+    data = ImageData(pd.DataFrame(rows), ['a','b'], root=tmp_path)
+    seen = []
+    load = JpegImageFile.load
     def watch(im):
         if im.tile: seen.append(im.size)
         return load(im)
     monkeypatch.setattr(JpegImageFile, 'load', watch)
     for decode,size in ('full',(80,80)),('fast',(20,20)):
         del seen[:]
-        out = attempt(Run(data, 'instance', net, 1, 0, replace(config, size=10, bs=4, epochs=1, decode=decode), tmp_path/'out', external=dict(more=data)))
+        out = attempt(Run(data, 'instance', net, 1, 0, replace(config, size=10, bs=4, epochs=1, decode=decode),
+                          tmp_path/'out', external=dict(more=data)))
         assert out.status=='finished', out.error
         # fastai looks at a few images when loaders are made, and every part is read through the same loaders
         assert {*seen}=={size} and len(seen)>=8+8+16
@@ -197,7 +228,7 @@ def test_the_epoch_is_the_best_on_the_selection_split(every):
         assert r['best_epoch']==len(r['history'])-len(last)+1+int(np.argmax([h['quad_kappa'] for h in last]))
 
 def test_without_flips_the_chosen_epoch_scores_as_it_did(tmp_path):
-    res = compare(grades(), ['instance','balmix_0.2'], net, folds=[1], tta=False, monitor='macro_f1', out=tmp_path/'out', show=False, **{**recipe, 'epochs':4})
+    res = compared(tmp_path, ['instance','balmix_0.2'], tta=False, monitor='macro_f1', epochs=4)
     for run in res.df.run.unique():
         r = res.record(run)
         got = [o['macro_f1'] for o in r['rows'] if (o['part'],o['point'])==('select','as trained')]
@@ -217,25 +248,30 @@ def by_scikit_learn(probs, t, ordered, shares=None):
     k,p = probs.shape[1],probs.argmax(1)
     w = np.ones(len(t)) if shares is None else np.asarray(shares)[t]/(np.bincount(t, minlength=k)/len(t))[t]
     recall = sk.recall_score(t, p, average=None, labels=np.unique(t), sample_weight=w, zero_division=0)
-    res = dict(mcc=sk.matthews_corrcoef(t, p, sample_weight=w), balanced_accuracy=recall.mean(), macro_f1=sk.f1_score(t, p, average='macro', sample_weight=w, zero_division=0),
+    res = dict(mcc=sk.matthews_corrcoef(t, p, sample_weight=w), balanced_accuracy=recall.mean(),
+               macro_f1=sk.f1_score(t, p, average='macro', sample_weight=w, zero_division=0),
                geometric_mean=recall.prod()**(1/len(recall)), accuracy=sk.accuracy_score(t, p, sample_weight=w))
-    res['mean_auc'] = np.mean([sk.roc_auc_score(t==c, probs[:,c]) for c in range(k) if 0<(t==c).sum()<len(t)] or [np.nan])
+    aucs = [sk.roc_auc_score(t==c, probs[:,c]) for c in range(k) if 0<(t==c).sum()<len(t)]
+    res['mean_auc'] = np.mean(aucs or [np.nan])
     if ordered:
         with np.errstate(invalid='ignore'):
             res['kendall_tau'] = scipy.stats.kendalltau(t, p).statistic if shares is None else weighted_tau(t, p, w)
         one = len(np.unique(t))==len(np.unique(p))==1 and t[0]==p[0]
-        res['quad_kappa'] = np.nan if one else sk.cohen_kappa_score(t, p, labels=range(k), weights='quadratic', sample_weight=w)
+        kappa = partial(sk.cohen_kappa_score, labels=range(k), weights='quadratic', sample_weight=w)
+        res['quad_kappa'] = np.nan if one else kappa(t, p)
     if shares is None:
         y = np.eye(k)[t]
         res['brier'] = ((probs-y)**2).sum(1).mean()
         conf,right = probs.max(1),p==t
         bins = np.minimum((conf*15).astype(int), 14)
-        res['calibration_error'] = sum(abs(right[bins==b].mean()-conf[bins==b].mean())*(bins==b).mean() for b in np.unique(bins))
+        res['calibration_error'] = sum(abs(right[bins==b].mean()-conf[bins==b].mean())*(bins==b).mean()
+                                       for b in np.unique(bins))
     return res
 
 def all_close(got, want):
     assert {*got}=={*want}
-    for k in want: np.testing.assert_allclose(got[k], want[k], rtol=1e-5, atol=1e-7, err_msg=k) # predictions are in single precision
+    # predictions are in single precision
+    for k in want: np.testing.assert_allclose(got[k], want[k], rtol=1e-5, atol=1e-7, err_msg=k)
 
 @example(seed=0, n=1, k=1, ordered=True, at=False)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 6), st.booleans(), st.booleans())
@@ -258,14 +294,16 @@ def test_every_figure_of_a_table_is_scikit_learns_on_the_stored_predictions(requ
         shares = res.record(row['run'])['train_shares'] if data.prevalence and row['part']=='report' else None
         want = by_scikit_learn(p['probs'][row['point']], p['targs'], data.ordered, shares)
         all_close({k: row[k] for k in want}, want)
-        assert row['n_images']==len(p['targs']) and (shares is None or np.isnan(row['brier']) and np.isnan(row['calibration_error']))
+        assert row['n_images']==len(p['targs'])
+        if shares is not None: assert np.isnan([row['brier'],row['calibration_error']]).all()
 
 @pytest.mark.parametrize('name', ['every','split'])
 def test_operating_points_by_their_formula(request, name):
     res,data = request.getfixturevalue(name)[:2]
     for run in res.df.run.unique():
         r = res.record(run)
-        prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+        prior = np.array(r['calibration']['prior'])
+        temp = r['calibration']['temperature']
         parts = data.parts(fold=1 if data.folds else None, select=.25)
         shares = np.bincount(data.y[parts['train']])/len(parts['train'])
         np.testing.assert_allclose(r['train_shares'], shares)
@@ -276,7 +314,7 @@ def test_operating_points_by_their_formula(request, name):
                 np.testing.assert_allclose(p[point], want/want.sum(1, keepdims=True), rtol=2e-5, atol=1e-7)
 
 def test_calibration_is_of_the_selection_split_alone(every):
-    # the temperature and prior that maximise the likelihood there are no better elsewhere: a small change of them makes it worse
+    # the temperature and prior maximise the likelihood there, so that a small change of them makes it worse
     res = every[0]
     run = res.df.run[res.df.method=='instance'].iloc[0]
     r,p = res.record(run),res.predictions(run, 'select')
@@ -287,7 +325,8 @@ def test_calibration_is_of_the_selection_split_alone(every):
         q = probs**(1/temp)*own/prior
         q /= q.sum(1, keepdims=True)
         return -np.log(q[np.arange(len(t)),t]).sum() + ((1/temp-1)**2 + ((np.log(prior)-np.log(counts))**2).sum())/2
-    prior,temp = np.array(r['calibration']['prior']),r['calibration']['temperature']
+    prior = np.array(r['calibration']['prior'])
+    temp = r['calibration']['temperature']
     best = cost(prior, temp)
     assert cost(prior, temp*1.05)>best and cost(prior, temp/1.05)>best
     for i in range(4):
@@ -305,7 +344,8 @@ def test_predictions_are_those_of_the_stored_weights_on_the_images_named(split):
         model.eval()
         for part in res.df.part.unique():
             p = res.predictions(run, part)
-            x = torch.tensor((np.stack([pixels(o) for o in p['paths']])/255-mean)/std, dtype=torch.float32).permute(0,3,1,2)
+            x = (np.stack([pixels(o) for o in p['paths']])/255-mean)/std
+            x = torch.tensor(x, dtype=torch.float32).permute(0,3,1,2)
             with torch.no_grad(): a,b = (model(o).softmax(1).numpy() for o in (x,x.flip(-1)))
             np.testing.assert_allclose(p['plain'], a, atol=1e-5)
             np.testing.assert_allclose(p['probs']['as trained'], (a+b)/2, atol=1e-5)
@@ -313,7 +353,8 @@ def test_predictions_are_those_of_the_stored_weights_on_the_images_named(split):
         parts = data.parts()
         for k in 'select','report': assert [*res.predictions(run, k)['paths']]==[*data.df.path[parts[k]]]
         assert [*res.predictions(run, 'ünï, "code"')['paths']]==[*grades((5,4,3,2), first=500).df.path]
-        assert {data.df.split[i] for i in parts['report']}=={'test'} and {data.df.split[i] for i in parts['select']}=={'valid'}
+        assert {data.df.split[i] for i in parts['report']}=={'test'}
+        assert {data.df.split[i] for i in parts['select']}=={'valid'}
 
 def test_the_table_holds_what_the_records_do(every, split):
     for res in every[0],split[0]:
@@ -328,7 +369,7 @@ def test_the_table_holds_what_the_records_do(every, split):
     assert split[0].df.fold.unique().tolist()==[0] and split[0].df.seed.unique().tolist()==[3,4]
 
 def test_workers_change_nothing_where_nothing_is_random(tmp_path):
-    a,b = (compare(grades(), 'class', net, folds=[1], num_workers=n, out=tmp_path/str(n), show=False, **recipe) for n in (0,1))
+    a,b = (compared(tmp_path/str(n), 'class', num_workers=n) for n in (0,1))
     pd.testing.assert_frame_equal(*(o.df.drop(columns=['seconds','started','revision']) for o in (a,b)))
 
 def test_groups_are_stored(tmp_path):
@@ -336,10 +377,11 @@ def test_groups_are_stored(tmp_path):
     df['group'] = [f'patient "{int(o.split("/")[1])//4}, {o[0]}"' for o in df.path]
     df['fold'] = [1+int(o.split('/')[1])//4%2 for o in df.path]
     data = ImageData(df, [f'g{i}' for i in range(4)], images=picture)
-    res = compare(data, 'instance', net, folds=[2], out=tmp_path/'out', show=False, **{**recipe, 'epochs':1})
+    res = compared(tmp_path, 'instance', data, folds=[2], epochs=1)
     parts = data.parts(fold=2, select=.25)
     for k in 'select','report': assert [*res.predictions(res.df.run[0], k)['groups']]==[*df.group.iloc[parts[k]]]
-    assert res.meta['grouped'] and not {*res.predictions(res.df.run[0], 'select')['groups']} & {*df.group.iloc[parts['report']]}
+    assert res.meta['grouped']
+    assert not {*res.predictions(res.df.run[0], 'select')['groups']} & {*df.group.iloc[parts['report']]}
 
 # Keys
 
@@ -354,33 +396,53 @@ class Callable:
     def __call__(self, t): pass
 
 def base_run(folder='/nowhere', **kwargs):
-    return Run(**{**dict(data=grades(), method='instance', arch='small', fold=1, seed=0, config=config, folder=folder), **kwargs})
+    usual = dict(data=grades(), method='instance', arch='small', fold=1, seed=0, config=config, folder=folder)
+    return Run(**(usual|kwargs))
 
-def keys(*args): return [base_run(method=Method('m', o, 'x')).key for o in (holding(.1), with_default, Callable(2), partial(holding(2), 3))] + [base_run(arch=net).key, base_run().key]
+def short_run(folder, **kwargs):
+    "One epoch of a small network"
+    return base_run(folder/'out', arch=net, config=replace(config, epochs=1), **kwargs)
 
-def test_a_key_is_the_same_in_another_process_and_another_folder(): assert warm_call(keys)==keys() and base_run('/elsewhere').key==base_run().key
+def method_key(func): return base_run(method=Method('m', func, 'x')).key
+def config_key(**kwargs): return base_run(config=replace(config, **kwargs)).key
+
+def keys(*args):
+    funcs = holding(.1),with_default,Callable(2),partial(holding(2), 3)
+    return [method_key(o) for o in funcs] + [base_run(arch=net).key, base_run().key]
+
+def test_a_key_is_the_same_in_another_process_and_another_folder():
+    assert warm_call(keys)==keys() and base_run('/elsewhere').key==base_run().key
 
 def test_what_does_not_change_results_does_not_change_a_key():
     key = base_run().key
-    for k in dict(num_workers=2),dict(keep_weights=True),dict(config=replace(config, lr=np.float64(.05), epochs=np.int64(2))),dict(config=replace(config, wd=0)),dict(data=grades(name='other')):
+    for k in dict(num_workers=2),dict(keep_weights=True),dict(data=grades(name='other')):
         assert base_run(**k).key==key, k
+    for k in dict(lr=np.float64(.05), epochs=np.int64(2)),dict(wd=0):
+        assert config_key(**k)==key, k
 
 def test_every_setting_changes_a_key(tmp_path):
     (tmp_path/'w.pth').write_bytes(b'one')
-    changes = dict(epochs=3, size=9, bs=9, lr=.02, mom=.5, wd=.1, augment='flip', normalise='imagenet', pretrained=tmp_path/'w.pth', select=.2, selection='reported-fold', monitor='mcc', tta=False, decode='fast')
+    changes = dict(epochs=3, size=9, bs=9, lr=.02, mom=.5, wd=.1, augment='flip', normalise='imagenet',
+                   pretrained=tmp_path/'w.pth', select=.2, selection='reported-fold', monitor='mcc', tta=False,
+                   decode='fast')
     assert {*changes}=={*TrainConfig.__dataclass_fields__}
-    got = [base_run().key, *(base_run(config=replace(config, **{k: v}, **({'size':10} if k=='decode' else {}))).key for k,v in changes.items()), base_run(config=replace(config, size=10)).key]
-    got += [base_run(config=replace(config, augment=dict(shift=o))).key for o in (.1,.2)]
-    ext = grades((5,4,3,2), first=500)
-    got += [base_run(**k).key for k in (dict(method='class'), dict(arch='test_byobnet'), dict(arch=net), dict(fold=2), dict(seed=1), dict(external=dict(e=ext)), dict(external=dict(f=ext)),
-                                        dict(external=dict(e=grades((5,4,3,3), first=500))))]
-    got += [base_run(data=d).key for d in (grades(change=[(0,'label','g1')]), grades(change=[(0,'fold',2)]), grades(first=1), grades(ordered=False), grades(vocab=['g1','g0','g2','g3']),
-                                           grades(images=lambda key: Image.fromarray(pixels(key)^(key=='0/0'))))]
+    # only images of a given size are decoded in another way
+    got = [config_key(**{k: v}, **({'size':10} if k=='decode' else {})) for k,v in changes.items()]
+    got += [base_run().key, config_key(size=10), *(config_key(augment=dict(shift=o)) for o in (.1,.2))]
+    ext,other_ext = (grades(n, first=500) for n in ((5,4,3,2),(5,4,3,3)))
+    got += [base_run(external=o).key for o in (dict(e=ext),dict(f=ext),dict(e=other_ext))]
+    other_args = dict(method='class'),dict(arch='test_byobnet'),dict(arch=net),dict(fold=2),dict(seed=1)
+    got += [base_run(**k).key for k in other_args]
+    def one_image_differs(key): return Image.fromarray(pixels(key)^(key=='0/0'))
+    other_data = (dict(change=[(0,'label','g1')]), dict(change=[(0,'fold',2)]), dict(first=1), dict(ordered=False),
+                  dict(vocab=['g1','g0','g2','g3']), dict(images=one_image_differs))
+    got += [base_run(data=grades(**k)).key for k in other_data]
     assert len({*got})==len(got)
     (tmp_path/'w.pth').write_bytes(b'two')
-    assert base_run(config=replace(config, pretrained=tmp_path/'w.pth')).key not in got
+    key = config_key(pretrained=tmp_path/'w.pth')
+    assert key not in got
     shutil.copy(tmp_path/'w.pth', tmp_path/'v.pth')
-    assert base_run(config=replace(config, pretrained=tmp_path/'v.pth')).key==base_run(config=replace(config, pretrained=tmp_path/'w.pth')).key
+    assert config_key(pretrained=tmp_path/'v.pth')==key
 
 def test_another_version_changes_a_key(monkeypatch):
     old = base_run().key
@@ -392,22 +454,24 @@ def test_functions_are_told_apart_by_source_and_by_what_they_hold():
         def f(t): "one"
         def g(t): "two"
         return dict(f=f, g=g)[source]
-    funcs = [of('f'), of('g'), holding(.1), holding(.2), holding('.1'), holding((1,2)), holding((1,3)), holding(None), holding(of('f')), holding(nn.Linear), partial(with_default, x=2),
-             partial(with_default, x=3), partial(with_keyword, x=3), partial(with_keyword, 3), with_default, with_keyword, Callable(1), Callable(2), print, sorted]
+    funcs = [of('f'), of('g'), holding(.1), holding(.2), holding('.1'), holding((1,2)), holding((1,3)), holding(None),
+             holding(of('f')), holding(nn.Linear), partial(with_default, x=2), partial(with_default, x=3),
+             partial(with_keyword, x=3), partial(with_keyword, 3), with_default, with_keyword, Callable(1), Callable(2),
+             print, sorted]
     d2,k2 = (type(f)(f.__code__, f.__globals__, f.__name__, (2,), f.__closure__) for f in (with_default,with_default))
     k2.__kwdefaults__ = dict(x=3)
-    got = [base_run(method=Method('m', o, 'x')).key for o in (*funcs,d2,k2)] + [base_run(arch=o).key for o in (net,other_net)]
+    got = [method_key(o) for o in (*funcs,d2,k2)] + [base_run(arch=o).key for o in (net,other_net)]
     assert len({*got})==len(got)
     seen = []
     f = holding(seen)
-    key = base_run(method=Method('m', f, 'x')).key
+    key = method_key(f)
     seen.append(1) # what a method writes down while it runs is no other method
-    assert base_run(method=Method('m', f, 'x')).key==key
+    assert method_key(f)==key
     assert base_run(method=Method('n', f, 'x')).key!=key
 
 def test_functions_that_hold_one_another():
     def method(t): return method if t is None else later
-    base_run(method=Method('m', method, 'x')).key
+    method_key(method)
     later = 1
 
 @pytest.mark.parametrize('name', ['../../up', '/etc/passwd', 'a/b', 'x'*300, 'ü\n\0"', '..', ''])
@@ -415,23 +479,39 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
     def arch(n_classes): return net(n_classes)
     arch.__name__ = name
     for run in base_run(tmp_path/'out', method=Method(name, print, 'x')),base_run(tmp_path/'out', arch=arch):
-        assert run.path.parent==tmp_path/'out'/'runs' and run.path.resolve()==run.path and run.path.name not in ('','.','..')
+        assert run.path.parent==tmp_path/'out'/'runs' and run.path.resolve()==run.path
+        assert run.path.name not in ('','.','..')
         run.path.mkdir(parents=True)
 
 # Bad values
 
-@pytest.mark.parametrize('bad, words', [(dict(epochs=0), 'epochs'), (dict(epochs=True), 'epochs'), (dict(epochs=2.), 'epochs'), (dict(size=0), 'size'), (dict(size=True), 'size'), (dict(size='8'), 'size'),
-    (dict(bs=0), 'bs'), (dict(lr=-1), 'lr'), (dict(lr='fast'), 'lr'), (dict(lr=float('nan')), 'lr'), (dict(mom=1), 'mom'), (dict(mom=-.1), 'mom'), (dict(wd=-1), 'wd'), (dict(select=0), 'select'),
-    (dict(select=.95), 'select'), (dict(selection='outer'), "'inner' or 'reported-fold'"), (dict(selection=['inner']), 'selection'), (dict(normalise='zero'), "'auto'"), (dict(pretrained='no_such_file'), 'pretrained'),
-    (dict(pretrained=1), 'pretrained'), (dict(tta=1), 'tta'), (dict(decode='quick'), "The 'decode' parameter of TrainConfig must be 'full' or 'fast'. Got 'quick' instead."), (dict(decode='fast', size=None), "The 'decode' parameter of TrainConfig must be 'full' where `size` is None. Got 'fast' instead."), (dict(monitor='f1'), "'macro_f1'"), (dict(augment='much'), "'paper'"), (dict(augment=5), 'augment'), (dict(augment=dict(flop=1)), "'flip'"),
-    (dict(augment=dict(flip='no')), 'flip'), (dict(augment=dict(scale=[1.2,.9])), 'scale'), (dict(augment=dict(scale=[0,1])), 'scale'), (dict(augment=dict(scale=5)), 'scale'), (dict(augment=dict(scale=['a','b'])), 'scale'),
-    (dict(augment=dict(shift=2)), 'shift'), (dict(augment=dict(rotate=-1)), 'rotate'), (dict(augment=dict(hue=.6)), 'hue'), (dict(augment=dict(jitter='x')), 'jitter')])
+@pytest.mark.parametrize('bad, words', [
+    (dict(epochs=0), 'epochs'), (dict(epochs=True), 'epochs'), (dict(epochs=2.), 'epochs'), (dict(size=0), 'size'),
+    (dict(size=True), 'size'), (dict(size='8'), 'size'), (dict(bs=0), 'bs'), (dict(lr=-1), 'lr'),
+    (dict(lr='fast'), 'lr'), (dict(lr=float('nan')), 'lr'), (dict(mom=1), 'mom'), (dict(mom=-.1), 'mom'),
+    (dict(wd=-1), 'wd'), (dict(select=0), 'select'), (dict(select=.95), 'select'),
+    (dict(selection='outer'), "'inner' or 'reported-fold'"), (dict(selection=['inner']), 'selection'),
+    (dict(normalise='zero'), "'auto'"), (dict(pretrained='no_such_file'), 'pretrained'),
+    (dict(pretrained=1), 'pretrained'), (dict(tta=1), 'tta'),
+    (dict(decode='quick'), "The 'decode' parameter of TrainConfig must be 'full' or 'fast'. Got 'quick' instead."),
+    (dict(decode='fast', size=None),
+     "The 'decode' parameter of TrainConfig must be 'full' where `size` is None. Got 'fast' instead."),
+    (dict(monitor='f1'), "'macro_f1'"), (dict(augment='much'), "'paper'"), (dict(augment=5), 'augment'),
+    (dict(augment=dict(flop=1)), "'flip'"), (dict(augment=dict(flip='no')), 'flip'),
+    (dict(augment=dict(scale=[1.2,.9])), 'scale'), (dict(augment=dict(scale=[0,1])), 'scale'),
+    (dict(augment=dict(scale=5)), 'scale'), (dict(augment=dict(scale=['a','b'])), 'scale'),
+    (dict(augment=dict(shift=2)), 'shift'), (dict(augment=dict(rotate=-1)), 'rotate'),
+    (dict(augment=dict(hue=.6)), 'hue'), (dict(augment=dict(jitter='x')), 'jitter')
+])
 def test_bad_settings(bad, words):
     with pytest.raises(ValueError) as e: TrainConfig(**bad)
     assert words in str(e.value)
 
-@pytest.mark.parametrize('arch, words', [('mobilenetv2_10', 'mobilenetv2_100'), ('test_byobnet.r160_in2k', 'test_byobnet.r160_in1k'), ('', 'no architecture'), (5, "'archs' parameter"), (None, 'archs'), ('smal', 'no architecture'),
-                                         ('hf-hub:timm/resnet18', 'no architecture'), ('../x', 'no architecture')])
+@pytest.mark.parametrize('arch, words', [
+    ('mobilenetv2_10', 'mobilenetv2_100'), ('test_byobnet.r160_in2k', 'test_byobnet.r160_in1k'),
+    ('', 'no architecture'), (5, "'archs' parameter"), (None, 'archs'), ('smal', 'no architecture'),
+    ('hf-hub:timm/resnet18', 'no architecture'), ('../x', 'no architecture')
+])
 def test_unknown_architectures(arch, words):
     with pytest.raises(ValueError) as e: check_arch(arch)
     assert words in str(e.value) and len(str(e.value))<300
@@ -442,7 +522,8 @@ def test_weights_from_a_file(tmp_path):
     donor = timm.create_model('test_byobnet', num_classes=1000)
     torch.save(donor.state_dict(), tmp_path/'w.pth')
     torch.manual_seed(2)
-    model,fresh = make_model('test_byobnet', 3, tmp_path/'w.pth'),make_model('test_byobnet', 3, False)
+    model = make_model('test_byobnet', 3, tmp_path/'w.pth')
+    fresh = make_model('test_byobnet', 3, False)
     a,b,c = (dict(m.named_parameters()) for m in (donor,model,fresh))
     body = [k for k in a if a[k].shape==b[k].shape and a[k].ndim>1]
     assert len(body)>5 and model.eval()(torch.zeros(1,3,32,32)).shape==(1,3)
@@ -456,7 +537,8 @@ spot = Image.fromarray(np.pad(np.full((8,8,3), 255, np.uint8), ((4,20),(4,20),(0
 
 def moved(augment, n=60):
     "Centre and brightness of the spot in images as training sees them, (n,3)"
-    data = ImageData(pd.DataFrame(dict(path=[str(i) for i in range(n+2)], label='a', fold=[1]*n+[2]*2)), ['a'], images=lambda key: spot)
+    data = ImageData(pd.DataFrame(dict(path=[str(i) for i in range(n+2)], label='a', fold=[1]*n+[2]*2)), ['a'],
+                     images=lambda key: spot)
     torch.manual_seed(0)
     dls = data.dataloaders(fold=2, size=32, bs=n, item_tfms=augmentation(**augment), num_workers=0)
     res = []
@@ -468,7 +550,9 @@ def moved(augment, n=60):
     return res[0]
 
 def test_flips():
-    for flip,places in ('none',{(7.5,7.5)}),('horizontal',{(7.5,7.5),(7.5,23.5)}),('vertical',{(7.5,7.5),(23.5,7.5)}),('both',{(a,b) for a in (7.5,23.5) for b in (7.5,23.5)}):
+    there,right,below,across = (7.5,7.5),(7.5,23.5),(23.5,7.5),(23.5,23.5)
+    cases = dict(none={there}, horizontal={there,right}, vertical={there,below}, both={there,right,below,across})
+    for flip,places in cases.items():
         got = moved(dict(flip=flip))
         assert {(a,b) for a,b,_ in got.round(2).tolist()}==places
         for axis in 0,1: # each with probability ½: 60 draws stay within 4 standard errors, 15.5
@@ -492,7 +576,7 @@ def test_moves():
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    run = base_run(tmp_path_factory.mktemp('run')/'out', arch=net, config=replace(config, epochs=1))
+    run = short_run(tmp_path_factory.mktemp('run'))
     out = attempt(run)
     assert out.status=='finished' and out.new
     return run,out
@@ -511,7 +595,10 @@ def test_a_finished_run_is_not_trained_again(copied, monkeypatch):
     assert out.status=='finished' and not out.new and json.dumps(out.record)==json.dumps(first.record)
     assert sorted(o.name for o in run.path.iterdir())==['lock','predictions.npz','run.json']
 
-@pytest.mark.parametrize('name, damage', [(n,d) for n in ('run.json','predictions.npz') for d in ('cut','empty','gone')] + [('run.json',o) for o in (b'{}',b'null',b'"x"',b'\xff\xfe',b'{"n_bytes": 3}')])
+@pytest.mark.parametrize('name, damage', [
+    *((n,d) for n in ('run.json','predictions.npz') for d in ('cut','empty','gone')),
+    *(('run.json',o) for o in (b'{}',b'null',b'"x"',b'\xff\xfe',b'{"n_bytes": 3}'))
+])
 def test_a_damaged_run_is_done_again(copied, name, damage):
     run,first = copied
     p = run.path/name
@@ -546,10 +633,12 @@ def test_predictions_are_never_unpickled(copied, tmp_path):
     assert not (tmp_path/'harm').exists()
 
 def test_no_stored_array_is_of_objects(finished):
-    with np.load(finished[0].path/'predictions.npz', allow_pickle=False) as f: assert {f[k].dtype.kind for k in f.files}<={'f','i','U'}
+    with np.load(finished[0].path/'predictions.npz', allow_pickle=False) as f:
+        assert {f[k].dtype.kind for k in f.files}<={'f','i','U'}
 
 def test_unknown_part(finished):
-    with pytest.raises(ValueError, match=r"one of \['report', 'select'\]. Got 'messidor2'"): read_predictions(finished[0].path, 'messidor2')
+    with pytest.raises(ValueError, match=r"one of \['report', 'select'\]. Got 'messidor2'"):
+        read_predictions(finished[0].path, 'messidor2')
 
 def test_work_elsewhere_is_left_alone(copied):
     run,_ = copied
@@ -561,18 +650,21 @@ def test_an_error_becomes_part_of_the_outcome(tmp_path):
     def boom(t):
         if (tmp_path/'mended').exists(): return
         raise KeyError('two\nlines')
-    run = base_run(tmp_path/'out', method=Method('boom', boom, 'x'), arch=net, config=replace(config, epochs=1))
+    run = short_run(tmp_path, method=Method('boom', boom, 'x'))
     out = attempt(run)
     assert out.status=='failed' and out.new and out.error=="KeyError: 'two\\nlines'" and '\n' not in out.error
     (o,) = read_failures(tmp_path/'out')
-    assert (o['run'],o['method'],o['fold'],o['seed'],o['error'])==(run.key,'boom',1,0,out.error) and 'Traceback' in o['traceback'] and 'boom' in o['traceback']
+    assert (o['run'],o['method'],o['fold'],o['seed'],o['error'])==(run.key,'boom',1,0,out.error)
+    assert 'Traceback' in o['traceback'] and 'boom' in o['traceback']
     assert read_failures(tmp_path/'out', run.settings)==[o] and read_failures(tmp_path/'out', 'another')==[]
     (tmp_path/'mended').touch()
-    assert attempt(run).status=='finished' and read_failures(tmp_path/'out')==[] and not (run.path/'error.json').exists()
+    assert attempt(run).status=='finished' and read_failures(tmp_path/'out')==[]
+    assert not (run.path/'error.json').exists()
 
 def test_a_finished_run_has_not_failed(copied):
     run,_ = copied
-    (run.path/'error.json').write_text(json.dumps(dict(run=run.key, settings=run.settings, error='of old'))) # killed before it was removed
+    # killed before it was removed
+    (run.path/'error.json').write_text(json.dumps(dict(run=run.key, settings=run.settings, error='of old')))
     assert read_failures(run.folder)==[]
 
 @pytest.mark.parametrize('stop', [KeyboardInterrupt, SystemExit])
@@ -595,7 +687,7 @@ def test_a_selection_split_without_a_class_is_said_in_the_record(tmp_path):
     assert np.bincount(data.y[data.parts()['select']], minlength=3)[2]==1
     df = data.df.copy()
     df.loc[(df.label=='g2') & (df.split=='valid'), 'split'] = 'test'
-    run = base_run(tmp_path/'out', data=ImageData(df, data.vocab, images=picture), arch=net, fold=0, config=replace(config, epochs=1))
+    run = short_run(tmp_path, data=ImageData(df, data.vocab, images=picture), fold=0)
     out = attempt(run)
     assert out.status=='finished' and any('no item of class 2' in o for o in out.record['warnings'])
 
@@ -609,7 +701,7 @@ def test_without_git(copied, monkeypatch):
 # The table
 
 def test_names_and_numbers_survive_the_table(copied, tmp_path):
-    run,out = copied
+    _,out = copied
     folder = tmp_path/'table'
     folder.mkdir()
     recs = []
@@ -621,11 +713,17 @@ def test_names_and_numbers_survive_the_table(copied, tmp_path):
     results.results_table(recs).to_csv(folder/'results.csv', index=False)
     (folder/'meta.json').write_text('{"data": "x"}')
     df = Results(folder).df
-    for k in 'method','arch','revision','host','run': assert [*df[k].unique()]==['NA','nan','None','1.0','007','null','-','1e5'], k
-    assert {*df.settings}=={'123456789012'} and {*df.fingerprint}=={'12e45678'} and df.mcc.tolist()==[o['mcc'] for r in recs for o in r['rows']]
+    for k in 'method','arch','revision','host','run':
+        assert [*df[k].unique()]==['NA','nan','None','1.0','007','null','-','1e5'], k
+    assert {*df.settings}=={'123456789012'} and {*df.fingerprint}=={'12e45678'}
+    assert df.mcc.tolist()==[o['mcc'] for r in recs for o in r['rows']]
 
-@pytest.mark.parametrize('name, content, words', [('results.csv', b'', 'results.csv'), ('results.csv', b'a,b\n1,2,3\n4,5,6,7,8\n', 'results.csv'), ('results.csv', b'\xff\xfe\x00', 'results.csv'),
-                                                  ('meta.json', b'{"da', 'meta.json'), ('meta.json', b'[]', 'meta.json'), ('meta.json', None, 'holds meta.json'), ('results.csv', None, 'holds results.csv')])
+@pytest.mark.parametrize('name, content, words', [
+    ('results.csv', b'', 'results.csv'), ('results.csv', b'a,b\n1,2,3\n4,5,6,7,8\n', 'results.csv'),
+    ('results.csv', b'\xff\xfe\x00', 'results.csv'), ('meta.json', b'{"da', 'meta.json'),
+    ('meta.json', b'[]', 'meta.json'), ('meta.json', None, 'holds meta.json'),
+    ('results.csv', None, 'holds results.csv')
+])
 def test_a_damaged_folder_of_results_is_a_clear_word(tmp_path, every, name, content, words):
     for o in 'results.csv','meta.json': shutil.copy(every[0].folder/o, tmp_path/o)
     if content is None: (tmp_path/name).unlink()

@@ -1,6 +1,6 @@
-"""The notebook shows each function once; here the probabilities meet a direct loop over equation 2 under hypothesis, draws meet
-chi-square tests, and labels come from every kind of data set, good and bad. Weighted loaders are taken through
-what fastai does with loaders: copies, test sets, predictions, export, pickling."""
+"""The notebook shows each function once; here the probabilities meet a direct loop over equation 2 under hypothesis,
+draws meet chi-square tests, and labels come from every kind of data set, good and bad. Weighted loaders are taken
+through what fastai does with loaders: copies, test sets, predictions, export, pickling."""
 
 import pickle,warnings
 from collections import Counter
@@ -12,15 +12,16 @@ from hypothesis import assume,example,given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
-from torch.utils.data import ConcatDataset,IterableDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
-from fastai.vision.all import (Categorize,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,Datasets,ImageBlock,
-    ImageDataLoaders,IndexSplitter,ItemGetter,Learner,MaskBlock,PartialDL,RegressionBlock,TfmdDL,
-    TransformBlock,load_learner)
+from torch.utils.data import ConcatDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
+from fastai.vision.all import (Categorize, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders,
+                               Datasets, ImageBlock, ImageDataLoaders, IndexSplitter, ItemGetter, Learner, MaskBlock,
+                               PartialDL, RegressionBlock, TfmdDL, TransformBlock, load_learner)
 from fastai_balmix.loaders.labels import class_names,train_labels
 from fastai_balmix.loaders.weighted import loader_sampler
 from fastai_balmix.checks import as_probs
 from fastai_balmix.loaders.draws import class_counts,ClassSampler,mixed_probs,q_value,sampling_probs
-from toys import Mute,Numbered,Unopenable,alphas,class_sizes,exponents,item_numbers,seeded_dl,tail_targets
+from toys import (
+    Endless,Mute,Numbered,Unopenable,alphas,bad_loaders,class_sizes,exponents,item_numbers,must_be,seeded_dl,tail_targets)
 
 TorchDL = torch.utils.data.DataLoader
 
@@ -34,7 +35,8 @@ def test_class_counts_count(y, more):
 
 def test_class_counts_take_labels_of_any_kind():
     y = [2,0,2]
-    for o in y,tuple(y),np.uint8(y),torch.tensor(y),pd.Series(y, index=[7,8,9]): assert class_counts(o).tolist()==[1,0,2]
+    for o in y,tuple(y),np.uint8(y),torch.tensor(y),pd.Series(y, index=[7,8,9]):
+        assert class_counts(o).tolist()==[1,0,2]
     assert class_counts([], 3).tolist()==[0,0,0]
 
 def _reference_probs(counts, q):
@@ -72,7 +74,8 @@ def test_q_1_is_proportional_and_q_0_uniform_over_classes_with_items(sizes):
     for q in 1,1.,'instance': np.testing.assert_allclose(sampling_probs(sizes, q), n/n.sum(), rtol=1e-12)
     for q in 0,0.,'class': np.testing.assert_allclose(sampling_probs(sizes, q), (n>0)/(n>0).sum(), rtol=1e-12)
 
-@given(sizes=st.lists(st.integers(0, 10**12), min_size=1, max_size=8).filter(any), q=st.floats(100, 1.7e308), sign=st.sampled_from([-1,1]))
+@given(sizes=st.lists(st.integers(0, 10**12), min_size=1, max_size=8).filter(any), q=st.floats(100, 1.7e308),
+       sign=st.sampled_from([-1,1]))
 def test_a_huge_exponent_stays_finite_and_picks_the_extreme_class(sizes, q, sign):
     p,n = sampling_probs(sizes, sign*q),np.array(sizes, dtype=float)
     assert np.isfinite(p).all() and abs(p.sum()-1)<1e-12
@@ -97,33 +100,40 @@ def test_mixed_probs_are_the_mean_of_mixed_labels(alpha):
     # The mean of n mixed labels, within 5 of its standard errors
     assert (np.abs(labels.mean(0) - mixed_probs(p1, p2, alpha)) < 5*labels.std(0)/n**.5).all()
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: class_counts([0,1,5], 3), r"The 'y' parameter of class_counts must be ints in the range \[0, 2\]\. Got 5 at index 2 instead"),
-    (lambda: class_counts([[0,2]]), r"'y' parameter of class_counts must be one int per item.*shape \(1, 2\)"),
-    (lambda: class_counts([0], 0), r"'n_classes' parameter of class_counts must be an int in the range \[1, inf\)\. Got 0"),
-    (lambda: class_counts(['a']), "'y' parameter of class_counts must be one int per item, the number of its class.*'a'"),
-    (lambda: q_value('klass'), "'q' parameter of q_value must be a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead"),
-    (lambda: sampling_probs([1,2], None), "'q' parameter of sampling_probs must be .*Got None"),
-    (lambda: sampling_probs([1,2], float('inf')), "'q' parameter of sampling_probs must be .*Got inf"),
-    (lambda: sampling_probs([1,2], float('nan')), "'q' parameter of sampling_probs must be .*Got nan"),
-    (lambda: sampling_probs([1,2], True), "'q' parameter of sampling_probs must be .*Got True"),
-    (lambda: sampling_probs([0,0]), "'counts' parameter of sampling_probs must be a row of numbers, none negative and not all 0"),
-    (lambda: sampling_probs([]), "'counts' parameter of sampling_probs"),
-    (lambda: sampling_probs([1,-1]), r"'counts' parameter of sampling_probs.*Got \[1, -1\]"),
-    (lambda: sampling_probs([1,np.nan]), "'counts' parameter of sampling_probs.*nan"),
-    (lambda: sampling_probs([[1,2]]), r"'counts' parameter of sampling_probs.*Got \[\[1, 2\]\]"),
-    (lambda: mixed_probs([.5,.5], [1.], 1), r"'p_second' parameter of mixed_probs must be 2 probabilities, one for each class\. Got 1 of them"),
-    (lambda: mixed_probs([.5,.6], [.5,.5], 1), "'p_first' parameter of mixed_probs must be probabilities: none negative, sum 1"),
-    (lambda: mixed_probs([.5,.5], [1.5,-.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
-    (lambda: mixed_probs([.5,.5], [np.nan,.5], 1), "'p_second' parameter of mixed_probs must be probabilities"),
-    (lambda: as_probs([0.,1.], 'prior', 'Loss', positive=True), r"'prior' parameter of Loss must be probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]"),
-    (lambda: mixed_probs([1.], [1.], -.1), r"'alpha' parameter of mixed_probs must be a float in the range \[0, inf\)\. Got -0\.1"),
-    (lambda: ClassSampler([0,3], n_classes=3), r"'labels' parameter of ClassSampler must be ints in the range \[0, 2\]\. Got 3 at index 1"),
-    (lambda: ClassSampler([0,1], n_classes=2.5), r"'n_classes' parameter of ClassSampler must be an int in the range \[1, inf\)\. Got 2\.5"),
-    (lambda: ClassSampler([0,1], 'even'), "'q' parameter of .*'even'"),
+probabilities = 'probabilities: none negative, sum 1'
+
+@pytest.mark.parametrize('func,args,name,words', [
+    (class_counts, ([0,1,5],3), 'y', r'ints in the range \[0, 2\]\. Got 5 at index 2 instead'),
+    (class_counts, ([[0,2]],), 'y', r'one int per item.*shape \(1, 2\)'),
+    (class_counts, ([0],0), 'n_classes', r'an int in the range \[1, inf\)\. Got 0'),
+    (class_counts, (['a'],), 'y', "one int per item, the number of its class.*'a'"),
+    (q_value, ('klass',), 'q', "a float or one of 'instance', 'sqrt', 'class'. Got 'klass' instead"),
+    (sampling_probs, ([1,2],None), 'q', '.*Got None'),
+    (sampling_probs, ([1,2],float('inf')), 'q', '.*Got inf'),
+    (sampling_probs, ([1,2],float('nan')), 'q', '.*Got nan'),
+    (sampling_probs, ([1,2],True), 'q', '.*Got True'),
+    (sampling_probs, ([0,0],), 'counts', 'a row of numbers, none negative and not all 0'),
+    (sampling_probs, ([],), 'counts', ''),
+    (sampling_probs, ([1,-1],), 'counts', r'.*Got \[1, -1\]'),
+    (sampling_probs, ([1,np.nan],), 'counts', '.*nan'),
+    (sampling_probs, ([[1,2]],), 'counts', r'.*Got \[\[1, 2\]\]'),
+    (mixed_probs, ([.5,.5],[1.],1), 'p_second', r'2 probabilities, one for each class\. Got 1 of them'),
+    (mixed_probs, ([.5,.6],[.5,.5],1), 'p_first', probabilities),
+    (mixed_probs, ([.5,.5],[1.5,-.5],1), 'p_second', probabilities),
+    (mixed_probs, ([.5,.5],[np.nan,.5],1), 'p_second', probabilities),
+    (mixed_probs, ([1.],[1.],-.1), 'alpha', r'a float in the range \[0, inf\)\. Got -0\.1'),
+    (ClassSampler, ([0,3],'class',3), 'labels', r'ints in the range \[0, 2\]\. Got 3 at index 1'),
+    (ClassSampler, ([0,1],'class',2.5), 'n_classes', r'an int in the range \[1, inf\)\. Got 2\.5'),
 ])
-def test_bad_arguments_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_are_named(func, args, name, words):
+    with pytest.raises(ValueError, match=must_be(func.__name__, name, words)): func(*args)
+
+def test_a_sampler_refuses_an_unknown_exponent():
+    with pytest.raises(ValueError, match="'q' parameter of .*'even'"): ClassSampler([0,1], 'even')
+
+def test_probabilities_that_must_be_positive():
+    words = must_be('Loss', 'prior', r'probabilities: all above 0, sum 1\. Got \[0\.0, 1\.0\]')
+    with pytest.raises(ValueError, match=words): as_probs([0.,1.], 'prior', 'Loss', positive=True)
 
 # --- drawing ---
 
@@ -139,7 +149,9 @@ def assert_draws(idxs, labels, probs):
 
 K100 = [0 if k in (0,1,50,98,99) else 1+200//(k+1) for k in range(100)]
 
-@pytest.mark.parametrize('sizes', [[90,10], [1,30], [0,5,0,3,0], K100], ids=['K2', 'K2-one-item', 'K5-holes', 'K100-holes'])
+sizes_of = {'K2':[90,10], 'K2-one-item':[1,30], 'K5-holes':[0,5,0,3,0], 'K100-holes':K100}
+
+@pytest.mark.parametrize('sizes', sizes_of.values(), ids=sizes_of)
 @pytest.mark.parametrize('q', ['class', 'sqrt', 'instance', .3, -.5])
 def test_sampler_draws_classes_by_equation_2_and_items_of_a_class_evenly(sizes, q):
     y = tail_targets(*sizes)
@@ -169,7 +181,8 @@ def test_sampler_repeats_itself_with_the_same_generator():
 # Far more draws than are made at a time, and one more or less
 @pytest.mark.parametrize('bits', [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
 @pytest.mark.parametrize('n', [0, 1, 2**15-1, 2**15, 2**15+1, 100_001])
-@pytest.mark.parametrize('sizes,q', [([90,10], 'class'), (K100, 'sqrt'), (K100, -.5), ([1]*700, 'instance')], ids=['K2', 'K100', 'K100-rare', 'K700'])
+@pytest.mark.parametrize('sizes,q', [([90,10], 'class'), (K100, 'sqrt'), (K100, -.5), ([1]*700, 'instance')],
+                         ids=['K2', 'K100', 'K100-rare', 'K700'])
 def test_draws_are_those_of_a_search_for_each_number(bits, n, sizes, q):
     y = np.array(tail_targets(*sizes))
     cum = np.cumsum(sampling_probs(sizes, q))
@@ -220,8 +233,8 @@ class Opens:
 def pipeline_dls(ys=Y, y_block=CategoryBlock, dl_type=None, bs=2, n_valid=2, closed=True, **kwargs):
     "fastai loaders in memory, the last `n_valid` items for validation; and the switch that forbids to open items"
     opens = Opens()
-    dblock = DataBlock((TransformBlock(type_tfms=opens), y_block), getters=[ItemGetter(0),ItemGetter(1)], dl_type=dl_type,
-                       splitter=IndexSplitter(range(len(ys)-n_valid, len(ys))))
+    dblock = DataBlock((TransformBlock(type_tfms=opens), y_block), getters=[ItemGetter(0),ItemGetter(1)],
+                       dl_type=dl_type, splitter=IndexSplitter(range(len(ys)-n_valid, len(ys))))
     dls = dblock.dataloaders([(i,y) for i,y in enumerate(ys)], bs=bs, num_workers=0, **kwargs)
     opens.closed = closed
     return dls
@@ -229,7 +242,8 @@ def pipeline_dls(ys=Y, y_block=CategoryBlock, dl_type=None, bs=2, n_valid=2, clo
 def image_dls(ys=Y, block=CategoryBlock, **kwargs):
     "The same with images, which are arrays in memory"
     ims = [np.full((4,4,3), i, dtype=np.uint8) for i in range(len(ys))]
-    dblock = DataBlock((ImageBlock, block), getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter([len(ys)-1]), **kwargs)
+    dblock = DataBlock((ImageBlock, block), getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter([len(ys)-1]),
+                       **kwargs)
     return dblock.dataloaders(list(zip(ims, ys)), bs=2, num_workers=0)
 
 def datasets_dl():
@@ -312,23 +326,23 @@ def test_labels_are_read_again_where_the_data_set_was_replaced():
     dl.dataset = Numbered([2,0,1])
     assert train_labels(dl).tolist()==[2,0,1]
 
-class IterableToy(IterableDataset):
-    def __iter__(self): return iter([(0.,0)])
-
 def _regression(): return image_dls([.5,1.,2.,3.], RegressionBlock).train
 def _masks(): return image_dls([np.zeros((4,4), dtype=np.uint8)]*4, MaskBlock(['a','b'])).train
 def _str_targets():
     ds = Datasets(['a','b'], [[lambda x: torch.zeros(1)],[lambda x: x]])
     return TfmdDL(ds, bs=2, num_workers=0)
 def _two_targets():
-    return TfmdDL(Datasets([0,1], [[lambda x: torch.zeros(1)],[lambda x: x],[lambda x: x]], n_inp=1), bs=2, num_workers=0)
-class Vocab(Unopenable): classes = ['a','b']
+    ds = Datasets([0,1], [[lambda x: torch.zeros(1)],[lambda x: x],[lambda x: x]], n_inp=1)
+    return TfmdDL(ds, bs=2, num_workers=0)
+class Vocab(Unopenable): classes = 'a','b'
 
 @pytest.mark.parametrize('make,labels,words', [
-    (lambda: seeded_dl(Mute(3)), [0,1], "The 'labels' parameter of train_labels must be 3 ints, one for each item. Got 2 labels instead"),
+    (lambda: seeded_dl(Mute(3)), [0,1],
+     "The 'labels' parameter of train_labels must be 3 ints, one for each item. Got 2 labels instead"),
     (lambda: seeded_dl(Mute(3)), [0,1,0,1], "must be 3 ints, one for each item. Got 4 labels"),
     (lambda: seeded_dl(Mute(3)), [0,-1,-2], r"must be ints in the range \[0, K-1\]. Got -1 at index 1"),
-    (lambda: seeded_dl(Mute(3)), [0.,1.,2.], r"must be one int per item, the number of its class. Got float64 values, the first being \[0\.0\]"),
+    (lambda: seeded_dl(Mute(3)), [0.,1.,2.],
+     r"must be one int per item, the number of its class. Got float64 values, the first being \[0\.0\]"),
     (lambda: seeded_dl(Mute(3)), [0,float('nan'),2], "must be one int per item.*Got NaN at index 1"),
     (lambda: seeded_dl(Mute(3)), ['a','b','c'], r"must be one int per item.*first being \['a'\]"),
     (lambda: seeded_dl(Mute(3)), [True,False,True], "must be one int per item.*bool"),
@@ -337,24 +351,34 @@ class Vocab(Unopenable): classes = ['a','b']
     (lambda: seeded_dl(Mute(3)), [[0],[1,2],[2]], "must be one int per item"),
     (lambda: seeded_dl(Vocab([0,1])), [0,2], r"must be ints in the range \[0, 1\]. Got 2 at index 1"),
     (lambda: pipeline_dls().train, [0,1,2,3,0], r"must be ints in the range \[0, 2\]. Got 3 at index 3"),
-    (lambda: seeded_dl(Vocab([0,2])), None, r"'labels' parameter of train_labels must be ints in the range \[0, 1\]. Got 2 at index 1"),
+    (lambda: seeded_dl(Vocab([0,2])), None,
+     r"'labels' parameter of train_labels must be ints in the range \[0, 1\]. Got 2 at index 1"),
     (lambda: seeded_dl(Unopenable([0,-1])), None, r"must be ints in the range \[0, K-1\]. Got -1 at index 1"),
     (lambda: seeded_dl(Unopenable([0.,float('nan')])), None, "must be one int per item.*Got NaN at index 1"),
     (lambda: seeded_dl(Unopenable(['a','b'])), None, r"must be one int per item.*first being \['a'\]"),
-    (lambda: seeded_dl(Unopenable([.5,1.5])), None, "must be given a data set whose targets are classes. Got float64 targets: regression"),
-    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.tensor([0.,1,.5]))), None, "whose targets are classes. Got float32 targets: regression"),
-    (lambda: seeded_dl(Unopenable(np.full((3,4), .5))), None, "targets are classes. Got float64 targets, 4 for each item, neither all 0 or 1 nor of sum 1: regression"),
-    (lambda: seeded_dl([(0.,[0]),(0.,[0,1])]), None, "targets are classes. Got lists of different lengths: .* a row of 0 and 1"),
+    (lambda: seeded_dl(Unopenable([.5,1.5])), None,
+     "must be given a data set whose targets are classes. Got float64 targets: regression"),
+    (lambda: seeded_dl(TensorDataset(torch.zeros(3,2), torch.tensor([0.,1,.5]))), None,
+     "whose targets are classes. Got float32 targets: regression"),
+    (lambda: seeded_dl(Unopenable(np.full((3,4), .5))), None,
+     "targets are classes. Got float64 targets, 4 for each item, neither all 0 or 1 nor of sum 1: regression"),
+    (lambda: seeded_dl([(0.,[0]),(0.,[0,1])]), None,
+     "targets are classes. Got lists of different lengths: .* a row of 0 and 1"),
     (lambda: seeded_dl(Unopenable([[0],[0,1]])), None, "targets are classes. Got lists of different lengths"),
-    (lambda: seeded_dl(Unopenable(np.zeros((3,4,4)))), None, r"whose targets are classes. Got targets of shape \(4, 4\): segmentation"),
-    (lambda: seeded_dl(Mute(3)), None, "labels of a Mute cannot be read by train_labels without opening its items. Pass `labels=`, one int per training item"),
+    (lambda: seeded_dl(Unopenable(np.zeros((3,4,4)))), None,
+     r"whose targets are classes. Got targets of shape \(4, 4\): segmentation"),
+    (lambda: seeded_dl(Mute(3)), None,
+     "labels of a Mute cannot be read by train_labels without opening its items. "
+     "Pass `labels=`, one int per training item"),
     (lambda: seeded_dl(Subset(Mute(3), [0])), None, "labels of a Mute cannot be read"),
     (lambda: seeded_dl(ConcatDataset([Unopenable([0]), Mute(3)])), None, "labels of a Mute cannot be read"),
     (lambda: seeded_dl([torch.zeros(3)]*4), None, "cannot be read by train_labels without opening its items"),
-    (lambda: seeded_dl(TensorDataset(torch.zeros(4, 3, 2, 2))), None, "cannot be read by train_labels without opening its items"),
-    (lambda: DataLoader(IterableToy(), bs=2), None, "must be loaders of a data set with a length and an index. Got an iterable data set, IterableToy"),
-    (lambda: TorchDL(IterableToy(), batch_size=2), None, "Got an iterable data set, IterableToy"),
-    (lambda: TorchDL(IterableToy(), batch_size=2), [0], "Got an iterable data set, IterableToy"),
+    (lambda: seeded_dl(TensorDataset(torch.zeros(4, 3, 2, 2))), None,
+     "cannot be read by train_labels without opening its items"),
+    (lambda: DataLoader(Endless(), bs=2), None,
+     "must be loaders of a data set with a length and an index. Got an iterable data set, Endless"),
+    (lambda: TorchDL(Endless(), batch_size=2), None, "Got an iterable data set, Endless"),
+    (lambda: TorchDL(Endless(), batch_size=2), [0], "Got an iterable data set, Endless"),
     (lambda: seeded_dl([]), None, "must be loaders with at least one training item. Got an empty training set"),
     (lambda: seeded_dl(Unopenable([])), [], "at least one training item. Got an empty training set"),
     (_regression, None, "whose targets are classes. Got Tensor.* targets: regression"),
@@ -367,7 +391,8 @@ def test_bad_labels_are_named(make, labels, words):
 
 def test_the_error_names_who_asked():
     with pytest.raises(ValueError, match="cannot be read by weighted"): DataLoaders(seeded_dl(Mute(3)), None).weighted()
-    with pytest.raises(ValueError, match="'labels' parameter of Someone"): train_labels(seeded_dl(Mute(3)), [0], owner='Someone')
+    with pytest.raises(ValueError, match="'labels' parameter of Someone"):
+        train_labels(seeded_dl(Mute(3)), [0], owner='Someone')
 
 # --- one sampler for a loader ---
 
@@ -377,16 +402,21 @@ def warnings_of(f):
         f()
     return [str(w.message) for w in ws]
 
-class Named(Numbered): classes = ['ant','bee','cat','dog']
+class Named(Numbered): classes = 'ant','bee','cat','dog'
 
 def test_class_names_come_from_the_vocabulary_or_are_numbers():
     assert class_names(seeded_dl(Named([0])), 4)==['ant','bee','cat','dog']
     assert class_names(pipeline_dls(ys=['x','y','x','y']).train, 2)==['x','y']
     assert class_names(seeded_dl(Numbered([0,1])), 2)==['0','1']
 
-@pytest.mark.parametrize('make', [lambda: seeded_dl(Named([0,1])), lambda: seeded_dl(Subset(Named([0,1,3]), [1,0])),
-    lambda: seeded_dl(ConcatDataset([Named([0]), Named([1])])), lambda: pipeline_dls([0,1,2,3], CategoryBlock(vocab=[0,1,2,3]), n_valid=2).train],
-    ids=['classes', 'subset', 'concat', 'pipeline'])
+unseen_classes = dict(
+    classes=lambda: seeded_dl(Named([0,1])),
+    subset=lambda: seeded_dl(Subset(Named([0,1,3]), [1,0])),
+    concat=lambda: seeded_dl(ConcatDataset([Named([0]), Named([1])])),
+    pipeline=lambda: pipeline_dls([0,1,2,3], CategoryBlock(vocab=[0,1,2,3]), n_valid=2).train,
+)
+
+@pytest.mark.parametrize('make', unseen_classes.values(), ids=unseen_classes)
 @pytest.mark.filterwarnings('ignore:.*no training image')
 def test_classes_without_items_keep_their_place(make):
     assert loader_sampler(make()).counts.tolist()==[1,1,0,0]
@@ -399,7 +429,9 @@ def test_a_loader_warns_once_of_empty_classes():
 
 def test_a_loader_warns_once_of_a_single_class():
     dl = seeded_dl(Numbered([0,0,0]))
-    assert warnings_of(lambda: [loader_sampler(dl, owner='Me') for _ in range(3)])==['Me: all 3 training images are of one class, 0.']
+    def ask():
+        for _ in range(3): loader_sampler(dl, owner='Me')
+    assert warnings_of(ask)==['Me: all 3 training images are of one class, 0.']
 
 def test_weighted_loaders_warn_once_and_not_in_training():
     dls = DataLoaders(seeded_dl(Named([0,2,2])), None)
@@ -472,7 +504,8 @@ def test_validation_and_the_loaders_it_came_from_stay():
     wdls = dls.weighted('class')
     list(wdls.train)
     assert wdls.valid is dls.valid and dls.train is train and type(train) is DataLoader
-    assert {k:v for k,v in vars(train).items() if k not in ('_labels','_samplers')}==before and train.rng.getstate()==state
+    assert {k:v for k,v in vars(train).items() if k not in ('_labels','_samplers')}==before
+    assert train.rng.getstate()==state
     assert sorted(epochs(train, 1)[0])==list(range(sum(SIZES)))
 
 def test_draws_follow_from_the_seed():
@@ -512,14 +545,16 @@ def test_without_labels_items_or_shuffle_the_order_is_plain():
 
 def test_weighted_again_means_the_new_exponent():
     dls = two_dls()
-    once,twice = dls.weighted('instance'),dls.weighted('instance').weighted('class', seed=0)
+    once = dls.weighted('instance')
+    twice = dls.weighted('instance').weighted('class', seed=0)
     assert type(once.train) is type(twice.train)
     assert_draws(np.concatenate(idxs(twice.train, 300)), dls.train_ds.targets, [1/3]*3)
     assert_draws(np.concatenate(idxs(once.train, 300)), dls.train_ds.targets, _reference_probs(SIZES, 'instance'))
 
 def test_a_pickled_loader_goes_on_as_it_would_have():
     for dl_type,kwargs in (DataLoader,{}),(TfmdDL,{}),(PartialDL,dict(partial_n=20)):
-        dls = DataLoaders(seeded_dl(Numbered(tail_targets(*SIZES)), dl_type=dl_type, **kwargs), None).weighted('sqrt', seed=0)
+        dl = seeded_dl(Numbered(tail_targets(*SIZES)), dl_type=dl_type, **kwargs)
+        dls = DataLoaders(dl, None).weighted('sqrt', seed=0)
         list(dls.train)
         twin = pickle.loads(pickle.dumps(dls.train))
         assert type(twin) is type(dls.train) and len(twin)==len(dls.train) and twin.new().q=='sqrt'
@@ -535,7 +570,8 @@ def collate_thrice(b):
 
 def torch_dls(sampler=None, **kwargs):
     ds = Numbered(tail_targets(*SIZES))
-    return DataLoaders(TorchDL(ds, batch_size=8, sampler=sampler(ds) if sampler else None, **kwargs), TorchDL(Numbered([0,1]), batch_size=2))
+    train = TorchDL(ds, batch_size=8, sampler=sampler(ds) if sampler else None, **kwargs)
+    return DataLoaders(train, TorchDL(Numbered([0,1]), batch_size=2))
 
 @pytest.mark.parametrize('kwargs', [{}, dict(shuffle=True), dict(drop_last=True)])
 def test_plain_pytorch_loaders_become_weighted(kwargs):
@@ -565,26 +601,25 @@ def test_the_single_class_among_the_items_visited_is_named():
 @pytest.mark.parametrize('make', [two_dls, torch_dls])
 def test_a_copy_in_plain_order_has_copies_in_plain_order(make):
     train = make().weighted('class').train
-    for kwargs in dict(shuffle=False),dict(shuffled=False): assert train.new(**kwargs).new(bs=4).get_idxs()==list(range(sum(SIZES)))
+    for kwargs in dict(shuffle=False),dict(shuffled=False):
+        assert train.new(**kwargs).new(bs=4).get_idxs()==list(range(sum(SIZES)))
 
 def test_a_pytorch_sampler_s_epoch_keeps_its_length():
     dls = torch_dls(lambda ds: RandomSampler(ds, num_samples=20))
     train = dls.weighted('class', seed=0).train
     assert len(train)==len(dls.train)==3 and [len(y) for _,y in train]==[8,8,4]
 
-@pytest.mark.parametrize('call,words', [
-    (lambda: two_dls().weighted('balanced'), "'q' parameter of weighted must be a float or one of 'instance', 'sqrt', 'class'. Got 'balanced'"),
-    (lambda: two_dls().weighted(seed=-1), r"'seed' parameter of weighted must be an int in the range \[0, inf\). Got -1"),
-    (lambda: two_dls().weighted(labels=[0]), "'labels' parameter of weighted must be 90 ints, one for each item. Got 1 labels"),
-    (lambda: DataLoaders(seeded_dl([]), None).weighted(), "'dls' parameter of weighted.*Got an empty training set"),
-    (lambda: DataLoaders(DataLoader(IterableToy(), bs=2), None).weighted(), "'dls' parameter of weighted.*an iterable data set"),
-    (lambda: DataLoaders(TorchDL(IterableToy(), batch_size=2), None).weighted(), "'dls' parameter of weighted.*an iterable data set"),
-    (lambda: DataLoaders(DataLoader(Numbered([0,1]), bs=None), None).weighted(), "'dls' parameter of weighted must be loaders with a batch size. Got bs=None"),
-    (lambda: DataLoaders(TorchDL(Numbered([0,1]), batch_size=None), None).weighted(), "must be loaders with a batch size. Got a PyTorch DataLoader without one"),
-    (lambda: DataLoaders([1,2], None).weighted(), "'dls' parameter of weighted must be made of fastai or PyTorch loaders. Got list"),
+@pytest.mark.parametrize('name,bad,words', [
+    ('q', 'balanced', "a float or one of 'instance', 'sqrt', 'class'. Got 'balanced'"),
+    ('seed', -1, r'an int in the range \[0, inf\). Got -1'),
+    ('labels', [0], '90 ints, one for each item. Got 1 labels'),
 ])
-def test_bad_loaders_are_named(call, words):
-    with pytest.raises(ValueError, match=words): call()
+def test_bad_arguments_of_weighted_are_named(name, bad, words):
+    with pytest.raises(ValueError, match=must_be('weighted', name, words)): two_dls().weighted(**{name:bad})
+
+@pytest.mark.parametrize('make,words', bad_loaders.values(), ids=bad_loaders)
+def test_bad_loaders_are_named(make, words):
+    with pytest.raises(ValueError, match=must_be('weighted', 'dls', words)): DataLoaders(make(), None).weighted()
 
 # --- what a Learner does with weighted loaders ---
 
@@ -629,7 +664,8 @@ def marked_image(i): return np.frombuffer(MARK*3 + bytes([i]*3), dtype=np.uint8)
 def open_marked(x): return torch.tensor(x[0,-1]).float()
 
 def test_an_exported_learner_holds_no_training_image(tmp_path):
-    dblock = DataBlock((TransformBlock(type_tfms=open_marked), CategoryBlock), getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter([0,1,2]))
+    dblock = DataBlock((TransformBlock(type_tfms=open_marked), CategoryBlock), getters=[ItemGetter(0),ItemGetter(1)],
+                       splitter=IndexSplitter([0,1,2]))
     items = [(marked_image(i),y) for i,y in enumerate([0,1,2,0,0,0,0,1,1,2])]
     dls = dblock.dataloaders(items, bs=2, num_workers=0).weighted('sqrt', seed=0)
     learn = Learner(dls, PixelNet(), loss_func=CrossEntropyLossFlat(), path=tmp_path)

@@ -1,4 +1,5 @@
-"""Many fits in one process. What grows with each fit, by however little, ends a night's work: open files, threads, processes, objects, memory."""
+"""Many fits in one process. What grows with each fit, by however little, ends a night's work: open files, threads,
+processes, objects, memory."""
 
 import gc,os,random,resource,tempfile,threading
 from collections import Counter
@@ -16,7 +17,8 @@ class Stop(fv.Callback):
 
 wraps = {'cached': lambda dls: dls.cached('1MB'), 'weighted': lambda dls: dls.weighted('sqrt', seed=0)}
 
-def new_learner(kind, num_workers): return make_learner(wrap=wraps.get(kind), num_workers=num_workers, device='cpu', metrics=imbalance_metrics())
+def new_learner(kind, num_workers):
+    return make_learner(wrap=wraps.get(kind), num_workers=num_workers, device='cpu', metrics=imbalance_metrics())
 
 kinds = 'plain','balanced','cached','weighted','interrupted'
 
@@ -27,7 +29,8 @@ def one_fit(kind, learn, rng):
     else: assert kind!='interrupted'
 
 def rss(): return int(Path('/proc/self/statm').read_text().split()[1])*resource.getpagesize()
-def held(): return len(open_files()),threading.active_count(),len(children(os.getpid())),len(os.listdir(tempfile.gettempdir()))
+def held():
+    return len(open_files()),threading.active_count(),len(children(os.getpid())),len(os.listdir(tempfile.gettempdir()))
 
 def soak(n, every_workers, kept):
     "After each fit: what is held, and memory. Learners live on where `kept`, else each fit has one of its own"
@@ -36,7 +39,8 @@ def soak(n, every_workers, kept):
     gc.freeze() # what was imported, or each collection would look at it
     rng,rows,learners = random.Random(0),[],{}
     for i in range(n):
-        kind,num_workers = kinds[i%len(kinds)],int(i%every_workers==0)
+        kind = kinds[i%len(kinds)]
+        num_workers = int(i%every_workers==0)
         if kept and num_workers==0:
             if kind not in learners: learners[kind] = new_learner(kind, 0)
             learn = learners[kind]
@@ -53,12 +57,16 @@ def soak(n, every_workers, kept):
 def objects():
     "Objects by class, those of Python itself together"
     gc.collect()
-    return dict(Counter('builtins' if type(o).__module__=='builtins' else f'{type(o).__module__}.{type(o).__qualname__}' for o in gc.get_objects()))
+    def name(t): return t.__module__ if t.__module__=='builtins' else f'{t.__module__}.{t.__qualname__}'
+    return dict(Counter(name(type(o)) for o in gc.get_objects()))
 
 def counted():
-    "Objects and what else is held after 3, 4 and 8 rounds of fits of every kind by the same learners, and by learners of their own"
+    """What is held after 3, 4 and 8 rounds of fits of every kind, by the same learners and by learners of their own:
+    objects and the rest"""
     tempfile.tempdir = tempfile.mkdtemp()
-    learners,rng,res = {k: new_learner(k, 0) for k in kinds},random.Random(0),[]
+    learners = {k: new_learner(k, 0) for k in kinds}
+    rng = random.Random(0)
+    res = []
     for rounds in 3,1,4:
         for _ in range(rounds):
             for k in kinds:
@@ -81,8 +89,9 @@ def test_files_threads_and_processes_stay_as_many():
 @pytest.mark.slow
 @pytest.mark.parametrize('kept', [True,False])
 def test_three_hundred_fits_hold_no_more_than_the_first(kept):
-    """Open files, threads, processes and temporary files are as many after each fit as after the 50th. Memory: the slope by least squares over fits 51 to 300 is below 8 kB
-    a fit, that is 2 MB in 250 fits, where one leaked network with its data would be 20 kB and a leaked loader of 10^4 items 400 kB."""
+    """Open files, threads, processes and temporary files are as many after each fit as after the 50th. Memory: the
+    slope by least squares over fits 51 to 300 is below 8 kB a fit, that is 2 MB in 250 fits, where one leaked network
+    with its data would be 20 kB and a leaked loader of 10^4 items 400 kB."""
     rows = warm_call(soak, 300, 10, kept, timeout=900)
     assert (rows[50:,:4]==rows[50,:4]).all()
     slope = np.polyfit(np.arange(250), rows[50:,4], 1)[0]

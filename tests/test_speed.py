@@ -1,5 +1,5 @@
-"""What Balanced-MixUp may cost, counted and not timed: items opened, transforms and mixing run, values read back by the host,
-graphs compiled, memory formats changed. Each count is held against a plain fit, or against arithmetic."""
+"""What Balanced-MixUp may cost, counted and not timed: items opened, transforms and mixing run, values read back by the
+host, graphs compiled, memory formats changed. Each count is held against a plain fit, or against arithmetic."""
 
 from collections import Counter
 from unittest import mock
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from fastai.vision.all import Callback,DataLoaders,IntToFloatTensor,Normalize,TensorImage,TfmdDL,Transform,imagenet_stats
+from fastai.vision.all import (
+    Callback,DataLoaders,IntToFloatTensor,Normalize,TensorImage,TfmdDL,Transform,imagenet_stats)
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
 from toys import Numbered,Points,Probe,Tally,close,fixed_lams,make_learner,make_net,quiet_fit,seeded_dl,tail_targets
@@ -31,7 +32,10 @@ def test_an_epoch_opens_each_item_and_the_partners_that_count(per_item, num_work
 
 def test_a_fit_opens_no_more_than_its_epochs_and_one_item_to_check():
     ds = Tally(tail_targets(60, 25, 5), shape=(6,))
-    probe = Probe(lambda o: (int(ds.n_opened.sum()), sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)), 'after_train')
+    def counts(o):
+        n_partners = sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)
+        return int(ds.n_opened.sum()),n_partners
+    probe = Probe(counts, 'after_train')
     quiet_fit(make_learner(ds), 3, [BalancedMixUp(seed=0), probe])
     expected = 1 + np.cumsum([90+n for _,n in probe.seen]) + 90*np.arange(3) # validations between them
     assert [n for n,_ in probe.seen]==expected.tolist()
@@ -69,7 +73,8 @@ reads = 'item','tolist','__bool__','__float__','__int__','__index__','cpu','nump
 def test_no_step_reads_a_value_back(per_item):
     plain,mixed = Steps(*reads),Steps(*reads)
     quiet_fit(make_learner(), 3, plain)
-    with fixed_lams(*MIXED_AND_SKIPPED[per_item]): quiet_fit(make_learner(), 3, [BalancedMixUp(per_item=per_item, seed=0), mixed])
+    with fixed_lams(*MIXED_AND_SKIPPED[per_item]):
+        quiet_fit(make_learner(), 3, [BalancedMixUp(per_item=per_item, seed=0), mixed])
     assert plain.n==mixed.n==21 and mixed.counts==plain.counts
 
 def test_a_value_read_back_is_seen():
@@ -98,7 +103,8 @@ def test_each_input_is_mixed_by_one_call(data, per_item):
     learn = make_learner(data(tail_targets(28, 14, 6, 3), shape=(6,)), net=Sum(make_net()))
     with fixed_lams(.3, 0, .6): quiet_fit(learn, 1, [BalancedMixUp(per_item=per_item, seed=0), steps])
     n_inp = 2 if data is Twice else 1
-    # Two of 7 batches have λ = 0, or one λ for each pair, of which every batch has some above 0. One λ for all mixes the loss by such a call too.
+    # Two of 7 batches have λ = 0, or one λ for each pair, of which every batch has some above 0. One λ for all mixes
+    # the loss by such a call too.
     assert steps.counts['lerp']==(7*n_inp if per_item else 5*(n_inp+1))
 
 class Doubled(Transform):
@@ -137,7 +143,8 @@ def compiled_graphs(cbs, net):
 @pytest.mark.parametrize('per_item', [False, True])
 def test_a_compiled_model_is_compiled_as_often_as_in_a_plain_fit(per_item):
     with fixed_lams(*MIXED_AND_SKIPPED[per_item]):
-        plain,mixed = compiled_graphs([], make_net()),compiled_graphs([BalancedMixUp(per_item=per_item, seed=0)], make_net())
+        plain = compiled_graphs([], make_net())
+        mixed = compiled_graphs([BalancedMixUp(per_item=per_item, seed=0)], make_net())
     # One to train, one to validate, and no more than one again for a batch that is short
     assert plain==mixed and 1<=len(plain)<=4
 
@@ -166,9 +173,12 @@ class Normal(Normalize): "The same, but left where it stands, as a subclass migh
 
 @pytest.mark.parametrize('per_item', [False, True])
 def test_normalize_works_on_b_images_and_changes_nothing(per_item):
-    ds,seen = [(TensorImage(torch.full((3,8,8), i, dtype=torch.uint8)),y) for i,y in enumerate(tail_targets(40, 12, 4))],{}
+    def image(i): return TensorImage(torch.full((3,8,8), i, dtype=torch.uint8))
+    ds = [(image(i),y) for i,y in enumerate(tail_targets(40, 12, 4))]
+    seen = {}
     for cls in Normalize,Normal:
-        sizes,probe = [],Probe(lambda o: o.x.clone(), 'before_batch', order=0)
+        sizes = []
+        probe = Probe(lambda o: o.x.clone(), 'before_batch', order=0)
         seen[cls] = probe.seen
         norm = cls.from_stats(*imagenet_stats, cuda=False)
         dl = seeded_dl(ds, dl_type=TfmdDL, after_batch=[IntToFloatTensor, norm])

@@ -1,5 +1,6 @@
-"""A learner that is driven through whatever may happen to it: fits, learning rate searches, interruptions, exports, predictions, callbacks that come and go, in any order. After each step a
-fresh learner with the same weights must train as it does, bit for bit, and nothing of what came before may show."""
+"""A learner that is driven through whatever may happen to it: fits, learning rate searches, interruptions, exports,
+predictions, callbacks that come and go, in any order. After each step a fresh learner with the same weights must train
+as it does, bit for bit, and nothing of what came before may show."""
 
 import random
 import pytest
@@ -11,9 +12,21 @@ from fastai.vision import all as fv
 from fastai_balmix.all import BalancedMixUp,ProgressiveSampling,Remix,imbalance_metrics
 from toys import Points,equal,make_learner,make_net,params,quiet_fit
 
-mixers = {'per batch': lambda: BalancedMixUp(1.), 'per item': lambda: BalancedMixUp(.5, per_item=True), 'seeded': lambda: BalancedMixUp(1., seed=3), 'remix': lambda: Remix(1.), 'progressive': lambda: ProgressiveSampling()}
-loaders = {'plain': lambda d: d, 'weighted': lambda d: d.weighted('sqrt', seed=1), 'cached': lambda d: d.cached('1MB'), 'both': lambda d: d.cached('1MB').weighted('class', seed=1)}
-events = 'before_train','before_batch','after_pred','after_loss','after_backward','after_step','after_batch','before_validate','after_epoch'
+mixers = {
+    'per batch': lambda: BalancedMixUp(1.),
+    'per item': lambda: BalancedMixUp(.5, per_item=True),
+    'seeded': lambda: BalancedMixUp(1., seed=3),
+    'remix': lambda: Remix(1.),
+    'progressive': ProgressiveSampling,
+}
+loaders = {
+    'plain': lambda d: d,
+    'weighted': lambda d: d.weighted('sqrt', seed=1),
+    'cached': lambda d: d.cached('1MB'),
+    'both': lambda d: d.cached('1MB').weighted('class', seed=1),
+}
+events = ('before_train','before_batch','after_pred','after_loss','after_backward','after_step','after_batch',
+          'before_validate','after_epoch')
 
 class Exported(Points):
     "Points of which `learn.export` leaves nothing"
@@ -29,7 +42,8 @@ class Stop(fv.Callback):
         if not self.left: raise KeyboardInterrupt
 
 def new_learner(kind, path):
-    return make_learner(Exported(), net=make_net(drop=.2), valid=Exported(seed=1), wrap=loaders[kind], device='cpu', metrics=imbalance_metrics(), path=path)
+    return make_learner(Exported(), net=make_net(drop=.2), valid=Exported(seed=1), wrap=loaders[kind], device='cpu',
+                        metrics=imbalance_metrics(), path=path)
 
 class Driven(RuleBasedStateMachine):
     path = None
@@ -63,7 +77,8 @@ class Driven(RuleBasedStateMachine):
         equal(a, b)
         assert str(x)==str(y)
 
-    @rule(name=st.sampled_from(events), nth=st.integers(1, 4), order=st.sampled_from([-10,20]), passed=st.sampled_from([None,*mixers]))
+    @rule(name=st.sampled_from(events), nth=st.integers(1, 4), order=st.sampled_from([-10,20]),
+          passed=st.sampled_from([None,*mixers]))
     def interrupt(self, name, nth, order, passed):
         stop = Stop(name, 1 if name.endswith(('train','validate','epoch')) else nth, order)
         cbs = [mixers[passed]()] if passed and not self.mixer else []
@@ -108,12 +123,15 @@ class Driven(RuleBasedStateMachine):
         if not hasattr(self, 'learn'): return
         cbs = {type(cb) for cb in self.learn.cbs}
         assert cbs-self.own=={type(mixers[self.mixer]())} if self.mixer else cbs==self.own
-        assert self.learn.loss_func is self.loss_func and self.loss_func.reduction=='mean' and self.learn.dls.train is self.train
+        assert self.learn.loss_func is self.loss_func and self.loss_func.reduction=='mean'
+        assert self.learn.dls.train is self.train
 
 def drive(path, n, steps):
     class Here(Driven): pass
     Here.path = path
-    run_state_machine_as_test(Here, settings=settings(max_examples=n, stateful_step_count=steps, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck]))
+    rules = settings(max_examples=n, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
+                     suppress_health_check=[*HealthCheck])
+    run_state_machine_as_test(Here, settings=rules)
 
 @pytest.mark.filterwarnings('ignore')
 def test_whatever_has_happened_a_learner_trains_as_a_fresh_one(tmp_path): drive(tmp_path, 12, 10)

@@ -1,5 +1,6 @@
-"""Items as bytes, and the file that processes share. What the notebook shows on one picture is held here for every kind of tensor,
-array and picture, for processes that write at the same time, and for processes that are killed while they do."""
+"""Items as bytes, and the file that processes share. What the notebook shows on one picture is held here for every kind
+of tensor, array and picture, for processes that write at the same time, and for processes that are killed while they
+do."""
 import copy,errno,os,pickle,signal,time
 from multiprocessing import get_context
 import numpy as np
@@ -22,7 +23,8 @@ def again(x): return unpack(memoryview(b''.join(pack(x))))
 dtypes = torch.uint8,torch.int64,torch.float16,torch.bfloat16,torch.float32,torch.float64,torch.bool,torch.complex64
 classes = torch.Tensor,TensorImage,TensorCategory
 
-@given(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(dtypes), st.sampled_from(classes), st.randoms(use_true_random=False))
+@given(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(dtypes), st.sampled_from(classes),
+       st.randoms(use_true_random=False))
 def test_tensors_come_back(shape, dtype, cls, rnd):
     t = torch.randint(0, 2, shape).to(dtype) if dtype is torch.bool else (torch.randn(shape)*9).to(dtype)
     dims = rnd.sample(range(len(shape)), len(shape))
@@ -35,7 +37,10 @@ def test_tensors_come_back(shape, dtype, cls, rnd):
     if t.numel() and 1 not in t.shape: assert r.stride()==t.stride()
     r.zero_() # may be written to
 
-@pytest.mark.parametrize('t', [torch.arange(12.).view(3,4)[:,::2], torch.ones(1).expand(3,4), torch.arange(6).view(2,3).t()[1:]], ids=['slice','expanded','part'])
+parts = dict(slice=torch.arange(12.).view(3,4)[:,::2], expanded=torch.ones(1).expand(3,4),
+             part=torch.arange(6).view(2,3).t()[1:])
+
+@pytest.mark.parametrize('t', parts.values(), ids=parts)
 def test_parts_of_larger_tensors_come_back_without_the_rest(t):
     parts = pack((t,))
     assert sum(map(len, parts[2:]))==t.numel()*t.element_size()
@@ -51,14 +56,15 @@ def test_what_tensors_carry_comes_back():
     sparse = torch.eye(3).to_sparse()
     assert torch.equal(again((sparse,))[0].to_dense(), torch.eye(3))
 
-@given(st.lists(st.integers(0, 4), max_size=3), st.sampled_from(['u1','i8','f2','f4','>f8','?','c8','M8[s]','U3','O']), st.sampled_from('CF'), st.booleans())
+@given(st.lists(st.integers(0, 4), max_size=3), st.sampled_from(['u1','i8','f2','f4','>f8','?','c8','M8[s]','U3','O']),
+       st.sampled_from('CF'), st.booleans())
 def test_arrays_come_back(shape, dtype, order, strided):
     a = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
     a = np.asarray(a.astype('i8').astype(dtype), order=order)
     if strided and a.ndim: a = a[::2]
     r = again((a,))[0]
     assert type(r) is np.ndarray and r.dtype==a.dtype and r.shape==a.shape and np.array_equal(r, a)
-    assert r.flags.writeable and (r.flags.c_contiguous or a.flags.f_contiguous and r.flags.f_contiguous)
+    assert r.flags.writeable and (r.flags.c_contiguous or (a.flags.f_contiguous and r.flags.f_contiguous))
 
 class Marked(np.ndarray): pass
 
@@ -68,7 +74,8 @@ def test_arrays_of_other_classes_come_back_in_memory_of_their_own():
 
 def picture(mode, size=(5,3)):
     rng = np.random.default_rng(0)
-    if mode in ('I;16','I','F'): return Image.fromarray(rng.integers(0, 60000, size[::-1]).astype({'I;16':np.uint16,'I':np.int32,'F':np.float32}[mode]))
+    dtype = {'I;16':np.uint16, 'I':np.int32, 'F':np.float32}.get(mode)
+    if dtype is not None: return Image.fromarray(rng.integers(0, 60000, size[::-1]).astype(dtype))
     im = Image.fromarray(rng.integers(0, 256, (*size[::-1],3), dtype=np.uint8)).convert(mode)
     return im
 
@@ -94,7 +101,8 @@ def test_a_file_that_is_not_read_yet_comes_back(tmp_path):
     im = Image.open(tmp_path/'a.png')
     assert again((im,))[0].tobytes()==picture('RGB').tobytes()
 
-@pytest.mark.parametrize('x', [(), None, 'word', (torch.ones(2),{'a':[picture('L'),np.ones(3)]},'s',2.5)], ids=['empty','None','word','nested'])
+@pytest.mark.parametrize('x', [(), None, 'word', (torch.ones(2),{'a':[picture('L'),np.ones(3)]},'s',2.5)],
+                         ids=['empty','None','word','nested'])
 def test_whatever_pickles_comes_back(x): assert repr(again(x))==repr(x)
 
 def test_what_does_not_pickle_is_not_kept():
@@ -119,7 +127,8 @@ def test_changes_in_place_do_not_reach_what_is_kept():
 
 def sized(n): return torch.zeros(n, dtype=torch.uint8)
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=30), st.integers(0, 40_000), st.randoms(use_true_random=False))
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=30), st.integers(0, 40_000),
+       st.randoms(use_true_random=False))
 def test_never_larger_than_it_was_made(sizes, room_for, rnd):
     n = len(sizes)
     s = Store(Store.overhead(n)+room_for, [1000]*n, rnd.sample(range(n), n))
@@ -132,7 +141,8 @@ def test_never_larger_than_it_was_made(sizes, room_for, rnd):
 @given(st.integers(1, 20), st.integers(0, 25), st.randoms(use_true_random=False))
 def test_items_are_kept_in_order_whatever_comes_first(n, fit, rnd):
     "Also where sizes differ, as long as they are what was expected"
-    order,n_zeros = rnd.sample(range(n), n),[rnd.choice([100,1000]) for _ in range(n)]
+    order = rnd.sample(range(n), n)
+    n_zeros = [rnd.choice([100,1000]) for _ in range(n)]
     sizes = [packed_size(pack(sized(o))) for o in n_zeros]
     s = Store(Store.overhead(n)+sum(sizes[k] for k in order[:fit]), sizes, order)
     for k in rnd.sample(range(n), n): s.put(k, sized(n_zeros[k]))

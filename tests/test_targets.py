@@ -22,7 +22,7 @@ from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,Ca
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,
     TransformBlock,accuracy_multi,vision_learner)
 from fastai_balmix.all import *
-from fastai_balmix.loaders.cache import _order
+from fastai_balmix.loaders.cache import _by_rarity
 from fastai_balmix.datasets.sources import from_csv
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior
@@ -213,7 +213,10 @@ def test_rows_of_labels_are_fastais(form):
 def test_equal_sets_of_labels_are_encoded_once(form, monkeypatch):
     ds,calls = multi_forms[form](),[]
     kind = type(ds.tls[-1].tfms.fs[-1])
-    monkeypatch.setattr(kind, '__call__', lambda self, o, **kwargs: calls.append(o) or Transform.__call__(self, o, **kwargs))
+    def noted(self, o, **kwargs):
+        calls.append(o)
+        return Transform.__call__(self, o, **kwargs)
+    monkeypatch.setattr(kind, '__call__', noted)
     n = len({*map(tuple, read(ds))})
     # one more for the first item, which tells what the task is
     assert len(calls)==n+1
@@ -366,7 +369,9 @@ kinds = {
 def test_a_step_is_that_of_mixed_targets(kind, per_item):
     y,make,loss_func,reference = kinds[kind]
     dls = DataLoaders(seeded_dl(Targets(y), bs=7), seeded_dl(Targets(y), bs=7, shuffle=False))
-    probe,steps,cb = Probe(),Steps(),BalancedMixUp(1., per_item=per_item, seed=1)
+    probe = Probe()
+    steps = Steps()
+    cb = BalancedMixUp(1., per_item=per_item, seed=1)
     learn = Learner(dls, make(), loss_func=loss_func, lr=.1, opt_func=SGD)
     quiet_fit(learn, 2, cbs=[probe,steps,cb])
     model,lams = make(),[]
@@ -440,7 +445,8 @@ def test_remix_of_one_hot_rows_is_that_of_classes(y, loss_func, n_out):
 
 def test_remix_of_one_output_is_that_of_classes():
     def fit(y):
-        cb,dls = Remix(kappa=1.5, seed=0),DataLoaders(seeded_dl(Targets(y), bs=8), seeded_dl(Targets(y), shuffle=False))
+        cb = Remix(kappa=1.5, seed=0)
+        dls = DataLoaders(seeded_dl(Targets(y), bs=8), seeded_dl(Targets(y), shuffle=False))
         return params(quiet_fit(Learner(dls, net(1), loss_func=BCEWithLogitsLossFlat(), opt_func=SGD), 2, cb)),cb.lam_y
     (a,lam),(b,lam1) = fit(binary.long()),fit(binary.float()[:,None])
     torch.testing.assert_close(a, b)
@@ -495,8 +501,8 @@ def test_metrics_of_one_class_are_refused_before_training(y):
               r'validation. Got \d labels, or shares, for each: use metrics such as `accuracy_multi`'):
         quiet_fit(learn)
     equal(params(learn), start)
-    with pytest.raises(ValueError, match='mcc needs class numbers of shape .* as targets'):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match='mcc needs class numbers of shape .* as targets'), learn.no_bar():
+        learn.validate()
 
 def test_first_targets_are_read_without_an_image():
     assert first_target(seeded_dl(Subset(ConcatDataset([Unopenable([3,4])]), [1])))==3
@@ -548,22 +554,21 @@ def test_one_output_of_an_unknown_loss_is_not_guessed():
     def loss(pred, targ): return F.binary_cross_entropy_with_logits(pred, targ)
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=loss, metrics=MCC())
     words = 'mcc needs outputs with at least two classes along `axis`, or one output and a loss known to be binary'
-    with pytest.raises(ValueError, match=words):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match=words), learn.no_bar(): learn.validate()
 
 def test_one_output_and_a_target_that_is_neither_0_nor_1():
     y = torch.full((48,1), .3)
     learn = Learner(DataLoaders(*[seeded_dl(Targets(y))]*2), net(1), loss_func=nn.BCEWithLogitsLoss(), metrics=MCC())
     words = r'class numbers in the range \[0, 1\] as targets, for a network of 2 classes, but 48 are not'
-    with pytest.raises(ValueError, match=words):
-        with learn.no_bar(): learn.validate()
+    with pytest.raises(ValueError, match=words), learn.no_bar(): learn.validate()
 
 # --- real files, fastai's blocks, a fit of each kind ---
 
 @pytest.fixture(scope='module')
 def pngs(tmp_path_factory):
     "Small pictures with a bright quarter for each label"
-    path,rng = tmp_path_factory.mktemp('pngs'),np.random.default_rng(0)
+    path = tmp_path_factory.mktemp('pngs')
+    rng = np.random.default_rng(0)
     for i,row in enumerate(ROWS):
         im = rng.integers(0, 60, (16,16,3))
         for k in np.flatnonzero(row): im[8*(k//2):8*(k//2)+8, 8*(k%2):8*(k%2)+8] += 180
@@ -636,7 +641,7 @@ def test_pictures_and_tables_of_labels(pngs):
     dls = block_dls('labels', pngs)
     y = ROWS[:40]
     df = class_distribution(dls, alpha=.5)
-    item,shares = naive_probs(y, 'class')
+    _,shares = naive_probs(y, 'class')
     assert df.images.to_dict()==dict(zip([*NAMES,'no label'], [*y.sum(0).tolist(), int((~y.any(1)).sum())]))
     got = df.loc[[*NAMES,'no label']]
     np.testing.assert_allclose(got.instance, got.images)
@@ -651,10 +656,10 @@ def test_pictures_and_tables_of_labels(pngs):
 
 def test_items_of_rare_labels_are_kept_first():
     dl,y = seeded_dl(Targets(float_rows)),ROWS
-    order = _order([dl])
+    order = _by_rarity([dl])
     # dogs are the rarest; then follow items by the sum of 1/n over their labels
     rare = [sum(1/y[:,k].sum() for k in np.flatnonzero(row)) or 1/(~y.any(1)).sum() for row in y]
     assert [round(rare[i], 9) for i in order]==sorted((round(o, 9) for o in rare), reverse=True)
     assert y[order[:6],3].all()
     labels = [0,2,2,1,2,1]
-    assert _order([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]
+    assert _by_rarity([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]

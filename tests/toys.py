@@ -1,8 +1,9 @@
-"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders, what a process
-has open, and hypothesis strategies under one small profile."""
+"""What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders,
+what a process has open, and hypothesis strategies under one small profile."""
 
 import inspect,os,random,socket,time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from itertools import chain,combinations
 from pathlib import Path
@@ -72,6 +73,10 @@ class Unopenable(Numbered):
     "Fails when an item is opened"
     def __getitem__(self, i): raise AssertionError(f'item {i} was opened')
 
+class Endless(torch.utils.data.IterableDataset):
+    "Has neither a length nor an index"
+    def __iter__(self): return iter([(0.,0)])
+
 class Mute(torch.utils.data.Dataset):
     "Has items, but keeps their labels to itself"
     def __init__(self, n): self.n = n
@@ -87,6 +92,21 @@ def seeded_dl(ds, bs=8, seed=0, dl_type=DataLoader, shuffle=True, **kwargs):
     dl = dl_type(ds, bs=bs, shuffle=shuffle, **{'num_workers':0, **kwargs})
     dl.rng = random.Random(seed)
     return dl
+
+# Loaders that no function of the package takes, and what it says of its 'dls'
+no_batch_size = 'loaders with a batch size. Got '
+no_index = 'loaders of a data set with a length and an index. Got an iterable data set, Endless'
+no_items = 'loaders with at least one training item. Got an empty training set'
+bad_loaders = {
+    'no batch size': (lambda: DataLoader(Numbered([0,1]), bs=None), no_batch_size+'bs=None'),
+    'no batch size, PyTorch': (lambda: torch.utils.data.DataLoader(Numbered([0,1]), batch_size=None),
+                               no_batch_size+'a PyTorch DataLoader without one'),
+    'endless': (lambda: DataLoader(Endless(), bs=2), no_index),
+    'endless, PyTorch': (lambda: torch.utils.data.DataLoader(Endless(), batch_size=2), no_index),
+    'empty': (lambda: seeded_dl([]), no_items),
+    'empty, PyTorch': (lambda: torch.utils.data.DataLoader(Numbered([]), batch_size=2), no_items),
+    'list': (lambda: [1,2], 'made of fastai or PyTorch loaders. Got list'),
+}
 
 def make_learner(
     data=None, # A data set, from which two seeded loaders are made, or `DataLoaders`. Default: `Points()`.
@@ -114,7 +134,8 @@ def make_learner(
 
 def fixed_lams(*lams):
     "Patch the draw of λ: the values of `lams` over and over"
-    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(np.array(lams, dtype=float), n))
+    lams = np.array(lams, dtype=float)
+    return mock.patch('fastai_balmix.loaders.pairing.draw_lams', lambda n, alpha, rng: np.resize(lams, n))
 
 class Probe(Callback):
     "Calls `func(learn)` at an event, and keeps what it returns in `seen`"
@@ -130,7 +151,7 @@ class Probe(Callback):
     def _note(self): self.seen.append(self.func(self.learn))
 
 def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
-    "Compare tensors, arrays, columns, lists or numbers in float64; their shapes must agree, unless `want` is one number"
+    "Compare tensors, arrays, columns, lists or numbers in float64, of one shape unless `want` is one number"
     got,want = (o.to_numpy() if hasattr(o, 'to_numpy') else o for o in (got,want)) # columns of a table
     got,want = (torch.as_tensor(o, dtype=torch.float64).detach().cpu().as_subclass(torch.Tensor) for o in (got,want))
     if want.ndim==0: want = want.expand_as(got)
@@ -141,7 +162,7 @@ def must_be(owner, name, rest):
     return f"The '{name}' parameter of {owner} must be {rest}"
 
 def closed_testing(p):
-    "Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by Bonferroni"
+    "Holm's procedure by its definition: reject a hypothesis when Bonferroni rejects every set that holds it"
     sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))
     return [max(min(1, len(s)*min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
 
@@ -161,6 +182,8 @@ def streams(p):
         res.append((i[:n], i[n:], p.lam.tolist() if torch.is_tensor(p.lam) else p.lam))
     return res
 
+def generator_states(): return random.getstate(),np.random.get_state()[1].tolist(),torch.get_rng_state().tolist()
+
 def flat(batches): return [i for b in batches for i in b]
 
 def quiet_fit(learn, n=1, cbs=None):
@@ -168,7 +191,7 @@ def quiet_fit(learn, n=1, cbs=None):
     return learn
 
 def restart(learn, net, rng=0, seed=1):
-    "Put a learner back to where a new one starts: weights as those of `net`, optimiser, and every source of random numbers"
+    "Put a learner back to its start: weights of `net`, a new optimiser, and seeds for all random numbers"
     learn.model.load_state_dict(net.state_dict())
     # fastai leaves the gradients of a step that was cut short
     learn.model.zero_grad()
@@ -188,8 +211,8 @@ alphas = st.sampled_from([.05, .1, .2, .3, 1., 3.])
 def children(pid):
     res = []
     for p in Path(f'/proc/{pid}/task').glob('*/children'):
-        try: res += map(int, p.read_text().split())
-        except OSError: pass # a thread that has just ended
+        with suppress(OSError): # a thread that has just ended
+            res += map(int, p.read_text().split())
     return res
 
 def alive(pid):
@@ -206,8 +229,8 @@ def open_files():
     "Where the file descriptors of this process lead, without the numbers of pipes and sockets"
     res = []
     for fd in os.listdir('/proc/self/fd'):
-        try: res.append(os.readlink(f'/proc/self/fd/{fd}').partition(':[')[0])
-        except FileNotFoundError: pass # that of the listing itself
+        with suppress(FileNotFoundError): # that of the listing itself
+            res.append(os.readlink(f'/proc/self/fd/{fd}').partition(':[')[0])
     return sorted(res)
 
 # Several processes on one machine without a GPU
@@ -225,20 +248,23 @@ def broadcast_on_cpu(self, t, rank):
 
 def _as_rank(rank, world_size, port, func, args):
     from fastai.distributed import DistributedDL
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1',
+                      MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
     DistributedDL._broadcast = broadcast_on_cpu
-    # No `destroy_process_group`, which can wait for a thread of gloo that waits for Python (PyTorch 2.6); these processes end by `os._exit`
+    # These processes end by `os._exit`. `destroy_process_group` can wait for a thread of gloo that waits for Python
+    # (PyTorch 2.6).
     return func(rank, *args)
 
 def on_ranks(world_size, func, *args, timeout=300):
-    "Results of `func(rank, *args)` in several processes joined over gloo; an `ExceptionGroup` of what any of them ended with"
+    "Results of `func(rank, *args)` in processes joined over gloo, or an `ExceptionGroup` of their errors"
     pytest.importorskip('accelerate')
     port = free_port()
     def call(rank):
         try: return warm_call(_as_rank, rank, world_size, port, func, args, timeout=timeout)
         except Exception as e: return e
     with ThreadPoolExecutor(world_size) as pool: res = [*pool.map(call, range(world_size))]
-    if errors := [o for o in res if isinstance(o, Exception)]: raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
+    if errors := [o for o in res if isinstance(o, Exception)]:
+        raise ExceptionGroup(f'{func.__name__} on {world_size} ranks', errors)
     return res

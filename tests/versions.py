@@ -1,7 +1,7 @@
 """The fast suite on the lowest versions that `settings.ini` states, and on the newest: `python tests/versions.py`.
 
-Each environment takes about 6 GB and is removed when its tests are over. uv chooses the versions: its `lowest-direct` takes each requirement at its lower
-bound, and what those require in its newest form that fits."""
+Each environment takes about 6 GB and is removed when its tests are over. uv chooses the versions: its `lowest-direct`
+takes each requirement at its lower bound, and what those require in its newest form that fits."""
 import argparse,json,os,subprocess,sys,tempfile,time
 from pathlib import Path
 from shutil import rmtree,which
@@ -12,7 +12,8 @@ resolutions = dict(lowest='lowest-direct', newest='highest')
 shown = ['fastai','torch','torchvision','timm','scikit-learn','scipy','numpy','pandas']
 columns = ['versions','python',*shown,'passed','failed','skipped','seconds']
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument('which', nargs='*', default=['lowest','newest'], metavar='lowest|newest', help='versions to run on')
 parser.add_argument('--python', nargs='+', default=['3.11'], help='versions, or paths, of the interpreters')
 parser.add_argument('--where', type=Path, help='folder for environments and logs; a temporary one where none is named')
@@ -26,25 +27,31 @@ def environment(folder, python, resolution):
     uv('venv', '--quiet', '--clear', '--no-project', '--python', python, str(folder))
     uv('pip', 'install', '--quiet', '--python', str(folder), '--resolution', resolution, '--editable', '.[dev]')
     packages = uv('pip', 'list', '--python', str(folder), '--format', 'json', capture_output=True, text=True).stdout
-    version = subprocess.run([folder/'bin'/'python', '-c', 'import platform; print(platform.python_version())'], check=True, capture_output=True, text=True).stdout
+    ask = [folder/'bin'/'python', '-c', 'import platform; print(platform.python_version())']
+    version = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
     return {o['name']:o['version'] for o in json.loads(packages)} | dict(python=version.strip())
 
 
 def run_tests(folder, log, files):
-    "Outcome of the fast suite, or of some of its files, in an environment: counts and seconds; what pytest prints goes to `log`"
+    "Counts and seconds of the fast suite, or of some of its files, in an environment; `log` gets what pytest prints"
     xml = log.with_name(f'{log.name}.xml')
-    env = {k:v for k,v in os.environ.items() if k!='PYTHONPATH'} | dict(PATH=f"{folder/'bin'}{os.pathsep}{os.environ['PATH']}", VIRTUAL_ENV=str(folder))
+    env = os.environ|dict(PATH=f"{folder/'bin'}{os.pathsep}{os.environ['PATH']}", VIRTUAL_ENV=str(folder))
+    env.pop('PYTHONPATH', None)
+    command = [folder/'bin'/'pytest', '-p', 'no:cacheprovider', f'--junitxml={xml}', *files]
     start = time.monotonic()
-    with open(log, 'w') as f:
-        done = subprocess.run([folder/'bin'/'pytest', '-p', 'no:cacheprovider', f'--junitxml={xml}', *files], cwd=root, env=env, stdout=f, stderr=subprocess.STDOUT)
+    with open(log, 'w') as f: done = subprocess.run(command, cwd=root, env=env, stdout=f, stderr=subprocess.STDOUT)
     seconds = round(time.monotonic()-start)
-    if done.returncode not in (0,1): raise ChildProcessError(f'pytest ended with exit code {done.returncode}: see {log}')
-    n = {k: sum(int(o.get(k)) for o in ElementTree.parse(xml).iter('testsuite')) for k in ('tests','failures','errors','skipped')}
+    if done.returncode not in (0,1):
+        raise ChildProcessError(f'pytest ended with exit code {done.returncode}: see {log}')
+    suites = [*ElementTree.parse(xml).iter('testsuite')]
+    n = {k: sum(int(o.get(k)) for o in suites) for k in ('tests','failures','errors','skipped')}
     failed = n['failures'] + n['errors']
     return dict(passed=n['tests']-failed-n['skipped'], failed=failed, skipped=n['skipped'], seconds=seconds)
 
 
-def table(rows): return '\n'.join(['| '+' | '.join(columns)+' |', '|'+' --- |'*len(columns)] + ['| '+' | '.join(str(r.get(c, '')) for c in columns)+' |' for r in rows])
+def table(rows):
+    cells = [columns, ['---']*len(columns), *([str(r.get(c, '')) for c in columns] for r in rows)]
+    return '\n'.join(f'| {" | ".join(o)} |' for o in cells)
 
 
 def main(args):

@@ -1,8 +1,9 @@
-"""How often whole summaries of a comparison claim a difference, in made-up worlds whose truth is known: `python tests/benchmarks/claims.py`.
+"""How often summaries of a comparison claim a difference, in made-up worlds: `python tests/benchmarks/claims.py`.
 
-Each image has a difficulty, and a second class that it is taken for. A network answers rightly where its own view of the image, the
-image's ease and the network's strength in the class add up to more than 0. Methods are equal, or the first is better by a known gain.
-Prints, for each design, the share of summaries in which any cell has q ≤ 0.05, and how often the primary cell finds the gain."""
+Each image has a difficulty, and a second class that it is taken for. A network answers rightly where its own view of
+the image, the image's ease and the network's strength in the class add up to more than 0. Methods are equal, or the
+first is better by a known gain. Prints, for each design, the share of summaries in which any cell has q ≤ 0.05, and how
+often the primary cell finds the gain."""
 import argparse
 import sys
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def world(design, gain, rng):
 
 
 def trial(design, gain, rng):
-    "Does a summary claim anything, does the primary cell find the gain, does any class change, and by how much does MCC differ?"
+    """Does a summary claim anything, does the primary cell find the gain, does any class change, and by how much does
+    MCC differ?"""
     pred, targs, fold, groups = world(design, gain, rng)
     layout = dict(fold=None if design.folds==1 else fold, groups=None if design.per_group==1 else groups)
     table = method_differences(pred, targs, **layout)
@@ -86,14 +88,18 @@ def trial(design, gain, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--trials', type=int, default=400, help='trials of each design')
-    parser.add_argument('--gain', type=float, default=.12, help='gain of the better method, in standard deviations of a view')
+    parser.add_argument('--gain', type=float, default=.12,
+                        help='gain of the better method, in standard deviations of a view')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    print('| design | equals: any claim | equals: a class gained or paid | gain in MCC, points | found in the primary cell |')
+    print('| design | equals: any claim | equals: a class gained or paid | gain in MCC, points '
+          '| found in the primary cell |')
     print('| --- | ---: | ---: | ---: | ---: |')
     for i, design in enumerate(designs):
-        equal = np.array([trial(design, 0., np.random.default_rng((args.seed, i, t, 0))) for t in range(args.trials)])
-        better = np.array([trial(design, args.gain, np.random.default_rng((args.seed, i, t, 1))) for t in range(args.trials)])
+        def trials(gain, stream):
+            rngs = (np.random.default_rng((args.seed, i, t, stream)) for t in range(args.trials))
+            return np.array([trial(design, gain, rng) for rng in rngs])
+        equal, better = trials(0., 0), trials(args.gain, 1)
         print(f'| {design.name} | {equal[:, 0].mean():.3f} | {equal[:, 2].mean():.3f} | {100*better[:, 3].mean():.1f} '
               f'| {better[:, 1].mean():.2f} |', flush=True)
 
