@@ -39,6 +39,22 @@ Path('empty').mkdir()
 
 messages = {
     'Training': [
+        Message('''class Wrong(torch.utils.data.Dataset):
+    labels = ['ant','bee']
+    def __len__(self): return 40
+    def __getitem__(self, i): return torch.zeros(192),i%2
+train_labels(DataLoader(Wrong(), bs=8))''',
+            "train_labels needs a label for each item, but a Wrong of 40 items has 2 `labels`. Pass `labels=`, or a "
+            "data set whose `labels` are those of its items.",
+            'The attribute `targets` or `labels` of the data set holds something else, such as the names of the '
+            'classes, or the targets of a larger data set of which this one is a part.',
+            "`labels=`, one int per item; or PyTorch's `Subset` for a part."),
+        Message('learn.fit(1, cbs=BalancedMixUp(labels=[9]*len(dls.train_ds)))',
+            'Exception occured in `BalancedMixUp` when calling event `before_train`:\n\tBalancedMixUp needs the label of '
+            'each item as its data set gives it, but the label of item 0 was read as 9, and the item has 0. Pass '
+            '`labels=` in the order of the items.',
+            'Labels that are stated, or kept beside the items, are not in the order of the items.',
+            'Make labels and items from the same table, in the same order.'),
         Message('BalancedMixUp(alpha=-1)',
             "The 'alpha' parameter of BalancedMixUp must be a float in the range [0, inf). Got -1 instead.",
             'α is the parameter of Beta(α, 1), and cannot be negative.',

@@ -22,7 +22,7 @@ from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,Ca
     IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,
     TransformBlock,accuracy_multi,vision_learner)
 from fastai_balmix.all import *
-from fastai_balmix.loaders.cache import _order
+from fastai_balmix.loaders.cache import _by_rarity
 from fastai_balmix.datasets.sources import from_csv
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.inference.prior import adjust_prior,estimate_prior
@@ -651,10 +651,10 @@ def test_pictures_and_tables_of_labels(pngs):
 
 def test_items_of_rare_labels_are_kept_first():
     dl,y = seeded_dl(Targets(float_rows)),ROWS
-    order = _order([dl])
+    order = _by_rarity([dl])
     # dogs are the rarest; then follow items by the sum of 1/n over their labels
     rare = [sum(1/y[:,k].sum() for k in np.flatnonzero(row)) or 1/(~y.any(1)).sum() for row in y]
     assert [round(rare[i], 9) for i in order]==sorted((round(o, 9) for o in rare), reverse=True)
     assert y[order[:6],3].all()
     labels = [0,2,2,1,2,1]
-    assert _order([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]
+    assert _by_rarity([seeded_dl(Unopenable(labels))]).tolist()==[0,3,5,1,2,4]

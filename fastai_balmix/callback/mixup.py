@@ -27,7 +27,7 @@ from fastai.callback.mixup import MixHandler
 from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
 from ..loaders.weighted import loader_sampler
-from ..loaders.pairing import check_inputs,mix_pairs,pair_loader,Paired,split_pairs
+from ..loaders.pairing import check_inputs,check_kept_labels,mix_pairs,pair_loader,Paired,split_pairs
 
 # %% ../../nbs/callback/mixup.ipynb #371714b3
 def rank_rng(
@@ -70,6 +70,7 @@ class MixedLoss(Callback):
                              f'known, but the learner has {self.loss_func!r}.')
         loader_sampler(self.dl, self.q, self.labels, owner)
         check_inputs(self.dl, owner)
+        check_kept_labels(self.dl, self.labels, owner)
         self.rng = rank_rng(self.seed, self.dl)
 
     def after_loss(self):

@@ -1,0 +1,98 @@
+"""Labels that do not belong to the items, targets in another place or form than expected, and what is drawn: each is an
+error, or the right number."""
+import re
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset,Dataset,Subset
+import fastai.vision.all as fv
+from fastai_balmix.callback import BalancedMixUp,Remix
+from fastai_balmix.loaders.labels import train_labels
+from fastai_balmix.loaders.pairing import check_kept_labels
+from toys import Points,Unopenable,make_learner,quiet_fit,seeded_dl
+
+class Wrapped(Dataset):
+    "A part of a data set, with the targets of all of it"
+    def __init__(self, ds, indices):
+        self.ds,self.indices,self.targets = ds,indices,ds.targets
+
+    def __len__(self): return len(self.indices)
+    def __getitem__(self, i): return self.ds[self.indices[i]]
+
+class NamedClasses(Points):
+    "Its targets have another name, and `labels` are the names of the classes"
+    def __init__(self):
+        super().__init__()
+        self.y,self.labels = self.targets,['a','b','c','d']
+        del self.targets
+
+    def __len__(self): return 51
+    def __getitem__(self, i): return self.x[i],self.y[i]
+
+def short(): return Unopenable([0,1,0])
+
+class Long(Unopenable):
+    def __len__(self): return 3
+
+def read(ds): return train_labels(seeded_dl(ds))
+
+# ------------------------------------------------------------------ labels and items
+
+@pytest.mark.parametrize('make,words', [
+    (NamedClasses, 'a NamedClasses of 51 items has 4 `labels`'),
+    (lambda: Wrapped(Points(), range(20)), 'a Wrapped of 20 items has 51 `targets`'),
+    (lambda: Long([0,1]*4), 'a Long of 3 items has 8 `targets`'),
+    (lambda: Subset(Long([0,1]*4), [0,2]), 'a Long of 3 items has 8 `targets`'),
+    (lambda: ConcatDataset([short(), Long([0,1])]), 'a Long of 3 items has 2 `targets`')])
+def test_as_many_labels_as_items(make, words):
+    with pytest.raises(ValueError, match=f'^train_labels needs a label for each item, but {words}. Pass `labels=`'):
+        read(make())
+
+def test_labels_of_the_right_length_are_found_beside_names():
+    ds = Points()
+    ds.labels,ds.targets = ds.targets,['a','b','c','d']
+    ds.__class__ = type('Both', (Points,), {'__len__': lambda self: 51})
+    assert read(ds).tolist()==Points().targets
+
+def shifted(ds):
+    "`ds` with the targets of its neighbours"
+    y = list(ds.targets)
+    ds.__class__ = type('Shifted', (type(ds),), {'__getitem__': lambda self, i: (self.x[i], y[i])})
+    ds.targets = y[1:]+y[:1]
+    return ds
+
+def message(data, cb):
+    learn = make_learner(data)
+    with pytest.raises(ValueError) as e: quiet_fit(learn, 1, cb)
+    return str(e.value)
+
+@pytest.mark.parametrize('cb', [BalancedMixUp,Remix])
+def test_labels_that_are_not_those_of_the_items(cb):
+    words = message(shifted(Points()), cb())
+    assert f'{cb.__name__} needs the label of each item as its data set gives it, but the label of item ' in words
+    y = Points().targets
+    i,was,has = (int(o) for o in np.array(re.findall(r'\d+', words.split('the label of item ')[1])[:3]))
+    assert (was,has)==((y[1:]+y[:1])[i], y[i]) and was!=has
+
+def test_stated_labels_are_compared():
+    y = Points().targets
+    assert 'the label of item ' in message(Points(), BalancedMixUp(labels=y[::-1]))
+    quiet_fit(make_learner(Points()), 1, BalancedMixUp(labels=y))
+
+def test_a_shuffled_part_is_noticed():
+    ds = Points()
+    part = Wrapped(ds, np.random.default_rng(0).permutation(51).tolist())
+    assert 'the label of item ' in message(part, BalancedMixUp())
+    quiet_fit(make_learner(Subset(ds, part.indices)), 1, BalancedMixUp())
+
+def test_at_most_seven_items_are_compared_and_chance_is_left_alone():
+    ds = Points()
+    learn = make_learner(ds)
+    torch.manual_seed(0)
+    state,order = torch.get_rng_state(),learn.dls.train.rng.getstate()
+    check_kept_labels(learn.dls.train)
+    assert len(ds.opened)==len({*ds.opened})<=7 and {ds.targets[i] for i in ds.opened}>={0,1,2}
+    assert torch.equal(torch.get_rng_state(), state) and learn.dls.train.rng.getstate()==order
+    ds.opened.clear()
+    pairs = [(torch.zeros(6), i%2) for i in range(9)]
+    check_kept_labels(seeded_dl(pairs)) # the labels are those of the items
