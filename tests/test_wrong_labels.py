@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset,Dataset,Subset
 import fastai.vision.all as fv
-from fastai_balmix.callback import BalancedMixUp,Remix
+from fastai.torch_core import no_random
+from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,class_distribution
+from fastai_balmix.callback.fitcheck import nominal_prior
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.pairing import check_kept_labels
-from toys import Points,Unopenable,make_learner,quiet_fit,seeded_dl
+from toys import Points,Unopenable,make_learner,params,quiet_fit,seeded_dl
 
 class Wrapped(Dataset):
     "A part of a data set, with the targets of all of it"
@@ -96,3 +98,68 @@ def test_at_most_seven_items_are_compared_and_chance_is_left_alone():
     ds.opened.clear()
     pairs = [(torch.zeros(6), i%2) for i in range(9)]
     check_kept_labels(seeded_dl(pairs)) # the labels are those of the items
+
+# ------------------------------------------------------------------ which element is the target
+
+class Triples(Points):
+    "Items, their classes and their numbers"
+    def __getitem__(self, i): return *super().__getitem__(i),i
+
+class FirstOnly(torch.nn.Module):
+    "A loss that takes the number of each item as well, and keeps it"
+    def __init__(self, soft=False, reduction='mean'):
+        super().__init__()
+        self.soft_targets,self.reduction,self.seen = soft,reduction,[]
+
+    def forward(self, pred, targ, index):
+        self.seen.append(index)
+        return torch.nn.functional.cross_entropy(pred, targ, reduction=self.reduction)
+
+def triple_dls(ds, stated, **kwargs):
+    dls = fv.DataLoaders(seeded_dl(ds, **kwargs), seeded_dl(ds, 32, shuffle=False))
+    if stated=='dls': dls.n_inp = 1
+    elif stated=='dl':
+        for o in dls.loaders: o.n_inp = 1
+    else: ds.n_inp = 1
+    return dls
+
+def sources():
+    ds = Points()
+    x,y = ds.x,torch.tensor(ds.targets)
+    return Triples(),[(*o,i) for i,o in enumerate(zip(x, y))],torch.utils.data.TensorDataset(x, y, torch.arange(51))
+
+@pytest.mark.parametrize('stated', ['dls','dl','ds'])
+@pytest.mark.parametrize('k', range(3))
+def test_labels_of_triples(stated, k):
+    ds = sources()[k]
+    if isinstance(ds, list) and stated=='ds': ds = fv.L(ds) # a list has no attributes
+    dls = triple_dls(ds, stated)
+    n = np.bincount(Points().targets)
+    dls.weighted('class')
+    assert train_labels(dls.train).tolist()==Points().targets
+    assert class_distribution(dls).images.tolist()==n.tolist()
+    np.testing.assert_allclose(nominal_prior(dls), n/51)
+
+@pytest.mark.parametrize('cb', [BalancedMixUp, fv.partial(BalancedMixUp, per_item=True), Remix, ProgressiveSampling])
+@pytest.mark.parametrize('soft', [False, True])
+def test_triples_train_as_pairs_do(cb, soft):
+    def fitted(ds, loss_func, stated):
+        learn = make_learner(triple_dls(ds, stated) if stated else ds, loss_func)
+        with no_random(): return params(quiet_fit(learn, 2, cb(seed=0)))
+    class Pair(FirstOnly):
+        def forward(self, pred, targ): return super().forward(pred, targ, None)
+    loss = FirstOnly(soft)
+    torch.testing.assert_close(fitted(Triples(), loss, 'dls'), fitted(Points(), Pair(soft), None), rtol=0, atol=0)
+    assert all(o.dtype==torch.int64 for o in loss.seen)
+
+def test_the_labels_of_triples_are_compared_and_inputs_named():
+    ds = Triples()
+    learn = make_learner(triple_dls(ds, 'dls'), FirstOnly())
+    with pytest.raises(ValueError, match='the label of item '):
+        quiet_fit(learn, 1, BalancedMixUp(labels=ds.targets[::-1]))
+    with pytest.raises(ValueError, match=r'`dls.n_inp` says how many .* are inputs\). Got torch.int64'):
+        quiet_fit(make_learner(Triples()), 1, BalancedMixUp())
+    dls = triple_dls(Points(), 'dls')
+    dls.n_inp = 2
+    with pytest.raises(ValueError, match='a target after 2 inputs. Got batches of 2 elements'):
+        quiet_fit(make_learner(dls), 1, BalancedMixUp())

@@ -32,7 +32,7 @@ from fastai.callback.core import GatherPredsCallback
 from torch.utils.data import WeightedRandomSampler
 from ..checks import check
 from ..loaders.draws import mixed_probs,q_value
-from ..loaders.labels import first_target,item_loader,single_labels,task_error
+from ..loaders.labels import first_target,item_loader,single_labels,task_error,train_loader
 from ..loaders.extend import fastai_loader
 from ..loaders.weighted import loader_sampler,Weighted
 from ..losses import loss_correction
@@ -66,7 +66,7 @@ def nominal_prior(
     cannot be read, if an item may have several, and for what gives no known shares: `Remix`,
     fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ:
     `PriorCalibrator` estimates it."""
-    train = item_loader(fastai_loader(dls.train, 'nominal_prior'))
+    train = item_loader(fastai_loader(train_loader(dls), 'nominal_prior'))
     unknown = _other_sampling(train)
     check(not unknown, 'dls', 'nominal_prior', 'loaders that draw items as they come, or by `dls.weighted`', unknown)
     known = not any(isinstance(cb, Remix) for cb in cbs)
@@ -119,6 +119,7 @@ class FitCheck(Callback):
 
     def before_train(self):
         if self.train_iter: return
+        train_loader(self.dls) # tells all loaders where the target is
         self._check_metrics()
         self._check_prior()
         self._check_order()

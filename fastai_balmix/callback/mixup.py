@@ -26,6 +26,7 @@ from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
+from ..loaders.labels import train_loader
 from ..loaders.weighted import loader_sampler
 from ..loaders.pairing import check_inputs,check_kept_labels,mix_pairs,pair_loader,Paired,split_pairs
 
@@ -61,6 +62,7 @@ class MixedLoss(Callback):
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
         owner = type(self).__name__
+        train_loader(self.dls) # tells it where the target is
         mixers = [o for o in self.learn.cbs if isinstance(o, MixHandler | MixedLoss) and o is not self]
         others = [type(o).__name__ for o in mixers]
         if others:
@@ -79,7 +81,7 @@ class MixedLoss(Callback):
         # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
         self.yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
         if takes_soft(self.loss_func):
-            loss = self.loss_func(self.pred, *map(self._mixed_labels, self.yb, self.yb1))
+            loss = self.loss_func(self.pred, self._mixed_labels(self.yb[0], self.yb1[0]), *self.yb[1:])
         elif isinstance(self.lam_y, float):
             loss = torch.lerp(self.loss_grad, self.loss_func(self.pred, *self.yb1), self.lam_y)
         else: loss = self._loss_by_pair()

@@ -25,7 +25,7 @@ import torch
 from fastai.data.all import *
 from torch.utils.data import SubsetRandomSampler
 from ..checks import check,check_real,label_array,target_form
-from .labels import item_loader,kept_apart,n_items,task_error,train_labels
+from .labels import item_loader,kept_apart,n_items,stated_inputs,task_error,train_labels
 from .blame import item_error
 from .extend import extend_loader,fastai_loader,LoaderExtension
 from .weighted import loader_sampler
@@ -229,10 +229,11 @@ def check_kept_labels(
     dl = copy(item_loader(fastai_loader(dl, owner)))
     if labels is None and not kept_apart(dl.dataset): return
     y = train_labels(dl, labels, owner)
+    place = ifnone(stated_inputs(dl), -1)
     with no_random():
         dl.before_iter()
         for i in _spread_items(dl, y):
-            try: target = dl.do_item(i)[-1]
+            try: target = dl.do_item(i)[place]
             # What cannot be opened here is left to training, which says why
             except Exception: continue
             found = _as_read(target, y[i])
@@ -257,9 +258,16 @@ def check_inputs(
         except Exception: return
     ok = isinstance(b, tuple|list) and len(b)>1
     check(ok, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
-    n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
+    stated = stated_inputs(dl)
+    n_inp = ifnone(stated, len(b)-1)
+    allowed = f'loaders of batches that hold a target after {n_inp} inputs'
+    check(0<n_inp<len(b), 'dls', owner, allowed, f'batches of {len(b)} elements')
+    hint = ' (`dls.n_inp` says how many elements of a batch are inputs)' if stated is None and n_inp>1 else ''
     for x in _tensors(b[:n_inp]):
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', str(kind))
-    for y in b[n_inp:]: _check_target(y, owner)
+        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms'+hint, str(kind))
+    # What follows, such as the number of each item, is given to the loss as it is
+    _check_target(b[n_inp], owner)
+    for o in b[n_inp+1:]:
+        if not isinstance(o, torch.Tensor): raise task_error(f'{type(o).__name__} targets', 'no tensor', owner)

@@ -24,7 +24,7 @@ from torch.utils.data import SubsetRandomSampler
 from fastai.data.all import *
 from ..checks import check_int,check_real
 from .draws import ClassSampler,q_value
-from .labels import class_names,item_loader,n_items,train_labels,vocab_of
+from .labels import class_names,item_loader,n_items,train_labels,train_loader,vocab_of
 from .extend import extend_loader,fastai_loader,LoaderExtension
 
 # %% ../../nbs/loaders/weighted.ipynb #2831b1f4
@@ -97,7 +97,7 @@ def weighted(self:DataLoaders,
 
     Epochs keep their length; validation is untouched."""
     if seed is not None: check_int(seed, 'seed', 'weighted')
-    train = fastai_loader(self.train, 'weighted')
+    train = fastai_loader(train_loader(self), 'weighted')
     loader_sampler(train, q, labels, 'weighted')
     rng = copy(train.rng) if seed is None else random.Random(int(seed))
     res = copy(self)
