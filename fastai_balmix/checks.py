@@ -144,6 +144,8 @@ def target_form(
 )->str|None: # One of three words, or None
     "'classes' for one number each, 'labels' for rows of 0 and 1, 'shares' for rows that sum to 1; else None"
     if y.dtype.kind not in 'biuf' or y.ndim not in (1,2): return None
+    # As medical data sets and tables have them
+    if y.ndim==2 and y.shape[1]==1 and y.dtype.kind in 'iu': return 'classes'
     if y.ndim==2 and y.dtype.kind=='b': return 'labels'
     binary = (y.ndim==1 and y.dtype.kind!='f') or _zero_or_one(y).all()
     if y.ndim==1 or y.shape[1]==1: return 'classes' if binary else None

@@ -9,8 +9,12 @@ import fastai.vision.all as fv
 from fastai.torch_core import no_random
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,class_distribution
 from fastai_balmix.callback.fitcheck import nominal_prior
+from fastai_balmix.checks import label_array
+from fastai_balmix.loaders.draws import class_counts
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.pairing import check_kept_labels
+from fastai_balmix.losses import LogitAdjustedLoss
+from fastai_balmix.metrics import imbalance_metrics
 from toys import Points,Unopenable,make_learner,params,quiet_fit,seeded_dl
 
 class Wrapped(Dataset):
@@ -163,3 +167,66 @@ def test_the_labels_of_triples_are_compared_and_inputs_named():
     dls.n_inp = 2
     with pytest.raises(ValueError, match='a target after 2 inputs. Got batches of 2 elements'):
         quiet_fit(make_learner(dls), 1, BalancedMixUp())
+
+# ------------------------------------------------------------------ the form of targets
+
+class Columns(Points):
+    "Class numbers of shape (N,1), as MedMNIST and tables have them"
+    def __init__(self, dtype=np.int64):
+        super().__init__()
+        self.labels = np.array(self.targets, dtype=dtype)[:,None]
+        self.flat = self.targets
+        self.targets = None
+
+    def __len__(self): return 51
+    def __getitem__(self, i): return self.x[i],torch.from_numpy(self.labels[i].astype(np.int64))
+
+@pytest.mark.parametrize('make', [Columns, fv.partial(Columns, np.uint8),
+    lambda: torch.utils.data.TensorDataset(Points().x, torch.tensor(Points().targets)[:,None]),
+    lambda: [(x,[y]) for x,y in zip(Points().x, Points().targets)]])
+def test_class_numbers_in_a_column_are_classes(make):
+    assert read(make()).tolist()==Points().targets
+    assert class_counts(label_array(Points().targets)[:,None]).tolist()==[28,14,6,3]
+
+@pytest.mark.parametrize('cb', [BalancedMixUp, fv.partial(BalancedMixUp, per_item=True), Remix])
+@pytest.mark.parametrize('loss', [fv.CrossEntropyLossFlat, LogitAdjustedLoss, 'soft'])
+def test_columns_train_and_score_as_rows_do(cb, loss):
+    class Soft(torch.nn.Module):
+        soft_targets,reduction = True,'mean'
+        def forward(self, pred, targ):
+            return torch.nn.functional.cross_entropy(pred, targ.flatten() if targ.shape[-1]==1 else targ)
+    def fitted(ds):
+        f = Soft() if loss=='soft' else loss([.4,.3,.2,.1]) if loss is LogitAdjustedLoss else loss()
+        learn = make_learner(ds, f, metrics=imbalance_metrics())
+        with no_random(): quiet_fit(learn, 2, cb(seed=0))
+        return params(learn),learn.recorder.values
+    (net,values),(net1,values1) = fitted(Columns()),fitted(Points())
+    torch.testing.assert_close(net, net1, rtol=0, atol=0)
+    assert values==values1
+
+def test_numbers_are_judged_by_all_of_them():
+    dsets = fv.Datasets(range(6), [[lambda i: float(i)], [lambda i: 0 if i==0 else i/2]])
+    with pytest.raises(ValueError, match='float64 targets: regression'): read(dsets)
+
+def test_a_transform_gets_what_the_data_set_gives_it():
+    from torchvision.datasets import MNIST
+    got = []
+    def kept(o): return got.append(o) or o
+    class Own(Points):
+        def __init__(self, y):
+            super().__init__()
+            self.targets,self.target_transform = y,kept
+
+        def __len__(self): return 51
+        def __getitem__(self, i): return self.x[i],self.target_transform(self.targets[i])
+    y = torch.tensor(Points().targets)
+    for labels in y, y.numpy()[:,None].astype(np.int64), torch.nn.functional.one_hot(y):
+        ds = Own(labels)
+        given = [ds[i][1] for i in range(51)]
+        got.clear()
+        assert read(ds).tolist()==y.tolist()
+        assert all(type(a) is type(b) and a.shape==b.shape and (a==b).all() for a,b in zip(got, given, strict=True))
+    mnist = MNIST.__new__(MNIST)
+    mnist.data,mnist.targets,mnist.transform,mnist.target_transform = torch.zeros(51,28,28),y,None,kept
+    got.clear()
+    assert read(mnist).tolist()==y.tolist() and {type(o) for o in got}=={int}

@@ -96,10 +96,11 @@ class MixedLoss(Callback):
         "Mixed labels of a batch, (B,K)"
         y = y.as_subclass(torch.Tensor)
         y1 = y1.as_subclass(torch.Tensor)
-        if y.ndim==1:
-            k = self.pred.shape[-1]
-            y = F.one_hot(y.long(), k)
-            y1 = F.one_hot(y1.long(), k)
+        k = self.pred.shape[-1]
+        # Class numbers may be a column, (B,1)
+        if y.ndim==1 or (y.shape[1]==1<k and not y.is_floating_point()):
+            y = F.one_hot(y.flatten().long(), k)
+            y1 = F.one_hot(y1.flatten().long(), k)
         return mix_pairs(y.float(), y1.float(), self.lam_y)
 
     def _loss_by_pair(self):

@@ -109,7 +109,8 @@ def _tl_labels(tl, owner):
     if is_float and target_form(x[None]) is None: raise task_error(f'{type(y).__name__} targets', 'regression', owner)
     if isinstance(y, TensorMultiCategory) and not is_float:
         raise task_error('sets of classes', 'let `OneHotEncode` make a row of 0 and 1 of each', owner)
-    if x.ndim==0: return np.array([*_each_label(tl, float if is_float else int)])
+    # Not as the type of the first: 0 may be followed by 0.5
+    if x.ndim==0: return np.array([*_each_label(tl, lambda o: o.item() if hasattr(o, 'item') else o)])
     rows = np.stack([*_each_label(tl, label_array)])
     # Rows that happen to have one label each are labels still
     return rows.astype(bool) if isinstance(y, TensorMultiCategory) and ((rows==0)|(rows==1)).all() else rows
@@ -153,6 +154,13 @@ def _as_number(y):
     is_class = isinstance(y, torch.Tensor) and not y.is_floating_point() and y.ndim==0
     return int(y) if is_class else y
 
+def _as_given(ds, labels):
+    "Each of the `labels` that a data set keeps, as its `__getitem__` gives it to a `target_transform`"
+    giver = next((o for o in type(ds).__mro__ if '__getitem__' in vars(o)), type(ds))
+    # torchvision and timm keep labels as they are on disk, and give them to the transform as Python's numbers
+    theirs = giver.__module__.split('.')[0] in ('torchvision','timm')
+    return label_array(labels).tolist() if theirs and label_array(labels).ndim==1 else labels
+
 def _read_labels(ds, owner, n_inp=None):
     "Labels of data set `ds`, from wherever its kind keeps them; an item has `n_inp` inputs before its target"
     if isinstance(ds, Subset):
@@ -168,8 +176,7 @@ def _read_labels(ds, owner, n_inp=None):
     labels = _stated_labels(ds, owner)
     if labels is None: raise _unread(f'a {type(ds).__name__}', owner)
     transform = getattr(ds, 'target_transform', None)
-    # torchvision and timm keep labels as they are on disk, and give them to the transform as Python's numbers
-    return labels if transform is None else [transform(o) for o in np.asarray(labels).tolist()]
+    return labels if transform is None else [_as_number(transform(o)) for o in _as_given(ds, labels)]
 
 # %% ../../nbs/loaders/labels.ipynb #b1805fde
 def vocab_of(

@@ -59,6 +59,8 @@ def _class_numbers(pred, targ, axis, name):
         raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
                          f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
     shape = pred.shape[:axis] + pred.shape[axis:][1:]
+    # Class numbers may be a column
+    if targ.shape==(*shape,1): targ = targ[...,0]
     if shape!=targ.shape or targ.is_floating_point():
         raise ValueError(f'{name} needs class numbers of shape {tuple(shape)} as targets, but they are {targ.dtype} of '
                          f'shape {tuple(targ.shape)}.')
