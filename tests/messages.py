@@ -336,6 +336,16 @@ train_labels(DataLoader(Wrong(), bs=8))''',
             "The 'probs' parameter of estimate_prior must be probabilities of at least one item. Got none instead.",
             'There is nothing to estimate from.',
             'Predictions for the images of the new place.'),
+        Message('''class Own(torch.utils.data.Sampler):
+    def __init__(self, n): self.order = (i for i in range(n))
+    def __iter__(self): return self.order
+own = torch.utils.data.DataLoader(dls.train_ds, batch_size=8, sampler=Own(9))
+nominal_prior(DataLoaders(own, own))''',
+            "The 'drawn' parameter of nominal_prior must be the share of each class in what is drawn, as Own does not "
+            'tell. Got None instead.',
+            'The indices of a sampler of your own are counted in a copy of it. This one cannot be copied, or its copy '
+            'opens items.',
+            'State the shares: `drawn=[.5, .3, .2]`.'),
         Message('nominal_prior(dls, Remix())',
             "The 'cbs' parameter of nominal_prior must be callbacks under which label shares are known beforehand. "
             "Got Remix instead.",

@@ -1,14 +1,17 @@
 """Labels that do not belong to the items, targets in another place or form than expected, and what is drawn: each is an
 error, or the right number."""
 import re
+import warnings
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset,Dataset,Subset
 import fastai.vision.all as fv
+from fastai.callback.data import WeightedDL
+from fastai.text.data import SortedDL
 from fastai.torch_core import no_random
 from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,class_distribution
-from fastai_balmix.callback.fitcheck import nominal_prior
+from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
 from fastai_balmix.checks import label_array
 from fastai_balmix.loaders.draws import class_counts
 from fastai_balmix.loaders.labels import train_labels
@@ -230,3 +233,133 @@ def test_a_transform_gets_what_the_data_set_gives_it():
     mnist.data,mnist.targets,mnist.transform,mnist.target_transform = torch.zeros(51,28,28),y,None,kept
     got.clear()
     assert read(mnist).tolist()==y.tolist() and {type(o) for o in got}=={int}
+
+# ------------------------------------------------------------------ what is drawn
+
+COUNTS = np.array([280,140,60,30])
+def many(): return Points(COUNTS)
+def item_weights(): return torch.tensor(1/COUNTS)[many().targets]
+
+class Balancing(torch.utils.data.Sampler):
+    "A sampler of one's own that balances"
+    def __init__(self, ds):
+        self.ds,self.n_epochs = ds,0
+        self.gen = torch.Generator().manual_seed(0)
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self): return 510
+    def __iter__(self):
+        self.n_epochs += 1
+        p = item_weights().double()
+        torch.rand(3, generator=self.gen)
+        return iter(self.rng.choice(510, 510, p=(p/p.sum()).numpy()).tolist())
+
+class Batches(Balancing):
+    def __len__(self): return 51
+    def __iter__(self):
+        idxs = [*super().__iter__()]
+        return iter([idxs[i:i+10] for i in range(0, 510, 10)])
+
+class BalancingDL(fv.DataLoader):
+    "A loader that overrides `get_idxs`"
+    n_epochs = 0
+    def get_idxs(self):
+        self.n_epochs += 1
+        return [*Balancing(self.dataset)]
+
+class Secret(Balancing):
+    "Cannot be copied"
+    def __init__(self, ds):
+        super().__init__(ds)
+        self.stream = (o for o in range(3))
+
+class Opens(Balancing):
+    "Opens its items to know their classes"
+    def __iter__(self): return iter([i for i in range(510) if self.ds[i][1]])
+
+def torch_loader(ds, sampler=None, batch_sampler=None):
+    size = {} if batch_sampler else dict(batch_size=64)
+    return torch.utils.data.DataLoader(ds, sampler=sampler, batch_sampler=batch_sampler, **size)
+
+def weighted_sampler(w, n=510, **kwargs): return torch.utils.data.WeightedRandomSampler(w, n, **kwargs)
+
+drawing = {
+    'WeightedRandomSampler': lambda ds: torch_loader(ds, weighted_sampler(item_weights())),
+    'in batches': lambda ds: torch_loader(ds, batch_sampler=torch.utils.data.BatchSampler(
+        weighted_sampler(item_weights()), 64, False)),
+    'WeightedDL': lambda ds: WeightedDL(ds, bs=64, wgts=item_weights(), shuffle=True, num_workers=0),
+    'Balancing': lambda ds: torch_loader(ds, Balancing(ds)),
+    'Batches': lambda ds: torch_loader(ds, batch_sampler=Batches(ds)),
+    'a list': lambda ds: torch_loader(ds, [*Balancing(ds)]),
+    'BalancingDL': lambda ds: BalancingDL(ds, bs=64)}
+not_drawing = {
+    'uniform weights': lambda ds: torch_loader(ds, weighted_sampler(torch.ones(510))),
+    'weights without replacement': lambda ds: torch_loader(ds, weighted_sampler(item_weights(), replacement=False)),
+    'uniform WeightedDL': lambda ds: WeightedDL(ds, bs=64, shuffle=True, num_workers=0),
+    'WeightedDL in order': lambda ds: WeightedDL(ds, bs=64, wgts=item_weights(), num_workers=0),
+    'weighted in order': lambda ds: fv.DataLoaders(seeded_dl(ds, 64, shuffle=False), None).weighted('class').train,
+    'uniform draws': lambda ds: torch_loader(ds, torch.utils.data.RandomSampler(ds, replacement=True)),
+    'a list': lambda ds: torch_loader(ds, [*range(510)])}
+
+def dls_of(make, ds=None):
+    ds = many() if ds is None else ds
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of an order in which nothing is drawn
+        return fv.DataLoaders(make(ds), seeded_dl(ds, 64, shuffle=False))
+
+def alarms(dls):
+    learn = make_learner(dls, fv.CrossEntropyLossFlat(weight=torch.tensor([1.,2,4,10])), FitCheck())
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always')
+        quiet_fit(learn)
+    return [o for o in w if 'corrected twice' in str(o.message)]
+
+@pytest.mark.parametrize('case', drawing)
+def test_shares_that_are_drawn_are_known(case):
+    dls = dls_of(drawing[case])
+    exact = case in ('WeightedRandomSampler','in batches','WeightedDL')
+    np.testing.assert_allclose(nominal_prior(dls), [.25]*4, rtol=0, atol=1e-6 if exact else 4*(3/16/510)**.5)
+    mixed = nominal_prior(dls, BalancedMixUp(alpha=1.))
+    np.testing.assert_allclose(mixed, nominal_prior(dls)/2 + 1/8)
+    assert len(alarms(dls))==1
+
+@pytest.mark.parametrize('case', not_drawing)
+def test_what_draws_as_the_data_are_raises_no_alarm(case):
+    dls = dls_of(not_drawing[case])
+    chance = .09 if case=='uniform draws' else 1e-6
+    np.testing.assert_allclose(nominal_prior(dls), COUNTS/510, rtol=0, atol=chance)
+    assert alarms(dls)==[]
+
+@pytest.mark.parametrize('case', ['Balancing','Batches','BalancingDL'])
+def test_counting_changes_no_state_and_opens_nothing(case):
+    dls = dls_of(drawing[case])
+    dl = dls.train
+    counter = {'Balancing':'sampler', 'Batches':'batch_sampler'}.get(case)
+    o = getattr(dl, counter) if counter else dl
+    def state(): return o.n_epochs,*([o.gen.get_state().tolist(),o.rng.bit_generator.state] if counter else [])
+    before,torch_state = state(),torch.get_rng_state()
+    nominal_prior(dls)
+    assert state()==before and torch.equal(torch.get_rng_state(), torch_state) and dl.dataset.opened==[]
+
+@pytest.mark.parametrize('sampler', [Secret, Opens])
+def test_what_is_not_known_must_be_stated(sampler):
+    dls = dls_of(lambda ds: torch_loader(ds, sampler(ds)))
+    words = f"The 'drawn' parameter of nominal_prior must be the share of each class .*, as {sampler.__name__} does not"
+    with pytest.raises(ValueError, match=words): nominal_prior(dls)
+    assert dls.train.dataset.opened==[] and alarms(dls)==[]
+    assert nominal_prior(dls, drawn=[.4,.3,.2,.1]).tolist()==[.4,.3,.2,.1]
+    with pytest.raises(ValueError, match='4 probabilities'): nominal_prior(dls, drawn=[.5,.5])
+
+def test_weighted_says_that_it_draws_nothing():
+    dls = fv.DataLoaders(seeded_dl(Points(), shuffle=False), None)
+    with pytest.warns(UserWarning, match='weighted: the training loader has shuffle=False, so nothing is drawn'):
+        weighted = dls.weighted('class')
+    assert [*weighted.train.get_idxs()]==[*range(51)]
+
+def test_orders_that_are_iterators_are_weighted():
+    dl = seeded_dl(Points(), 8, shuffle_fn=lambda idxs: iter(idxs[::-1]))
+    sorted_dl = SortedDL([(torch.zeros(6), y) for y in Points().targets], bs=8, sort_func=len, shuffle=True,
+                         num_workers=0)
+    for o in dl,sorted_dl:
+        weighted = fv.DataLoaders(o, None).weighted('class', seed=0).train
+        assert len({*weighted.get_idxs()})<51==sum(len(y) for _,y in weighted)

@@ -67,7 +67,7 @@ class Weighted(LoaderExtension):
     labels:Any
 
     def get_idxs(self):
-        idxs = super().get_idxs()
+        idxs = list(super().get_idxs()) # an iterator, where `shuffle_fn` gives one
         if not self.shuffle or not self.n: return idxs
         n_items(self, 'weighted')
         try: sampler = loader_sampler(self, self.q, self.labels, 'weighted')
@@ -99,6 +99,9 @@ def weighted(self:DataLoaders,
     if seed is not None: check_int(seed, 'seed', 'weighted')
     train = fastai_loader(train_loader(self), 'weighted')
     loader_sampler(train, q, labels, 'weighted')
+    if not item_loader(train).shuffle:
+        warnings.warn('weighted: the training loader has shuffle=False, so nothing is drawn, and items come in their '
+                      'own order.', stacklevel=2)
     rng = copy(train.rng) if seed is None else random.Random(int(seed))
     res = copy(self)
     res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=rng), *self.loaders[1:]]
