@@ -183,6 +183,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fastai_balmix.checks.check_real': ('checks.html#check_real', 'fastai_balmix/checks.py'),
                                       'fastai_balmix.checks.class_pairs': ('checks.html#class_pairs', 'fastai_balmix/checks.py'),
                                       'fastai_balmix.checks.first_few': ('checks.html#first_few', 'fastai_balmix/checks.py'),
+                                      'fastai_balmix.checks.in_order': ('checks.html#in_order', 'fastai_balmix/checks.py'),
                                       'fastai_balmix.checks.label_array': ('checks.html#label_array', 'fastai_balmix/checks.py'),
                                       'fastai_balmix.checks.nearest': ('checks.html#nearest', 'fastai_balmix/checks.py'),
                                       'fastai_balmix.checks.target_form': ('checks.html#target_form', 'fastai_balmix/checks.py')},

@@ -39,6 +39,12 @@ Path('empty').mkdir()
 
 messages = {
     'Training': [
+        Message("ClassBalancedLoss({'polyp':40, 'healthy':400})",
+            "The 'counts' parameter of ClassBalancedLoss must be an array in the order of classes or items, or a Series "
+            "with the index 0, 1, 2, .... Got a dict with the labels 'polyp', 'healthy' instead.",
+            'A Series or dict has labels of its own, and need not be in the order of the classes: `value_counts` sorts '
+            'by size.',
+            'Put it in order first: `counts.loc[dls.vocab].to_numpy()`, or `class_counts(y)`.'),
         Message('''class Wrong(torch.utils.data.Dataset):
     labels = ['ant','bee']
     def __len__(self): return 40

@@ -36,7 +36,7 @@ from torch.utils.data import BatchSampler,RandomSampler,SequentialSampler,Subset
 from torch.utils.data.distributed import DistributedSampler
 from ..checks import as_probs,check,label_array
 from ..loaders.draws import mixed_probs,q_value
-from ..loaders.labels import first_target,item_loader,single_labels,task_error,train_loader
+from ..loaders.labels import first_target,item_loader,single_labels,task_error,train_loader,vocab_of
 from ..loaders.weighted import loader_sampler,Weighted
 from ..losses import loss_correction
 from .mixup import BalancedMixUp
@@ -152,7 +152,7 @@ def nominal_prior(
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
     p = probs(train.q if isinstance(train, Weighted) and train.shuffle else 'instance')
     word,items = (None,None) if isinstance(train, Weighted) else _item_shares(train)
-    if drawn is not None: p = as_probs(drawn, 'drawn', 'nominal_prior', len(p))
+    if drawn is not None: p = as_probs(drawn, 'drawn', 'nominal_prior', len(p), vocab=vocab_of(train.dataset))
     elif word:
         allowed = f'the share of each class in what is drawn, as {word} does not tell'
         check(items is not None, 'drawn', 'nominal_prior', allowed, 'None')

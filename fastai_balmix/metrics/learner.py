@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.basics import *
-from ..checks import check,check_classes,check_int,check_real
+from ..checks import check,check_classes,check_int,check_real,in_order
 from .scores import binned_error,brier_sums,calibration_sums,mean_distance,score_registry
 
 # %% ../../nbs/metrics/learner.ipynb #93964a74
@@ -249,7 +249,7 @@ def shot_metrics(
     few:int=20 # Classes with fewer than this are 'few', and the rest 'medium'
 )->list: # Fastai metrics `many_acc`, `medium_acc`, `few_acc`, as far as there are such classes
     "Balanced accuracy of the classes with many, medium and few training images (Liu et al., CVPR 2019)"
-    n = np.asarray(counts)
+    n = np.asarray(in_order(counts, 'counts', 'shot_metrics'))
     check_real(few, 'few', 'shot_metrics', low=0)
     check_real(many, 'many', 'shot_metrics', low=few)
     ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()
