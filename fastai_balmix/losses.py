@@ -29,7 +29,7 @@ from numbers import Real
 import numpy as np
 import torch
 from fastai.basics import *
-from .checks import as_probs,check,check_real,label_array
+from .checks import as_probs,check,check_real,in_order,label_array
 
 # %% ../nbs/losses.ipynb #b3b8f569
 class ClassLoss(Module):
@@ -93,7 +93,7 @@ def _described(targ): return f'a {targ.dtype} tensor of shape {tuple(targ.shape)
 # %% ../nbs/losses.ipynb #e08ad547
 def _class_row(x, name, owner):
     "`x` as a float64 array, if it holds a number for each class"
-    x = label_array(x)
+    x = label_array(in_order(x, name, owner))
     ok = x.dtype.kind in 'iuf' and x.ndim==1 and np.isfinite(x).all() and (x>=0).all() and x.any()
     check(ok, name, owner, 'a row of numbers, none negative and not all 0', str(x.tolist()))
     return x.astype(np.float64)
@@ -312,7 +312,7 @@ def _attributes_set(o, **attrs):
 
 def _as_cost(cost, owner):
     "`cost` as an array, if it is a matrix of costs"
-    matrix = label_array(cost)
+    matrix = label_array(in_order(cost, 'cost', owner))
     square = matrix.dtype.kind in 'iuf' and matrix.ndim==2 and matrix.shape[0]==matrix.shape[1]
     ok = square and np.isfinite(matrix).all() and (matrix>=0).all() and not matrix.diagonal().any()
     allowed = 'a square matrix of finite numbers, none negative, with zeros on its diagonal'

@@ -39,6 +39,28 @@ Path('empty').mkdir()
 
 messages = {
     'Training': [
+        Message("ClassBalancedLoss({'polyp':40, 'healthy':400})",
+            "The 'counts' parameter of ClassBalancedLoss must be an array in the order of classes or items, or a Series "
+            "with the index 0, 1, 2, .... Got a dict with the labels 'polyp', 'healthy' instead.",
+            'A Series or dict has labels of its own, and need not be in the order of the classes: `value_counts` sorts '
+            'by size.',
+            'Put it in order first: `counts.loc[dls.vocab].to_numpy()`, or `class_counts(y)`.'),
+        Message('''class Wrong(torch.utils.data.Dataset):
+    labels = ['ant','bee']
+    def __len__(self): return 40
+    def __getitem__(self, i): return torch.zeros(192),i%2
+train_labels(DataLoader(Wrong(), bs=8))''',
+            "train_labels needs a label for each item, but a Wrong of 40 items has 2 `labels`. Pass `labels=`, or a "
+            "data set whose `labels` are those of its items.",
+            'The attribute `targets` or `labels` of the data set holds something else, such as the names of the '
+            'classes, or the targets of a larger data set of which this one is a part.',
+            "`labels=`, one int per item; or PyTorch's `Subset` for a part."),
+        Message('learn.fit(1, cbs=BalancedMixUp(labels=[9]*len(dls.train_ds)))',
+            'Exception occured in `BalancedMixUp` when calling event `before_train`:\n\tBalancedMixUp needs the label of '
+            'each item as its data set gives it, but the label of item 0 was read as 9, and the item has 0. Pass '
+            '`labels=` in the order of the items.',
+            'Labels that are stated, or kept beside the items, are not in the order of the items.',
+            'Make labels and items from the same table, in the same order.'),
         Message('BalancedMixUp(alpha=-1)',
             "The 'alpha' parameter of BalancedMixUp must be a float in the range [0, inf). Got -1 instead.",
             'α is the parameter of Beta(α, 1), and cannot be negative.',
@@ -320,6 +342,16 @@ messages = {
             "The 'probs' parameter of estimate_prior must be probabilities of at least one item. Got none instead.",
             'There is nothing to estimate from.',
             'Predictions for the images of the new place.'),
+        Message('''class Own(torch.utils.data.Sampler):
+    def __init__(self, n): self.order = (i for i in range(n))
+    def __iter__(self): return self.order
+own = torch.utils.data.DataLoader(dls.train_ds, batch_size=8, sampler=Own(9))
+nominal_prior(DataLoaders(own, own))''',
+            "The 'drawn' parameter of nominal_prior must be the share of each class in what is drawn, as Own does not "
+            'tell. Got None instead.',
+            'The indices of a sampler of your own are counted in a copy of it. This one cannot be copied, or its copy '
+            'opens items.',
+            'State the shares: `drawn=[.5, .3, .2]`.'),
         Message('nominal_prior(dls, Remix())',
             "The 'cbs' parameter of nominal_prior must be callbacks under which label shares are known beforehand. "
             "Got Remix instead.",

@@ -224,8 +224,8 @@ def test_hits_and_misses_of_balanced_mixup_are_exact(num_workers):
     learn = Learner(kept, nn.Linear(1,3), loss_func=CrossEntropyLossFlat())
     quiet_fit(learn, 2, [BalancedMixUp(1., seed=0),pairs])
     info = kept.cache_info().loaders[0]
-    # every item and partner, and the first item once more, for the check of the data
-    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+1
+    # every item and partner, and seven looked at, for the checks of inputs and labels
+    assert info['hits']+info['misses']==2*32+sum(pairs.seen)+7
     assert info['misses']==int(dls.train.dataset.n_opened.sum())
     assert info['items']==32
     if not num_workers: assert (dls.train.dataset.n_opened==1).all()

@@ -469,10 +469,11 @@ bad_batches = [
     ((GOOD[0], GOOD[1].float()), 'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20,).'),
     ((GOOD[0], F.one_hot(GOOD[1], 4).float()),
         'class numbers of shape (20,) as targets, but they are torch.float32 of shape (20, 4).'),
-    ((GOOD[0], GOOD[1][:,None]), 'class numbers of shape (20,) as targets, but they are torch.int64 of shape (20, 1).'),
+    ((GOOD[0], GOOD[1][:,None].repeat(1, 2)),
+        'class numbers of shape (20,) as targets, but they are torch.int64 of shape (20, 2).'),
     ((GOOD[0][:,:1], GOOD[1]*0), TWO_CLASSES+'(20, 1).'),
     ((GOOD[0][:,0], GOOD[1]), TWO_CLASSES+'(20,).')]
-bad_ids = ['too large', 'negative', 'floats', 'soft', 'column', 'one output', 'flat']
+bad_ids = ['too large', 'negative', 'floats', 'soft', 'columns', 'one output', 'flat']
 
 @pytest.mark.parametrize('batch,words', bad_batches, ids=bad_ids)
 def test_batches_that_no_matrix_can_count(batch, words):
@@ -628,7 +629,7 @@ samplings = {
     'BalancedMixUp(alpha=0.2)': lambda: (big_dls(), BalancedMixUp()),
     'ProgressiveSampling': lambda: (big_dls(), ProgressiveSampling()),
     'Remix': lambda: (big_dls(), Remix()),
-    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=64, wgts=item_weights(), num_workers=0),
+    'WeightedDL': lambda: (DataLoaders(WeightedDL(Points(), bs=64, wgts=item_weights(), shuffle=True, num_workers=0),
         big_dls().valid), None),
     'a WeightedRandomSampler': lambda: (torch_dls(torch.utils.data.WeightedRandomSampler(item_weights(), 73)), None)}
 losses = {

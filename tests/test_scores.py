@@ -199,7 +199,7 @@ def test_confusion_counts(y, more):
     assert (confusion(p.astype(np.uint8), torch.tensor(t))==want[:top,:top]).all()
     onehot = np.eye(k)[p]
     for o in onehot,torch.tensor(onehot).half(),torch.tensor(onehot).bfloat16(),onehot.astype(int):
-        assert (confusion(o, pd.Series(t, index=t))==want).all()
+        assert (confusion(o, pd.Series(t))==want).all()
 
 # --- class by class ---
 
@@ -579,7 +579,7 @@ def test_seeds_decide_and_names_do_not(f):
         assert f(p, t, groups=groups, seed=5)==f(p, t, groups=groups, seed=5)!=f(p, t, groups=groups, seed=6)
     assert (np.random.get_state()[1]==state).all()
     names = np.array([f'patient {chr(122-o)}' for o in g])
-    for other in names,pd.Series(names, index=g),torch.tensor(g)+7,g*.5,np.where(names=='patient z', None, names):
+    for other in names,pd.Series(names),torch.tensor(g)+7,g*.5,np.where(names=='patient z', None, names):
         assert f(p, t, groups=other)==f(p, t, groups=g)
     probs = torch.tensor(np.eye(3)[p])
     assert f(probs, torch.tensor(t))==f(p, t)==f(p.tolist(), t.tolist(), n_classes=3)

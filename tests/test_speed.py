@@ -30,14 +30,14 @@ def test_an_epoch_opens_each_item_and_the_partners_that_count(per_item, num_work
         n_partners = (p.lams>0).sum() if per_item else sum((8 if k<11 else 2) for k,lam in enumerate(p.lams) if lam>0)
         assert int(ds.n_opened.sum())==90+n_partners and 0<n_partners<90
 
-def test_a_fit_opens_no_more_than_its_epochs_and_one_item_to_check():
+def test_a_fit_opens_no_more_than_its_epochs_and_a_few_items_to_check():
     ds = Tally(tail_targets(60, 25, 5), shape=(6,))
     def counts(o):
         n_partners = sum(min(8, 90-8*k) for k,lam in enumerate(o.dl.lams) if lam>0)
         return int(ds.n_opened.sum()),n_partners
     probe = Probe(counts, 'after_train')
     quiet_fit(make_learner(ds), 3, [BalancedMixUp(seed=0), probe])
-    expected = 1 + np.cumsum([90+n for _,n in probe.seen]) + 90*np.arange(3) # validations between them
+    expected = 7 + np.cumsum([90+n for _,n in probe.seen]) + 90*np.arange(3) # validations between them
     assert [n for n,_ in probe.seen]==expected.tolist()
 
 # Steps

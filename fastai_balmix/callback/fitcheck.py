@@ -23,33 +23,110 @@ with learn.no_bar(), learn.no_logging(): test_warns(lambda: learn.fit(1), show=T
 __all__ = ['nominal_prior', 'check_order', 'FitCheck']
 
 # %% ../../nbs/callback/fitcheck.ipynb #f3c601d7
+import itertools
 import re
 import warnings
+from copy import copy,deepcopy
 import numpy as np
 import torch
 from fastai.basics import *
 from fastai.callback.core import GatherPredsCallback
-from torch.utils.data import WeightedRandomSampler
-from ..checks import check
+from fastai.data.core import TfmdDL
+from torch.utils.data import BatchSampler,RandomSampler,SequentialSampler,SubsetRandomSampler,WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+from ..checks import as_probs,check,label_array
 from ..loaders.draws import mixed_probs,q_value
-from ..loaders.labels import first_target,item_loader,single_labels,task_error
-from ..loaders.extend import fastai_loader
+from ..loaders.labels import first_target,item_loader,single_labels,task_error,train_loader,vocab_of
 from ..loaders.weighted import loader_sampler,Weighted
 from ..losses import loss_correction
 from .mixup import BalancedMixUp
 from .rivals import ProgressiveSampling,Remix
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
-def _other_sampling(dl):
-    "Name of what makes a loader draw items in shares of its own, as fastai and PyTorch do it; None if nothing does"
-    if getattr(dl, 'wgts', None) is not None: return type(dl).__name__
-    return 'a WeightedRandomSampler' if isinstance(vars(dl).get('sampler'), WeightedRandomSampler) else None
+def _uneven(x): return np.ptp(x) > 1e-6*np.max(x)
+
+class _Closed:
+    "Stands for a data set whose items must not be opened"
+    def __init__(self, ds): self.ds = ds
+    def __len__(self): return len(self.ds)
+    def __getattr__(self, name):
+        if name.startswith('__') or name=='ds': raise AttributeError(name)
+        return getattr(self.ds, name)
+
+def _copied(o, ds):
+    "A copy of `o` that shares no state with it, and opens no item of the data set `ds`"
+    memo = {id(ds): _Closed(ds)}
+    for v in getattr(o, '__dict__', {}).values():
+        if isinstance(v, torch.utils.data.Dataset): memo[id(v)] = _Closed(v)
+        if isinstance(v, torch.Generator): memo[id(v)] = torch.Generator(v.device).set_state(v.get_state())
+    return deepcopy(o, memo)
+
+_most = 2**20 # Indices of an epoch that are looked at
+
+def _measured(draw, n):
+    "Share of each of `n` items among the indices that `draw` gives, (n,); None where it cannot be called"
+    try:
+        with no_random(): idxs = list(itertools.islice(draw(), _most))
+        if idxs and is_listy(idxs[0]): idxs = [i for o in idxs for i in o] # of a sampler of batches
+        return np.bincount(idxs, minlength=n)[:n]/len(idxs) if idxs and max(idxs)<n else None
+    except Exception: return None
+
+def _epoch_of(dl):
+    "Indices of an epoch of a copy of a loader, whose own attributes are copied as well"
+    res,plain = copy(dl),vars(TfmdDL([0], bs=1))
+    own = {k:v for k,v in vars(dl).items() if k not in plain or k=='rng'}
+    res.__dict__.update(_copied(own, dl.dataset))
+    return res.get_idxs()
+
+def _is_fastais(dl, name):
+    "Is this method of a loader one that fastai wrote?"
+    giver = next(o for o in type(dl).__mro__ if name in vars(o))
+    return name not in vars(dl) and giver.__module__.split('.')[0] in ('fastai','fastai_balmix')
+
+_plain_orders = type(None),SequentialSampler,RandomSampler,SubsetRandomSampler,DistributedSampler
+
+def _weight_shares(weights, replacement, n_draws):
+    "Share of each item that is drawn by weights; None where it is not known"
+    p = label_array(weights).astype(np.float64)
+    if replacement or not _uneven(p): return p/p.sum()
+    return np.full(len(p), 1/len(p)) if n_draws==len(p) else None
+
+def _item_shares(dl):
+    """What makes a loader draw in shares of its own, in a word, and the share of each item, (N,).
+
+    Weights are read. The indices of a sampler or a loader of one's own are counted over an epoch of a copy, without
+    opening an item. No word where items come as they are, no shares where they are not known."""
+    n,ds = len(dl.dataset),dl.dataset
+    if getattr(dl, 'wgts', None) is not None:
+        return (type(dl).__name__,_weight_shares(dl.wgts, True, n)) if dl.shuffle else (None,None)
+    order,batches = vars(dl).get('sampler'),vars(dl).get('batch_sampler')
+    if type(batches) is BatchSampler: order = batches.sampler
+    elif batches is not None: return type(batches).__name__,_measured(lambda: iter(_copied(batches, ds)), n)
+    if isinstance(order, WeightedRandomSampler):
+        return 'a WeightedRandomSampler',_weight_shares(order.weights, order.replacement, order.num_samples)
+    if type(order) not in _plain_orders: return type(order).__name__,_measured(lambda: iter(_copied(order, ds)), n)
+    own = [o for o in ('get_idxs','shuffle_fn') if isinstance(dl, DataLoader) and not _is_fastais(dl, o)]
+    return (type(dl).__name__,_measured(lambda: _epoch_of(dl), n)) if own else (None,None)
+
+def _shifts_shares(dl, p, counted):
+    "Does drawing items in shares `p` give the classes other shares than the data's? Counted ones may differ by chance."
+    if p is None or not _uneven(p): return False
+    try: y = single_labels(dl, owner='FitCheck')
+    except ValueError: return True # the classes are not known, but somebody has weighted their items
+    n = len(y)
+    shares = np.bincount(y)/n
+    chance = 4*np.sqrt(shares*(1-shares)/n) if counted else 0
+    return bool((np.abs(np.bincount(y, p[:n])-shares)>.01+chance).any())
 
 def _sampling_corrections(learn):
     "Words for whatever makes a learner draw its classes in other shares than the data's"
     dl = item_loader(learn.dls.train)
-    if isinstance(dl, Weighted) and q_value(dl.q)!=1: yield f'dls.weighted({dl.q!r})'
-    if (other := _other_sampling(dl)): yield other
+    if isinstance(dl, Weighted):
+        if dl.shuffle and q_value(dl.q)!=1: yield f'dls.weighted({dl.q!r})'
+    else:
+        word,p = _item_shares(dl)
+        weights_read = word=='a WeightedRandomSampler' or hasattr(dl, 'wgts')
+        if word and _shifts_shares(dl, p, counted=not weights_read): yield word
     for cb in learn.cbs:
         # asked of the class, since a callback passes unknown names on to the learner and its model
         if getattr(type(cb), 'corrects_prior', None) and cb.corrects_prior: yield cb.corrects_prior
@@ -58,22 +135,28 @@ def _sampling_corrections(learn):
 def nominal_prior(
     dls:DataLoaders, # Loaders, as they are or `weighted`
     *cbs, # Callbacks of the fit, such as `BalancedMixUp`
-    labels=None # Class of each training item; needed if it cannot be read from the data set. (N,) ints
+    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints
+    drawn=None # Share of each class in what the training loader draws, (K,). Default: as the loader tells.
 )->np.ndarray: # (K,) float64, sum 1
     """Shares of the classes in the label mass that a network is shown: plain, weighted, or under `BalancedMixUp`.
 
-    A fit with `ProgressiveSampling` ends on the balanced prior. Raises a `ValueError` if labels
-    cannot be read, if an item may have several, and for what gives no known shares: `Remix`,
-    fastai's `WeightedDL`, a `WeightedRandomSampler`. The prior that a network *implies* may differ:
-    `PriorCalibrator` estimates it."""
-    train = item_loader(fastai_loader(dls.train, 'nominal_prior'))
-    unknown = _other_sampling(train)
-    check(not unknown, 'dls', 'nominal_prior', 'loaders that draw items as they come, or by `dls.weighted`', unknown)
+    A fit with `ProgressiveSampling` ends on the balanced prior. The weights of fastai's `WeightedDL` and of a
+    `WeightedRandomSampler` are read; what a sampler or a loader of one's own draws is counted over one epoch of a
+    copy. Raises a `ValueError` if labels cannot be read, if an item may have several, and for what gives no known
+    shares: `Remix`, and a sampler that cannot be copied, where `drawn` must be stated. The prior that a network
+    *implies* may differ: `PriorCalibrator` estimates it."""
+    train = item_loader(train_loader(dls))
     known = not any(isinstance(cb, Remix) for cb in cbs)
     check(known, 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
-    single_labels(train, labels, 'nominal_prior')
+    y = single_labels(train, labels, 'nominal_prior')
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
-    p = probs(train.q if isinstance(train, Weighted) else 'instance')
+    p = probs(train.q if isinstance(train, Weighted) and train.shuffle else 'instance')
+    word,items = (None,None) if isinstance(train, Weighted) else _item_shares(train)
+    if drawn is not None: p = as_probs(drawn, 'drawn', 'nominal_prior', len(p), vocab=vocab_of(train.dataset))
+    elif word:
+        allowed = f'the share of each class in what is drawn, as {word} does not tell'
+        check(items is not None, 'drawn', 'nominal_prior', allowed, 'None')
+        p = np.bincount(y, items[:len(y)], len(p))
     for cb in cbs:
         if isinstance(cb, ProgressiveSampling): p = probs('class')
         if isinstance(cb, BalancedMixUp): p = mixed_probs(p, probs(cb.q), cb.alpha)
@@ -119,6 +202,7 @@ class FitCheck(Callback):
 
     def before_train(self):
         if self.train_iter: return
+        train_loader(self.dls) # tells all loaders where the target is
         self._check_metrics()
         self._check_prior()
         self._check_order()
@@ -142,9 +226,10 @@ class FitCheck(Callback):
         return new
 
     def _check_prior(self):
-        by = [*_sampling_corrections(self.learn)]
         loss = loss_correction(self.loss_func)
-        if not by or not loss or self._adjusted_for_the_rest(): return
+        # What is drawn may have to be counted: only where it matters
+        by = [*_sampling_corrections(self.learn)] if loss else []
+        if not by or self._adjusted_for_the_rest(): return
         if self._new((*by,loss)):
             warnings.warn(f"The class prior is corrected twice: {' and '.join(by)} in what is drawn, {loss} in the "
                           "loss. Rare classes will be predicted too often; one of the two is enough.", stacklevel=2)

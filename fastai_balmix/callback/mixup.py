@@ -26,8 +26,9 @@ from fastai.basics import *
 from fastai.callback.mixup import MixHandler
 from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
+from ..loaders.labels import train_loader
 from ..loaders.weighted import loader_sampler
-from ..loaders.pairing import check_inputs,mix_pairs,pair_loader,Paired,split_pairs
+from ..loaders.pairing import check_inputs,check_kept_labels,mix_pairs,pair_loader,Paired,split_pairs
 
 # %% ../../nbs/callback/mixup.ipynb #371714b3
 def rank_rng(
@@ -61,6 +62,7 @@ class MixedLoss(Callback):
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
         owner = type(self).__name__
+        train_loader(self.dls) # tells it where the target is
         mixers = [o for o in self.learn.cbs if isinstance(o, MixHandler | MixedLoss) and o is not self]
         others = [type(o).__name__ for o in mixers]
         if others:
@@ -70,6 +72,7 @@ class MixedLoss(Callback):
                              f'known, but the learner has {self.loss_func!r}.')
         loader_sampler(self.dl, self.q, self.labels, owner)
         check_inputs(self.dl, owner)
+        check_kept_labels(self.dl, self.labels, owner)
         self.rng = rank_rng(self.seed, self.dl)
 
     def after_loss(self):
@@ -78,7 +81,7 @@ class MixedLoss(Callback):
         # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
         self.yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
         if takes_soft(self.loss_func):
-            loss = self.loss_func(self.pred, *map(self._mixed_labels, self.yb, self.yb1))
+            loss = self.loss_func(self.pred, self._mixed_labels(self.yb[0], self.yb1[0]), *self.yb[1:])
         elif isinstance(self.lam_y, float):
             loss = torch.lerp(self.loss_grad, self.loss_func(self.pred, *self.yb1), self.lam_y)
         else: loss = self._loss_by_pair()
@@ -93,10 +96,11 @@ class MixedLoss(Callback):
         "Mixed labels of a batch, (B,K)"
         y = y.as_subclass(torch.Tensor)
         y1 = y1.as_subclass(torch.Tensor)
-        if y.ndim==1:
-            k = self.pred.shape[-1]
-            y = F.one_hot(y.long(), k)
-            y1 = F.one_hot(y1.long(), k)
+        k = self.pred.shape[-1]
+        # Class numbers may be a column, (B,1)
+        if y.ndim==1 or (y.shape[1]==1<k and not y.is_floating_point()):
+            y = F.one_hot(y.flatten().long(), k)
+            y1 = F.one_hot(y1.flatten().long(), k)
         return mix_pairs(y.float(), y1.float(), self.lam_y)
 
     def _loss_by_pair(self):

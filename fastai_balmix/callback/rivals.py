@@ -20,7 +20,7 @@ __all__ = ['ProgressiveSampling', 'remix_weights', 'Remix']
 import torch
 from fastai.basics import *
 from ..checks import check,check_int,check_real,label_array,target_form
-from ..loaders.labels import single_labels,task_error
+from ..loaders.labels import single_labels,task_error,train_loader
 from ..loaders.weighted import loader_sampler,progressive_loader
 from ..loaders.pairing import mix_pairs
 from .mixup import MixedLoss,rank_rng
@@ -46,7 +46,7 @@ class ProgressiveSampling(Callback):
 
     def before_train(self):
         "Put a loader in place that draws for this epoch"
-        if self.train_iter==0: self.rng = rank_rng(self.seed, self.dl)
+        if self.train_iter==0: self.rng = rank_rng(self.seed, train_loader(self.dls))
         self.share = self.epoch/max(self.n_epoch-1, 1)
         self.learn.dl = progressive_loader(self.dl, self.share, self.labels, self.rng, 'ProgressiveSampling')
 
@@ -99,20 +99,20 @@ class Remix(MixedLoss):
         "Mix the batch with itself in another order"
         self.yb1 = None
         if self.alpha==0: return
-        n = len(self.y)
+        n = len(self.yb[0])
         classes = self._classes()
         self.lam = self.rng.beta(self.alpha, self.alpha, n if self.per_item else None)
         if self.per_item: self.lam = torch.tensor(self.lam, dtype=torch.float32)
-        partner = torch.from_numpy(self.rng.permutation(n)).to(self.y.device)
+        partner = torch.from_numpy(self.rng.permutation(n)).to(self.yb[0].device)
         self.yb1 = tuple(y[partner] for y in self.yb)
         def mix(x): return mix_pairs(x, x[partner], self.lam)
         self.learn.xb = tuple(apply(mix, x) for x in self.xb)
-        counts = torch.as_tensor(self.counts, device=self.y.device)[classes]
+        counts = torch.as_tensor(self.counts, device=self.yb[0].device)[classes]
         self.lam_y = remix_weights(self.lam, counts, counts[partner], self.kappa, self.tau)
 
     def _classes(self):
         "Class of each item of the batch, (B,)"
-        y = self.y.as_subclass(torch.Tensor)
+        y = self.yb[0].as_subclass(torch.Tensor)
         if y.ndim==1 or y.shape[1]==1: return y.flatten().long()
         # `labels` may be classes where targets are not. Once is enough, as a GPU has to be waited for.
         if self.train_iter==0 and target_form(label_array(y))!='shares':

@@ -21,7 +21,7 @@ import torch
 from fastai.basics import *
 from fastai.torch_core import show_image
 from ..checks import check,check_int,check_real
-from ..loaders.labels import class_names,item_loader,train_labels
+from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
 from ..loaders.weighted import loader_sampler,Weighted
 from ..loaders.pairing import check_inputs,load_items,mix_pairs,split_pairs
@@ -39,7 +39,8 @@ def class_distribution(
     Where an image may have several labels, it counts for each; images without any have a row of
     their own."""
     check_real(alpha, 'alpha', 'class_distribution', low=0)
-    def sampler(q): return loader_sampler(dls.train, q, labels, 'class_distribution')
+    train = train_loader(dls)
+    def sampler(q): return loader_sampler(train, q, labels, 'class_distribution')
     balanced = sampler(q)
     counts,n = balanced.counts,balanced.n_drawn
     plain = sampler(dls.train.q).shares() if isinstance(dls.train, Weighted) else counts/n
@@ -117,7 +118,7 @@ def _mixture(first, second, lam):
 
 def _drawn_pairs(cb, dls, dl, n, owner):
     "A batch of items and then their partners, and the labels of each pair in words"
-    sampler = loader_sampler(dls.train, cb.q, cb.labels, owner)
+    sampler = loader_sampler(train_loader(dls), cb.q, cb.labels, owner)
     check_inputs(dls.train, owner)
     y = train_labels(dls.train, cb.labels)
     rng = np.random.default_rng(cb.seed)

@@ -21,7 +21,7 @@ from fastai.vision.core import *
 from fastai.vision.data import *
 from fastai.vision.augment import *
 from fastai.data.all import *
-from ..checks import check,check_int,check_real
+from ..checks import check,check_int,check_real,in_order
 
 # %% ../../nbs/datasets/longtail.ipynb #136884b1
 def tail_counts(
@@ -49,8 +49,8 @@ def tail_idxs(
     seed:int=42 # Which items stay
 )->np.ndarray: # Indices of the items that stay, sorted, (sum of `counts`,) int64
     "Choose `counts[k]` items of each class k at random, without replacement"
-    y = np.asarray(y)
-    counts = np.asarray(counts)
+    y = np.asarray(in_order(y, 'y', 'tail_idxs'))
+    counts = np.asarray(in_order(counts, 'counts', 'tail_idxs'))
     check_int(seed, 'seed', 'tail_idxs')
     lowest = y.min(initial=0)
     check(lowest>=0, 'y', 'tail_idxs', 'classes, numbered from 0', f'class {lowest}')

@@ -101,7 +101,7 @@ def eyepacs(
     unknown = sorted(set(test.usage)-{'Public','Private'})
     check(not unknown, 'root', 'eyepacs', "a folder whose retinopathy_solution.csv has 'Public' and 'Private' as Usage",
           ', '.join(map(repr, unknown)))
-    held = split_off([dr_grades.index(o) for o in train.label], train.group, valid, seed)
+    held = split_off([dr_grades.index(o) for o in train.label], train.group.to_numpy(), valid, seed)
     train['split'] = np.where(held, 'valid', 'train')
     df = pd.concat([train,test.assign(split='test')], ignore_index=True)
     note = f'EyePACS: {valid:.0%} of the training patients, chosen by seed {seed}, are the validation set.'

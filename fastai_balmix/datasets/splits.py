@@ -32,7 +32,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold,train_test_split
-from ..checks import as_labels,check,check_int,check_real,label_array
+from ..checks import as_labels,check,check_int,check_real,in_order,label_array
 from ..loaders.draws import class_counts
 
 # %% ../../nbs/datasets/splits.ipynb #50202225
@@ -42,7 +42,7 @@ def group_numbers(
     owner:str # Whose parameter `groups` this is
 )->np.ndarray: # (N,) int64
     "Groups as 0, 1, ..., in the order in which they appear"
-    groups = label_array(groups)
+    groups = label_array(in_order(groups, 'groups', owner))
     check(groups.shape==(n,), 'groups', owner, f'{n} values, one for each item', f'an array of shape {groups.shape}')
     lost = np.flatnonzero(pd.isna(groups))
     if len(lost): check(False, 'groups', owner, 'one value for each item', f'no value at index {lost[0]}')

@@ -32,7 +32,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax,softmax
 from sklearn.base import BaseEstimator
 from fastai.basics import *
-from ..checks import as_labels,as_prob_rows,as_probs,check,check_int,check_real
+from ..checks import as_labels,as_prob_rows,as_probs,check,check_int,check_real,in_order
 from ..loaders.draws import class_counts,sampling_probs
 from ..metrics.scores import balanced_acc,confusion,macro_f1,mcc,reweight
 
@@ -86,7 +86,7 @@ def operating_curve(
     p = _double_rows(probs, 'operating_curve')
     k = p.shape[1]
     y = as_labels(targs, 'operating_curve', n=len(p), n_classes=k, name='targs')
-    n = class_counts(y, k) if counts is None else np.asarray(counts)
+    n = class_counts(y, k) if counts is None else np.asarray(in_order(counts, 'counts', 'operating_curve'))
     check(n.shape==(k,) and (n>0).all(), 'counts', 'operating_curve',
           f'{k} numbers, all above 0: state them where `targs` lack a class', str(n.tolist()))
     ts = np.linspace(0, 1, 21) if ts is None else np.asarray(ts)

@@ -16,7 +16,7 @@ __all__ = ['class_counts', 'q_value', 'sampling_probs', 'mixed_probs', 'ClassSam
 
 # %% ../../nbs/loaders/draws.ipynb #ef3c0884
 import numpy as np
-from ..checks import as_probs,as_targets,check,check_int,check_real
+from ..checks import as_probs,as_targets,check,check_int,check_real,in_order
 
 # %% ../../nbs/loaders/draws.ipynb #af18907b
 def class_counts(
@@ -49,6 +49,7 @@ def sampling_probs(
 )->np.ndarray: # Probability of drawing each class, (K,) float64
     "Equation 2 of the paper: p_j = n_j^q / Σ_k n_k^q. An empty class gets 0, whatever `q` is."
     q = q_value(q, 'sampling_probs')
+    counts = in_order(counts, 'counts', 'sampling_probs')
     n = np.asarray(counts, dtype=np.float64)
     ok = n.ndim==1 and np.isfinite(n).all() and (n>=0).all() and n.any()
     got = str(np.asarray(counts).tolist())

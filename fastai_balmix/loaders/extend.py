@@ -140,6 +140,7 @@ def _from_torch(dl, owner):
     same = {o: getattr(dl, o) for o in ('num_workers','pin_memory','timeout','drop_last')}
     res = SamplerDL(dl.dataset, bs=dl.batch_size, create_batch=dl.collate_fn, shuffle=True, **same)
     res.sampler,res.worker_init_fn = dl.sampler,dl.worker_init_fn
+    for o in {'n_inp','_dls_n_inp'} & {*vars(dl)}: setattr(res, o, getattr(dl, o))
     return res
 
 def fastai_loader(

@@ -18,15 +18,16 @@ mix_pairs(tensor([0.]), tensor([1.]), lam=.25) # λ is the weight of the second,
 
 # %% auto #0
 __all__ = ['lam_min', 'draw_lams', 'SkippedItem', 'open_item', 'Paired', 'pair_loader', 'split_pairs', 'mix_pairs', 'load_items',
-           'check_inputs']
+           'check_kept_labels', 'check_inputs']
 
 # %% ../../nbs/loaders/pairing.ipynb #b686250d
 from copy import copy
 import numpy as np
 import torch
 from fastai.data.all import *
+from torch.utils.data import SubsetRandomSampler
 from ..checks import check,check_real,label_array,target_form
-from .labels import item_loader,n_items,task_error
+from .labels import item_loader,kept_apart,n_items,stated_inputs,task_error,train_labels
 from .blame import item_error
 from .extend import extend_loader,fastai_loader,LoaderExtension
 from .weighted import loader_sampler
@@ -200,6 +201,50 @@ def _check_target(y, owner):
     task = 'segmentation' if y.ndim>2 and not y.is_floating_point() else 'regression'
     raise task_error(f'targets of type {y.dtype} and shape {tuple(y.shape[1:])}', task, owner)
 
+def _spread_items(dl, y, n=7):
+    "Up to `n` of a loader's items, half of them from everywhere, the others not of the most frequent class of `y`"
+    sampler = vars(dl).get('sampler')
+    items = np.asarray(sampler.indices) if isinstance(sampler, SubsetRandomSampler) else np.arange(len(y))
+    classes = y[items] if y.ndim==1 else y[items].argmax(1)
+    others = items[classes!=np.bincount(classes).argmax()]
+    def spread(idxs, k): return idxs[np.linspace(0, len(idxs)-1, min(k, len(idxs))).astype(int)]
+    half = n//2 if len(others) else n
+    return np.union1d(spread(items, half), spread(others, n-half)).tolist()
+
+def _as_read(target, y):
+    "The target of an item in the form of `y`, the label that was read for it; None where it has another"
+    t = label_array(target)
+    if t.dtype.kind not in 'biuf' or t.ndim>1: return None
+    if np.ndim(y)==1: return t.astype(bool) if t.shape==y.shape and ((t==0)|(t==1)).all() else None
+    if t.size==1: return t.reshape(()).item()
+    return t.argmax() if target_form(t[None])=='shares' else None
+
+def check_kept_labels(
+    dl, # The training loader
+    labels=None, # Class of each training item, where it is stated
+    owner:str='check_kept_labels' # Name that the error gives
+)->None:
+    """Compare labels that are stated, or kept beside the items, with the targets of up to 7 items.
+
+    Half of the items are spread over the data, and half over the classes other than the most frequent. An item that
+    cannot be opened, or whose target is of another form than its label, is passed over."""
+    dl = copy(item_loader(fastai_loader(dl, owner)))
+    if labels is None and not kept_apart(dl.dataset): return
+    y = train_labels(dl, labels, owner)
+    place = ifnone(stated_inputs(dl), -1)
+    with no_random():
+        dl.before_iter()
+        for i in _spread_items(dl, y):
+            try: target = dl.do_item(i)[place]
+            # What cannot be opened here is left to training, which says why
+            except Exception: continue
+            found = _as_read(target, y[i])
+            if found is None or np.array_equal(found, y[i]): continue
+            read,found = (label_array(o).astype(int).tolist() for o in (y[i], found))
+            raise ValueError(f"{owner} needs the label of each item as its data set gives it, but the label of item "
+                             f"{i} was read as {read}, and the item has {found}. Pass `labels=` in the order of the "
+                             "items.")
+
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give
@@ -215,9 +260,16 @@ def check_inputs(
         except Exception: return
     ok = isinstance(b, tuple|list) and len(b)>1
     check(ok, 'dls', owner, 'loaders of batches that hold inputs and targets', type(b).__name__)
-    n_inp = getattr(dl.dataset, 'n_inp', len(b)-1)
+    stated = stated_inputs(dl)
+    n_inp = ifnone(stated, len(b)-1)
+    allowed = f'loaders of batches that hold a target after {n_inp} inputs'
+    check(0<n_inp<len(b), 'dls', owner, allowed, f'batches of {len(b)} elements')
+    hint = ' (`dls.n_inp` says how many elements of a batch are inputs)' if stated is None and n_inp>1 else ''
     for x in _tensors(b[:n_inp]):
         ok = isinstance(x, torch.Tensor) and x.is_floating_point()
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms', str(kind))
-    for y in b[n_inp:]: _check_target(y, owner)
+        check(ok, 'inputs', owner, 'floating-point tensors after the batch transforms'+hint, str(kind))
+    # What follows, such as the number of each item, is given to the loss as it is
+    _check_target(b[n_inp], owner)
+    for o in b[n_inp+1:]:
+        if not isinstance(o, torch.Tensor): raise task_error(f'{type(o).__name__} targets', 'no tensor', owner)

@@ -24,7 +24,7 @@ from torch.utils.data import SubsetRandomSampler
 from fastai.data.all import *
 from ..checks import check_int,check_real
 from .draws import ClassSampler,q_value
-from .labels import class_names,item_loader,n_items,train_labels,vocab_of
+from .labels import class_names,item_loader,n_items,train_labels,train_loader,vocab_of
 from .extend import extend_loader,fastai_loader,LoaderExtension
 
 # %% ../../nbs/loaders/weighted.ipynb #2831b1f4
@@ -67,7 +67,7 @@ class Weighted(LoaderExtension):
     labels:Any
 
     def get_idxs(self):
-        idxs = super().get_idxs()
+        idxs = list(super().get_idxs()) # an iterator, where `shuffle_fn` gives one
         if not self.shuffle or not self.n: return idxs
         n_items(self, 'weighted')
         try: sampler = loader_sampler(self, self.q, self.labels, 'weighted')
@@ -97,8 +97,11 @@ def weighted(self:DataLoaders,
 
     Epochs keep their length; validation is untouched."""
     if seed is not None: check_int(seed, 'seed', 'weighted')
-    train = fastai_loader(self.train, 'weighted')
+    train = fastai_loader(train_loader(self), 'weighted')
     loader_sampler(train, q, labels, 'weighted')
+    if not item_loader(train).shuffle:
+        warnings.warn('weighted: the training loader has shuffle=False, so nothing is drawn, and items come in their '
+                      'own order.', stacklevel=2)
     rng = copy(train.rng) if seed is None else random.Random(int(seed))
     res = copy(self)
     res.loaders = [extend_loader(train, Weighted, q=q, labels=labels, rng=rng), *self.loaders[1:]]

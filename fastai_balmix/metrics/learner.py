@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.basics import *
-from ..checks import check,check_classes,check_int,check_real
+from ..checks import check,check_classes,check_int,check_real,in_order
 from .scores import binned_error,brier_sums,calibration_sums,mean_distance,score_registry
 
 # %% ../../nbs/metrics/learner.ipynb #93964a74
@@ -59,6 +59,8 @@ def _class_numbers(pred, targ, axis, name):
         raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
                          f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
     shape = pred.shape[:axis] + pred.shape[axis:][1:]
+    # Class numbers may be a column
+    if targ.shape==(*shape,1): targ = targ[...,0]
     if shape!=targ.shape or targ.is_floating_point():
         raise ValueError(f'{name} needs class numbers of shape {tuple(shape)} as targets, but they are {targ.dtype} of '
                          f'shape {tuple(targ.shape)}.')
@@ -247,7 +249,7 @@ def shot_metrics(
     few:int=20 # Classes with fewer than this are 'few', and the rest 'medium'
 )->list: # Fastai metrics `many_acc`, `medium_acc`, `few_acc`, as far as there are such classes
     "Balanced accuracy of the classes with many, medium and few training images (Liu et al., CVPR 2019)"
-    n = np.asarray(counts)
+    n = np.asarray(in_order(counts, 'counts', 'shot_metrics'))
     check_real(few, 'few', 'shot_metrics', low=0)
     check_real(many, 'many', 'shot_metrics', low=few)
     ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()

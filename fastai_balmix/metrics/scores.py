@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy.special import ndtri
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from ..checks import (
-    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, nearest)
+    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, in_order, nearest)
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
 def _count_pairs(pred, targ, k):
@@ -165,7 +165,7 @@ def _share_columns(name, k, n, level):
 # %% ../../nbs/metrics/scores.ipynb #45807392
 def _as_prevalence(prevalence, k):
     "`prevalence` as an array: one share, or (K,) of them, strictly between 0 and 1"
-    shares = np.asarray(prevalence)
+    shares = np.asarray(in_order(prevalence, 'prevalence', 'per_class'))
     ok = shares.dtype.kind in 'if' and shares.shape in ((),(k,)) and (shares>0).all() and (shares<1).all()
     check(ok, 'prevalence', 'per_class', f'a float in (0, 1), or {k} of them', repr(prevalence))
     return shares

@@ -33,7 +33,7 @@ from fastai.learner import Learner
 import fastai_balmix
 from ..checks import as_labels,as_prob_rows,check,check_int,label_array
 from ..loaders.draws import class_counts
-from ..loaders.labels import class_names,item_loader,train_labels
+from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
 from ..loaders.weighted import Weighted
 from ..loaders.pairing import load_items
@@ -144,7 +144,7 @@ def _validation_answers(learn, dl, preds):
 
 def _training_labels(dls, labels):
     "Class of each training item; or None, and the error"
-    try: return train_labels(dls.train, labels, 'report'),''
+    try: return train_labels(train_loader(dls), labels, 'report'),''
     except ValueError as e: return None,str(e)
 
 def _nominal_shares(learn, labels):
