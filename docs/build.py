@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
-from fastcore.nbio import mk_cell,nb_frontmatter,read_nb,write_nb
+from fastcore.nbio import mk_cell, nb_frontmatter, read_nb, write_nb
 from fastcore.xtras import working_directory
 from nbdev.serve import proc_nbs
 
@@ -25,7 +25,7 @@ sys.path[:0] = [str(root/'docs'), str(root/'tests'), str(root)]
 import api
 from crawl import faults
 from messages import messages
-from readme import _output,to_markdown
+from readme import _output, to_markdown
 from unseen import unseen
 
 proc = root/'_proc'

@@ -4,7 +4,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote,urldefrag,urlsplit
+from urllib.parse import unquote, urldefrag, urlsplit
 
 fetched = dict.fromkeys(('script','img','iframe','source','video','audio'), 'src') | {'link': 'href', 'object': 'data'}
 # What would be shown of Quarto, nbdev, attribute lists, templates, formulas and escapes. In blocks of code only nbdev's

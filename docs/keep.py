@@ -11,13 +11,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from zipfile import ZIP_LZMA,ZipFile
+from zipfile import ZIP_LZMA, ZipFile
 
 import numpy as np
 import pandas as pd
-from fastai_balmix.datasets.longtail import tail_counts
+
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.summary import summarise
+from fastai_balmix.datasets.longtail import tail_counts
 
 root = Path(__file__).resolve().parent.parent
 sys.path.append(str(root/'tests'/'benchmarks'))

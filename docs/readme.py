@@ -9,7 +9,7 @@ from os import environ
 from pathlib import Path
 
 import nbformat
-from fastcore.nbio import nb2str,nb_frontmatter,read_nb,write_nb
+from fastcore.nbio import nb2str, nb_frontmatter, read_nb, write_nb
 from fastcore.xtras import working_directory
 from nbconvert import MarkdownExporter
 from nbdev.processors import FilterDefaults

@@ -4,7 +4,7 @@ import ast
 import builtins
 import symtable
 import warnings
-from dataclasses import dataclass,field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 

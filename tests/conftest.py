@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from contextlib import suppress
 from functools import partial
-from multiprocessing import forkserver,get_context,set_start_method
+from multiprocessing import forkserver, get_context, set_start_method
 from multiprocessing.connection import wait
 from pathlib import Path
 

@@ -1,16 +1,20 @@
 """What `tests/test_distributed.py` trains: pictures, a network and a record of what a process was given. Started as a
 script by `accelerate launch`, it is a user's training loop, and every process writes to a file what it saw."""
 
-import os,sys
+import os
+import sys
 from pathlib import Path
+
+import fastai.callback.schedule  # noqa: F401 # `fit_one_cycle`
 import torch
-from torch import nn
-from fastai.basics import Callback,CrossEntropyLossFlat,DataLoaders,Learner,SGD,partial,rank_distrib
-import fastai.callback.schedule # noqa: F401 # `fit_one_cycle`
+from fastai.basics import SGD, Callback, CrossEntropyLossFlat, DataLoaders, Learner, partial, rank_distrib
 from fastai.distributed import DistributedDL
+from torch import nn
+from toys import broadcast_on_cpu, seeded_dl, tail_targets
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.metrics.learner import BrierError,CalibrationError,imbalance_metrics
-from toys import broadcast_on_cpu,seeded_dl,tail_targets
+from fastai_balmix.metrics.learner import BrierError, CalibrationError, imbalance_metrics
+
 
 class Pictures(torch.utils.data.Dataset):
     "Random pictures, each with the class that `counts` and chance give it"

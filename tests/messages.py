@@ -5,6 +5,7 @@ table, so it cannot say what is no longer true. In `message`, … stands for wha
 such as an address in memory."""
 from typing import NamedTuple
 
+
 class Message(NamedTuple):
     call: str # Code that provokes it, after `setup`
     message: str # The words
@@ -40,7 +41,8 @@ Path('empty').mkdir()
 messages = {
     'Training': [
         Message("ClassBalancedLoss({'polyp':40, 'healthy':400})",
-            "The 'counts' parameter of ClassBalancedLoss must be an array in the order of classes or items, or a Series "
+            "The 'counts' parameter of ClassBalancedLoss must be an array in the order of classes or items, or "
+            "a Series "
             "with the index 0, 1, 2, .... Got a dict with the labels 'polyp', 'healthy' instead.",
             'A Series or dict has labels of its own, and need not be in the order of the classes: `value_counts` sorts '
             'by size.',
@@ -56,7 +58,8 @@ train_labels(DataLoader(Wrong(), bs=8))''',
             'classes, or the targets of a larger data set of which this one is a part.',
             "`labels=`, one int per item; or PyTorch's `Subset` for a part."),
         Message('learn.fit(1, cbs=BalancedMixUp(labels=[9]*len(dls.train_ds)))',
-            'Exception occured in `BalancedMixUp` when calling event `before_train`:\n\tBalancedMixUp needs the label of '
+            'Exception occured in `BalancedMixUp` when calling event `before_train`:\n\tBalancedMixUp needs the '
+            'label of '
             'each item as its data set gives it, but the label of item 0 was read as 9, and the item has 0. Pass '
             '`labels=` in the order of the items.',
             'Labels that are stated, or kept beside the items, are not in the order of the items.',

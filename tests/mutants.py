@@ -4,11 +4,20 @@ One thing is changed at a time, and the fast tests that concern its module run. 
 as it would stand in the code. Tests that need a process of their own are left out, since the change would not reach it.
 Each change is made while the module is imported, in a fork of a process that has fastai imported. Other tools leave out
 what is decorated, as by `patch` and `property`, or import fastai anew for each change, which takes seconds."""
-import argparse,ast,copy,os,pickle,random,resource,signal,sys,time
+import argparse
+import ast
+import copy
+import os
+import pickle
+import random
+import resource
+import signal
+import sys
+import time
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from importlib.abc import Loader,MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
 from pathlib import Path

@@ -55,8 +55,10 @@ def figures(path):
 
 def modules(places):
     "Python files in folders, or the files themselves, without what nbdev makes"
-    for o in places:
-        yield from sorted(p for p in Path(o).rglob('*.py') if p.name!='_modidx.py' and p!=root/'fastai_balmix'/'__init__.py') if Path(o).is_dir() else [Path(o)]
+    generated = root/'fastai_balmix'/'_modidx.py', root/'fastai_balmix'/'__init__.py'
+    for o in map(Path, places):
+        found = sorted(o.rglob('*.py')) if o.is_dir() else [o]
+        yield from (p for p in found if p not in generated)
 
 
 def main():

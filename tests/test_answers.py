@@ -3,7 +3,9 @@
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.report.answers import against_rest,auroc_interval,recall_change
+
+from fastai_balmix.report.answers import against_rest, auroc_interval, recall_change
+
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
 

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager,suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler,ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from conftest import root,warm_call
+from conftest import root, warm_call
 from toys import free_port
 
 pytestmark = pytest.mark.slow
@@ -174,6 +174,7 @@ def make_report(folder):
     "A small comparison on images whose classes have hostile names, and its report"
     import numpy as np
     from PIL import Image
+
     from fastai_balmix import datasets
     from fastai_balmix.compare import compare
     from fastai_balmix.report import report

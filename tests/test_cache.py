@@ -1,31 +1,82 @@
 """Loaders that keep what is constant of their items. What a user must be able to rely on: the same training to the last
 bit, every look-up accounted for, augmentation as varied as without, and a plain loader's behaviour wherever nothing can
 be kept."""
-import gc,os,pickle,random,signal,warnings
-from concurrent.futures import ThreadPoolExecutor,wait
+import gc
+import os
+import pickle
+import random
+import signal
+import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from copy import deepcopy
 from multiprocessing import set_start_method
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image,UnidentifiedImageError
+import toys
+from conftest import warm_call
+from fastai.vision.all import (
+    Categorize,
+    CategoryBlock,
+    CropPad,
+    CrossEntropyLossFlat,
+    DataBlock,
+    DataLoader,
+    DataLoaders,
+    Datasets,
+    DihedralItem,
+    EndSplitter,
+    FlipItem,
+    FuncSplitter,
+    ImageBlock,
+    ImageDataLoaders,
+    ItemTransform,
+    L,
+    Learner,
+    MixUp,
+    PILImage,
+    PILImageBW,
+    Pipeline,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    SkipItemException,
+    TfmdDL,
+    ToTensor,
+    Transform,
+    accuracy,
+    get_image_files,
+    load_learner,
+    mk_transform,
+    parent_label,
+    set_seed,
+)
+from PIL import Image, UnidentifiedImageError
 from scipy import stats
 from sklearn.datasets import load_sample_image
 from torch import nn
-from fastai.vision.all import (Categorize, CategoryBlock, CropPad, CrossEntropyLossFlat, DataBlock, DataLoader,
-                               DataLoaders, Datasets, DihedralItem, EndSplitter, FlipItem, FuncSplitter, ImageBlock,
-                               ImageDataLoaders, ItemTransform, L, Learner, MixUp, PILImage, PILImageBW, Pipeline,
-                               RandomCrop, RandomResizedCrop, Resize, SkipItemException, TfmdDL, ToTensor, Transform,
-                               accuracy, get_image_files, load_learner, mk_transform, parent_label, set_seed)
-from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
-from fastai_balmix.loaders.cache import Cached,Steps,size_bytes
-from fastai_balmix.loaders.store import Store
-from conftest import warm_call
 from toys import (
-    Points,Probe,Tally,alive,children,equal,generator_states,must_be,params,quiet_fit,seeded_dl,tail_targets,until)
-import toys
+    Points,
+    Probe,
+    Tally,
+    alive,
+    children,
+    equal,
+    generator_states,
+    must_be,
+    params,
+    quiet_fit,
+    seeded_dl,
+    tail_targets,
+    until,
+)
+
+from fastai_balmix.all import BalancedMixUp, ProgressiveSampling
+from fastai_balmix.loaders.cache import Cached, Steps, size_bytes
+from fastai_balmix.loaders.store import Store
 
 # Photographs in folders, with a tail
 

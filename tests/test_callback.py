@@ -7,21 +7,49 @@ says."""
 import random
 from functools import partial
 from unittest import mock
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from fastai.basics import (Adam,Callback,CrossEntropyLossFlat,OptimWrapper,Recorder,SGD,TensorCategory,
+from fastai.basics import (
+    SGD,
+    Adam,
+    Callback,
+    CrossEntropyLossFlat,
+    OptimWrapper,
+    Recorder,
+    TensorCategory,
     TrainEvalCallback,
-                           accuracy,deepcopy,error_rate,ifnone,set_seed,store_attr)
+    accuracy,
+    deepcopy,
+    error_rate,
+    ifnone,
+    set_seed,
+    store_attr,
+)
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.losses import FocalLossFlat,LabelSmoothingCrossEntropyFlat
+from fastai.losses import FocalLossFlat, LabelSmoothingCrossEntropyFlat
+from torch import nn
+from torch.nn import functional as F
+from toys import (
+    Counting,
+    Noisy,
+    Points,
+    Probe,
+    close,
+    equal,
+    fixed_lams,
+    make_learner,
+    make_net,
+    params,
+    quiet_fit,
+    tail_targets,
+)
+
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import Remix
 from fastai_balmix.loaders.pairing import draw_lams
-from toys import Counting,Noisy,Points,Probe,close,equal,fixed_lams,make_learner,make_net,params,quiet_fit,tail_targets
 
 LAM_MIN = 1/255 # weights below one grey level count as 0
 

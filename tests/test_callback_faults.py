@@ -4,23 +4,28 @@ A notebook stops at the first exception. Here a fit is interrupted in each event
 one must equal that of a fresh learner bit for bit; learners go through pickle, export and inference; and every
 unusable argument, data set and loss must be refused, in words that help, before a batch is loaded."""
 
-import pickle,random,threading,warnings
+import pickle
+import random
+import threading
+import warnings
 from contextlib import nullcontext
 from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import event
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.data.load import SkipItemException
+from fastai.vision import all as fv
 from matplotlib import pyplot as plt
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
-from fastai.callback.core import event
-from fastai.callback.mixup import CutMix,MixUp
-from fastai.data.load import SkipItemException
-from fastai.vision import all as fv
+from toys import Counting, Mute, params, quiet_fit, restart, seeded_dl, tail_targets
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from toys import Counting,Mute,params,quiet_fit,restart,seeded_dl,tail_targets
 
 plt.switch_backend('agg')
 

@@ -5,18 +5,20 @@ The notebooks train on one embedded set. Here fits start from files and from oth
 arrives in the network and in the loss is looked at."""
 
 import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.vision import all as fv
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
-from fastai.vision import all as fv
+from toys import Probe, equal, fixed_lams, flat, make_learner, params, quiet_fit, seeded_dl, tail_targets
+
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.loaders.labels import train_labels
-from toys import Probe,equal,fixed_lams,flat,make_learner,params,quiet_fit,seeded_dl,tail_targets
 
 kinds,counts = ('ant','bee','cow'),(6,24,12)
 

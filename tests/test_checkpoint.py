@@ -3,32 +3,44 @@ and loaders are cut short and taken up again by new objects in a process with ot
 for bit like an unbroken fit; processes are killed with SIGKILL at random moments and at every point of writing a
 file; disks are full; files are damaged, foreign and malicious."""
 
-import contextlib,errno,io,json,os,pickle,random,resource,shutil,signal,threading
-from functools import cache,partial
+import contextlib
+import errno
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import threading
+from functools import cache, partial
 from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import example,given,settings
-from hypothesis import strategies as st
-from torch import nn
-from torch.utils.data import DataLoader as TorchDL,RandomSampler,Subset,WeightedRandomSampler
+from conftest import warm_call
 from fastai.callback.mixup import MixUp
-from fastai.callback.tracker import EarlyStoppingCallback,ReduceLROnPlateau,SaveModelCallback
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.metrics import accuracy,error_rate
+from fastai.metrics import accuracy, error_rate
 from fastai.vision import all as fv
+from hypothesis import example, given, settings, strategies as st
+from torch import nn
+from torch.utils.data import DataLoader as TorchDL, RandomSampler, Subset, WeightedRandomSampler
+from toys import Noisy, Points, make_net, quiet_fit, seeded_dl
+
 from fastai_balmix import files
 from fastai_balmix.callback import checkpoint
+from fastai_balmix.callback.checkpoint import Checkpoint, random_state, set_random_state
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
-from fastai_balmix.callback.checkpoint import Checkpoint,random_state,set_random_state
-from fastai_balmix.files import DiskFull,write_file
+from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
+from fastai_balmix.compare.methods import Training, find_method, method_table
 from fastai_balmix.datasets.longtail import digits_lt
-from fastai_balmix.compare.methods import Training,find_method,method_table
+from fastai_balmix.files import DiskFull, write_file
 from fastai_balmix.metrics.learner import imbalance_metrics
-from conftest import warm_call
-from toys import Noisy,Points,make_net,quiet_fit,seeded_dl
+
 
 def seed_all(seed):
     random.seed(seed)

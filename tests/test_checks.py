@@ -1,9 +1,10 @@
 "Checks and files: the words of errors beyond those that the notebook of `checks` shows, and what the two rooms import"
-import subprocess,sys
+import subprocess
+import sys
 
 import pytest
-
 from conftest import root
+
 from fastai_balmix.checks import nearest
 
 

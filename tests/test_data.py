@@ -2,27 +2,39 @@
 missing and spare files, tables with wrong columns, wrong grades or a patient on both sides. Every recipe must make the
 same data again."""
 
-import gzip,re,shutil,warnings
+import gzip
+import re
+import shutil
+import warnings
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import toys
 import yaml
+from conftest import root as repo
+from hypothesis import given, strategies as st
 from PIL import Image
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from conftest import root as repo
+
 from fastai_balmix.datasets import published as module
-from fastai_balmix.datasets.folders import from_csv,from_folder_table
-from fastai_balmix.datasets.published import (
-    digits,dr_grades,eyepacs,fashion_mnist_lt,fashion_names,hyper_kvasir,medmnist,messidor2)
-from fastai_balmix.datasets.sources import long_tail,read_data,readers
+from fastai_balmix.datasets.folders import from_csv, from_folder_table
 from fastai_balmix.datasets.images import ArrayImages
-from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.longtail import tail_counts
-import toys
+from fastai_balmix.datasets.published import (
+    digits,
+    dr_grades,
+    eyepacs,
+    fashion_mnist_lt,
+    fashion_names,
+    hyper_kvasir,
+    medmnist,
+    messidor2,
+)
+from fastai_balmix.datasets.sources import long_tail, read_data, readers
+from fastai_balmix.datasets.table import ImageData
 
 pixels = (load_digits().images*255/16).astype(np.uint8)
 drawn = iter(np.random.default_rng(0).integers(0, 256, (20_000,4,4), dtype=np.uint8))

@@ -1,11 +1,15 @@
 """The demonstration as a command: what a shell sees, and what it replaces, which the notebook cannot show."""
 
-import subprocess,sys
+import subprocess
+import sys
 from pathlib import Path
+
 import pytest
 import yaml
+
 from fastai_balmix.compare.results import Results
 from fastai_balmix.demo import demo
+
 
 def run(*args, **kwargs): return subprocess.run([*args], capture_output=True, text=True, timeout=280, **kwargs)
 def command(name): return Path(sys.executable).parent/name
@@ -44,6 +48,7 @@ changes = ['methods','training','data','epochs','a file','a file of a run','no m
 @pytest.mark.parametrize('change', changes)
 def test_force_replaces_nothing_but_a_demonstration(made, tmp_path, change, monkeypatch):
     import shutil
+
     from fastai_balmix.compare import plan
     def stop(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(plan, 'compare', stop)

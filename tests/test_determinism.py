@@ -1,14 +1,18 @@
 """What `docs/determinism.md` promises, on the CPU: which of seed, worker processes and cache may change what."""
 
-import random,re
+import random
+import re
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from conftest import root, warm_call
 from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,ProgressiveSampling,Remix
-from conftest import root,warm_call
-from toys import Points,params,quiet_fit,seeded_dl
+from torch import nn
+from toys import Points, params, quiet_fit, seeded_dl
+
+from fastai_balmix.all import BalancedMixUp, ProgressiveSampling, Remix
+
 
 class Numbers(Points):
     "The last of the inputs is the number of the item, small enough to leave training alone"

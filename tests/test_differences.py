@@ -2,13 +2,14 @@
 simulated folds that correlate."""
 
 from functools import partial
+
 import numpy as np
 import pytest
-from hypothesis import assume,given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from scipy import stats
-from fastai_balmix.metrics.differences import corrected_interval,corrected_t,holm
-from toys import close,closed_testing,must_be
+from toys import close, closed_testing, must_be
+
+from fastai_balmix.metrics.differences import corrected_interval, corrected_t, holm
 
 close = partial(close, atol=1e-9, rtol=1e-9)
 

@@ -3,19 +3,24 @@ that are forked from a warm one: each step beside a plain PyTorch loop that aver
 beside scikit-learn, draws beside equation 2, predictions beside the network's own, and processes that die in the
 middle."""
 
-import os,subprocess,sys
+import os
+import subprocess
+import sys
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
 pytest.importorskip('accelerate')
+from launched import TRAIN, VALID, Fail, Pictures, Record, make_dls, make_learner, make_net, seen
 from scipy import stats
 from sklearn import metrics as skm
 from torch.nn import functional as F
-from fastai_balmix.all import BalancedMixUp,ProgressiveSampling
+from toys import equal, flat, free_port, on_ranks, quiet_fit
+
+from fastai_balmix.all import BalancedMixUp, ProgressiveSampling
 from fastai_balmix.callback.checkpoint import Checkpoint
-from launched import TRAIN,VALID,Fail,Pictures,Record,make_dls,make_learner,make_net,seen
-from toys import equal,flat,free_port,on_ranks,quiet_fit
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes')
 here = Path(__file__).parent

@@ -2,16 +2,19 @@
 rank in turn, in one process and without a broadcast; then two processes train for real over gloo on the CPU."""
 
 import types
+
 import numpy as np
 import pytest
 import torch
+
 pytest.importorskip('accelerate')
-from fastai.vision.all import Callback,CrossEntropyLossFlat,DataLoaders,Learner,PartialDL,SGD
-from fastai.distributed import DistributedDL,DistributedTrainer
+from fastai.distributed import DistributedDL, DistributedTrainer
+from fastai.vision.all import SGD, Callback, CrossEntropyLossFlat, DataLoaders, Learner, PartialDL
+from toys import Counting, Numbered, flat, item_numbers, n_first, on_ranks, seeded_dl, streams, tail_targets
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.loaders.weighted import loader_sampler
 from fastai_balmix.loaders.pairing import pair_loader
-from toys import Counting,Numbered,flat,item_numbers,n_first,on_ranks,seeded_dl,streams,tail_targets
+from fastai_balmix.loaders.weighted import loader_sampler
 
 TARGETS = tail_targets(60, 25, 6)
 

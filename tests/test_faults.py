@@ -4,29 +4,54 @@ no open file and no file behind; and the same learner must then train as a fresh
 
 `docs/faults.md` is the table of them all."""
 
-import ctypes,gc,os,random,re,resource,signal,tempfile,threading,traceback,warnings
+import ctypes
+import gc
+import os
+import random
+import re
+import resource
+import signal
+import tempfile
+import threading
+import traceback
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import root, warm_call
+from fastai.callback.tracker import TerminateOnNaNCallback
+from fastai.vision import all as fv
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
-from torch.utils.data import ConcatDataset,Subset,get_worker_info
-from fastai.callback.tracker import TerminateOnNaNCallback
-from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,Checkpoint,ProgressiveSampling,imbalance_metrics
-from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.loaders.blame import item_source
+from torch.utils.data import ConcatDataset, Subset, get_worker_info
+from toys import (
+    Points,
+    children,
+    equal,
+    make_learner,
+    make_net,
+    open_files,
+    params,
+    quiet_fit,
+    restart,
+    seeded_dl,
+    until,
+)
+
+from fastai_balmix.all import BalancedMixUp, Checkpoint, ProgressiveSampling, imbalance_metrics
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.results import read_failures
-from fastai_balmix.compare.runs import attempt,Run
-from conftest import root,warm_call
-from toys import Points,children,equal,make_learner,make_net,open_files,params,quiet_fit,restart,seeded_dl,until
+from fastai_balmix.compare.runs import Run, attempt
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.loaders.blame import item_source
+
 
 class Faulty(Points):
     "Points with a function that is called before an item is made"

@@ -4,14 +4,24 @@ colours are measured."""
 import re
 from itertools import combinations
 from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+
 import fastai_balmix
 from fastai_balmix.metrics.scores import per_class
-from fastai_balmix.report.answers import recall_change,worst_mistakes
+from fastai_balmix.report.answers import recall_change, worst_mistakes
 from fastai_balmix.report.figures import (
-    label, plot_confusion, plot_per_class, plot_recall_change, plot_shares, series, top_mistakes)
+    label,
+    plot_confusion,
+    plot_per_class,
+    plot_recall_change,
+    plot_shares,
+    series,
+    top_mistakes,
+)
+
 
 @pytest.fixture(autouse=True)
 def no_figures_left():

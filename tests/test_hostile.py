@@ -4,18 +4,23 @@ Each reader has a test of its own as well (settings: `test_protocol.py`, predict
 `test_checkpoint.py`, tables: `test_data.py`). Here is what holds for all code of the package, and what these leave
 open."""
 
-import ast,os,pickle,zipfile
+import ast
+import os
+import pickle
+import zipfile
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from fastai_balmix.datasets.folders import from_csv,from_folder_table
-from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.compare.config import make_model
-from fastai_balmix.compare.results import read_failures,read_predictions
 from conftest import root
+from PIL import Image
+
+from fastai_balmix.compare.config import make_model
+from fastai_balmix.compare.results import read_failures, read_predictions
+from fastai_balmix.datasets.folders import from_csv, from_folder_table
+from fastai_balmix.datasets.table import ImageData
 
 modules = sorted((root/'fastai_balmix').rglob('*.py'))
 

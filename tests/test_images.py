@@ -2,26 +2,32 @@
 processes, folders that cannot be written, and hypothesis on the parts of a run: no patient in two of them, every class
 in training."""
 
-import io,os,pickle,random,shutil,warnings
+import io
+import os
+import pickle
+import random
+import shutil
+import warnings
 from functools import partial
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume,given
-from hypothesis import strategies as st
-from torch import nn
-from PIL import Image,ImageFile
-from sklearn.datasets import load_digits,load_sample_image
-from fastai.learner import Learner
 from fastai.data.all import Transform
-from fastai.vision.augment import CropPad,RandomResizedCrop,Resize
+from fastai.learner import Learner
+from fastai.vision.augment import CropPad, RandomResizedCrop, Resize
 from fastai.vision.core import PILImage
+from hypothesis import assume, given, strategies as st
+from PIL import Image, ImageFile
+from sklearn.datasets import load_digits, load_sample_image
+from torch import nn
+from toys import equal, must_be
+
 from fastai_balmix.datasets import verify as module
-from fastai_balmix.datasets.images import ArrayImages,as_rgb,open_image
-from fastai_balmix.datasets.table import check_columns,ImageData
-from toys import equal,must_be
+from fastai_balmix.datasets.images import ArrayImages, as_rgb, open_image
+from fastai_balmix.datasets.table import ImageData, check_columns
 
 digit = load_digits()
 pixels = (digit.images*255/16).astype(np.uint8)

@@ -5,11 +5,13 @@ in a world of whole numbers; EM and `PriorCalibrator` meet other optimisers, and
 import warnings
 from functools import partial
 from unittest import mock
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+import toys
+from fastai.vision import all as fv
+from hypothesis import given, strategies as st
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import logsumexp
@@ -18,17 +20,16 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDL,SubsetRandomSampler,TensorDataset
-from fastai.vision import all as fv
-from fastai_balmix.inference.prior import adjust_prior,estimate_prior,operating_curve,PriorCalibrator
+from torch.utils.data import DataLoader as TorchDL, SubsetRandomSampler, TensorDataset
+from toys import Probe, close, equal, must_be, params, quiet_fit, tail_targets
+
+import fastai_balmix.loaders.weighted  # noqa: F401, for the method `dls.weighted`
+from fastai_balmix.inference.prior import PriorCalibrator, adjust_prior, estimate_prior, operating_curve
 from fastai_balmix.inference.tta import FlipTTA
-import fastai_balmix.loaders.weighted # noqa: F401, for the method `dls.weighted`
 from fastai_balmix.loaders.labels import train_labels
-from fastai_balmix.losses import GaussianLabelSmoothing,LogitAdjustedLoss,QWKLoss
+from fastai_balmix.losses import GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss
 from fastai_balmix.metrics.learner import BalancedAcc
 from fastai_balmix.metrics.scores import mcc
-import toys
-from toys import Probe,close,equal,must_be,params,quiet_fit,tail_targets
 
 # ------------------------------------------------------------------ image and mirror image
 

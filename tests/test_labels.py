@@ -10,15 +10,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import example,given
-from hypothesis import strategies as st
-from fasttransform import Pipeline,Transform
-from fastai.vision.all import (Categorize, CategoryBlock, ColReader, DataBlock, Datasets, ImageDataLoaders,
-                               IndexSplitter, ItemGetter, ItemTransform, PILImage, RegexLabeller, TensorCategory,
-                               TfmdDL, TfmdLists, TransformBlock, parent_label)
+import toys  # noqa: F401 # hypothesis' profile
+from fastai.vision.all import (
+    Categorize,
+    CategoryBlock,
+    ColReader,
+    DataBlock,
+    Datasets,
+    ImageDataLoaders,
+    IndexSplitter,
+    ItemGetter,
+    ItemTransform,
+    PILImage,
+    RegexLabeller,
+    TensorCategory,
+    TfmdDL,
+    TfmdLists,
+    TransformBlock,
+    parent_label,
+)
+from fasttransform import Pipeline, Transform
+from hypothesis import example, given, strategies as st
+
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.labels import train_labels
-import toys # noqa: F401 # hypothesis' profile
 
 Y = [1,0,2,2,0,1,0,2]*6
 NAMES = ['ant','bee','cat']

@@ -1,15 +1,19 @@
 """Very many classes, very many items, and next to none. What must hold: the balanced draw is right, no more is opened
 than is needed, memory is bounded."""
 
-import tracemalloc,warnings
+import tracemalloc
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from fastai.vision import all as fv
 from scipy import stats
 from torch import nn
-from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,ProgressiveSampling,Remix,class_counts,imbalance_metrics,train_labels
-from toys import Counting,Numbered,quiet_fit,seeded_dl
+from toys import Counting, Numbered, quiet_fit, seeded_dl
+
+from fastai_balmix.all import BalancedMixUp, ProgressiveSampling, Remix, class_counts, imbalance_metrics, train_labels
+
 
 class Lazy(torch.utils.data.Dataset):
     "A million items and more, made when they are asked for"

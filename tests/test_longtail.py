@@ -3,16 +3,18 @@ size, bad arguments are refused, and the embedded loaders are asked whether they
 
 from collections import Counter
 from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from fastai.data.all import Transform
 from fastai.vision.augment import Resize
-from fastai_balmix.datasets.longtail import digits_lt,tail_counts,tail_idxs
-from toys import class_sizes,equal,must_be,tail_targets
+from hypothesis import given, strategies as st
+from sklearn.datasets import load_digits
+from toys import class_sizes, equal, must_be, tail_targets
+
+from fastai_balmix.datasets.longtail import digits_lt, tail_counts, tail_idxs
+
 
 def _reference_sizes(n_max, n_classes, imbalance, profile):
     "Class sizes before they are rounded"

@@ -3,27 +3,36 @@ differences, its limits, half precision and hostile arguments, and is taken thro
 fits, `lr_find`, results, export, MixUp and BalancedMixUp, where the loss of a mixed label is compared with the
 formula at every step."""
 
-import copy,pickle,warnings
-from decimal import Decimal,localcontext
+import copy
+import pickle
+import warnings
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import example,given
-from hypothesis import strategies as st
+from fastai.vision import all as fv
+from hypothesis import example, given, strategies as st
 from matplotlib import pyplot as plt
 from scipy import stats
-from scipy.special import log_softmax,softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import cohen_kappa_score
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from fastai.vision import all as fv
+from toys import Counting, quiet_fit, seeded_dl, tail_targets
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.datasets.longtail import digits_lt,tail_counts
-from fastai_balmix.losses import (ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,
-    LogitAdjustedLoss,QWKLoss,
-    WeightedFocalLoss,cb_weights)
-from toys import Counting,quiet_fit,seeded_dl,tail_targets
+from fastai_balmix.datasets.longtail import digits_lt, tail_counts
+from fastai_balmix.losses import (
+    ClassBalancedLoss,
+    CostSensitiveRegularisation,
+    GaussianLabelSmoothing,
+    LogitAdjustedLoss,
+    QWKLoss,
+    WeightedFocalLoss,
+    cb_weights,
+)
 
 plt.switch_backend('agg')
 

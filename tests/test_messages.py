@@ -6,8 +6,8 @@ import re
 import sys
 import warnings
 
-from conftest import root,warm_call
-from messages import messages,setup
+from conftest import root, warm_call
+from messages import messages, setup
 
 entries = [o for os_ in messages.values() for o in os_]
 

@@ -3,12 +3,12 @@ program computed, and beside dense sums that follow the formulas one by one."""
 import numpy as np
 import pytest
 from conftest import root
-from fastai_balmix.metrics.differences import method_differences, recall_differences
-from fastai_balmix.metrics.scores import balanced_acc, macro_f1, mcc
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
 from toys import settings
+
+from fastai_balmix.metrics.differences import method_differences, recall_differences
+from fastai_balmix.metrics.scores import balanced_acc, macro_f1, mcc
 
 designs = 'folds', 'patients', 'split', 'seeds', 'binary'
 cases = np.load(root/'tests'/'data'/'comparison_cases.npz')

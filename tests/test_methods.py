@@ -2,27 +2,44 @@
 that does it: what is drawn is counted, losses and priors are compared with formulas and with what a network without
 inputs learns, τ with a search by scikit-learn; and every method trains, pickles and keeps quiet."""
 
-import contextlib,inspect,io,warnings
+import contextlib
+import inspect
+import io
+import warnings
 from functools import partial
+
 import cloudpickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from scipy import stats
-from scipy.special import log_softmax,softmax
-from sklearn.metrics import balanced_accuracy_score,cohen_kappa_score,matthews_corrcoef
-from torch import nn
-from torch.nn import functional as F
+from conftest import warm_call
 from fastai.callback.mixup import MixUp
 from fastai.vision import all as fv
-from fastai_balmix.compare import methods
+from hypothesis import given
+from scipy import stats
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, matthews_corrcoef
+from torch import nn
+from torch.nn import functional as F
+from toys import (
+    Counting,
+    Mute,
+    Numbered,
+    Points,
+    class_sizes,
+    make_learner,
+    must_be,
+    quiet_fit,
+    seeded_dl,
+    streams,
+    tail_targets,
+)
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
-from fastai_balmix.compare.methods import Method,Training,add_method,find_method,method_table,taus
-from fastai_balmix.metrics.learner import MCC,imbalance_metrics
-from conftest import warm_call
-from toys import Counting,Mute,Numbered,Points,class_sizes,make_learner,must_be,quiet_fit,seeded_dl,streams,tail_targets
+from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
+from fastai_balmix.compare import methods
+from fastai_balmix.compare.methods import Method, Training, add_method, find_method, method_table, taus
+from fastai_balmix.metrics.learner import MCC, imbalance_metrics
 
 names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_loss', 'logit_adjusted',
          'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss', 'mixup', 'balmix_0.1', 'balmix_0.2',

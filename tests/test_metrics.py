@@ -2,38 +2,74 @@
 are cut, callbacks monitor them, learners share them, several processes add them up over gloo, and every pair of
 corrections, and every order of class names, is tried before a fit."""
 
-import copy,pickle,types,warnings
+import copy
+import pickle
+import types
+import warnings
 from functools import partial
 from unittest import mock
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given,settings
-from hypothesis import strategies as st
+import toys
+from conftest import warm_call
+from fastai.vision.all import (
+    Adam,
+    Callback,
+    CategoryBlock,
+    CrossEntropyLossFlat,
+    DataBlock,
+    DataLoader,
+    DataLoaders,
+    EarlyStoppingCallback,
+    FocalLossFlat,
+    IndexSplitter,
+    ItemGetter,
+    Learner,
+    SaveModelCallback,
+    TransformBlock,
+    WeightedDL,
+    accuracy,
+    defaults,
+    error_rate,
+    load_learner,
+)
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 from sklearn import metrics as skm
 from torch import nn
 from torch.nn import functional as F
-from fastai.vision.all import (Adam,Callback,CategoryBlock,CrossEntropyLossFlat,DataBlock,DataLoader,DataLoaders,
-    EarlyStoppingCallback,FocalLossFlat,
-    IndexSplitter,ItemGetter,Learner,SaveModelCallback,TransformBlock,WeightedDL,accuracy,defaults,error_rate,
-    load_learner)
+from toys import Numbered, must_be, on_ranks, quiet_fit, seeded_dl, tail_targets
+
+import fastai_balmix.all  # noqa: F401 # puts FitCheck into every learner
+from fastai_balmix.callback.fitcheck import FitCheck, nominal_prior
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.callback.rivals import ProgressiveSampling,Remix
+from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.datasets.longtail import digits_lt
-from fastai_balmix.losses import (
-    ClassBalancedLoss, CostSensitiveRegularisation, GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss,
-    WeightedFocalLoss)
-from fastai_balmix.metrics.learner import (BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,
-    KendallTau,MCC,MacroF1,QuadKappa,imbalance_metrics,
-    shot_metrics)
 from fastai_balmix.loaders.draws import sampling_probs
-from fastai_balmix.metrics.scores import balanced_acc,brier_error,calibration_error,mcc
-import fastai_balmix.all # noqa: F401 # puts FitCheck into every learner
-from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
-from conftest import warm_call
-import toys
-from toys import Numbered,must_be,on_ranks,quiet_fit,seeded_dl,tail_targets
+from fastai_balmix.losses import (
+    ClassBalancedLoss,
+    CostSensitiveRegularisation,
+    GaussianLabelSmoothing,
+    LogitAdjustedLoss,
+    QWKLoss,
+    WeightedFocalLoss,
+)
+from fastai_balmix.metrics.learner import (
+    MCC,
+    BalancedAcc,
+    BrierError,
+    CalibrationError,
+    ConfusionMetric,
+    GeometricMean,
+    KendallTau,
+    MacroF1,
+    QuadKappa,
+    imbalance_metrics,
+    shot_metrics,
+)
+from fastai_balmix.metrics.scores import balanced_acc, brier_error, calibration_error, mcc
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes', 'ignore:.*single label',
     'ignore:.*only one label', 'ignore::DeprecationWarning')

@@ -4,27 +4,34 @@ A fit with the callback stands beside a plain fit of fastai in the same mode, wh
 batches were mixed by hand from the data set's own images, its labels are shares of classes, its loss is PyTorch's.
 Both must have the same parameters after every step. The lists of this file are also docs/modes.md, which `python
 docs/modes.py` writes, so that the page says what is run."""
-import importlib.util,pickle,random,re,warnings
-from contextlib import ExitStack,nullcontext
+import importlib.util
+import pickle
+import random
+import re
+import warnings
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from unittest import mock
+
 import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
 import torchvision
+from conftest import root, warm_call
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.data import PartialDL, WeightedDL
+from fastai.vision import all as fv
 from PIL import Image
 from torch import nn
 from torch.utils import data as td
-from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.data import PartialDL,WeightedDL
-from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,MCC,digits_lt,train_labels
-from conftest import root,warm_call
-from toys import Numbered,equal,seeded_dl,tail_targets
+from toys import Numbered, equal, seeded_dl, tail_targets
+
+from fastai_balmix.all import MCC, BalancedMixUp, digits_lt, train_labels
+
 
 @dataclass
 class Row:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import root,warm_call
+from conftest import root, warm_call
 
 skip = '_proc','.ipynb_checkpoints'
 notebooks = sorted(p.relative_to(root).as_posix() for p in (root/'nbs').rglob('*.ipynb') if not {*skip} & {*p.parts})
@@ -18,7 +18,7 @@ notebooks = sorted(p.relative_to(root).as_posix() for p in (root/'nbs').rglob('*
 def execute(folder, nb):
     "Run notebook `nb` of the project in `folder`; what goes wrong is printed"
     from nbdev.config import get_config
-    from nbdev.test import test_nb # its name would make pytest collect it
+    from nbdev.test import test_nb  # its name would make pytest collect it
     os.chdir(folder)
     ok,_ = test_nb(Path(folder)/nb, skip_flags=get_config().tst_flags.split(), basepath=root, profile=False)
     if not ok: raise AssertionError(f'{nb} fails')

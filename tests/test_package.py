@@ -9,8 +9,8 @@ from configparser import ConfigParser
 from inspect import getattr_static
 
 import pytest
-from conftest import root,warm_call
-from test_sync import blocks,read
+from conftest import root, warm_call
+from test_sync import blocks, read
 
 package = root/'fastai_balmix'
 

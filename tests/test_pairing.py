@@ -2,22 +2,65 @@
 loaders and chi-square tests, and every batch is taken apart: which items were opened, in which order, by whose
 functions. The loaders below have states, workers, odd lengths and errors of their own, as users' loaders do."""
 
-import multiprocessing,pickle,random,threading,traceback,warnings
+import multiprocessing
+import pickle
+import random
+import threading
+import traceback
+import warnings
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import example,given
-from hypothesis import strategies as st
-from scipy import stats
-from torch.utils.data import RandomSampler,SubsetRandomSampler,TensorDataset
 from fastai.data.load import _FakeLoader
-from fastai.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders, Datasets, ImageBlock, IndexSplitter,
-                               IntToFloatTensor, ItemGetter, MaskBlock, MultiCategoryBlock, PILImage, PartialDL,
-                               RegressionBlock, SkipItemException, TensorImage, TfmdDL, Transform)
-from fastai_balmix.loaders.pairing import check_inputs,draw_lams,lam_min,load_items,mix_pairs,pair_loader,split_pairs
+from fastai.vision.all import (
+    CategoryBlock,
+    DataBlock,
+    DataLoader,
+    DataLoaders,
+    Datasets,
+    ImageBlock,
+    IndexSplitter,
+    IntToFloatTensor,
+    ItemGetter,
+    MaskBlock,
+    MultiCategoryBlock,
+    PartialDL,
+    PILImage,
+    RegressionBlock,
+    SkipItemException,
+    TensorImage,
+    TfmdDL,
+    Transform,
+)
+from hypothesis import example, given, strategies as st
+from scipy import stats
+from torch.utils.data import RandomSampler, SubsetRandomSampler, TensorDataset
 from toys import (
-    Counting,Mute,Numbered,alphas,bad_loaders,close,flat,generator_states,item_numbers,must_be,seeded_dl,streams,
-    tail_targets)
+    Counting,
+    Mute,
+    Numbered,
+    alphas,
+    bad_loaders,
+    close,
+    flat,
+    generator_states,
+    item_numbers,
+    must_be,
+    seeded_dl,
+    streams,
+    tail_targets,
+)
+
+from fastai_balmix.loaders.pairing import (
+    check_inputs,
+    draw_lams,
+    lam_min,
+    load_items,
+    mix_pairs,
+    pair_loader,
+    split_pairs,
+)
 
 TorchDL = torch.utils.data.DataLoader
 SIZES = [60,25,5]

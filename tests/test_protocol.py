@@ -2,37 +2,52 @@
 method kills the process it runs in; folders are damaged, foreign and in the way. Whatever happened, the same call again
 must end in the table of an unbroken run. The command is run as a shell runs it."""
 
-import errno,io,json,os,pty,random,re,resource,shutil,signal,stat,subprocess,sys,threading,time
-from concurrent.futures import BrokenExecutor,Executor,Future,ThreadPoolExecutor
-from contextlib import redirect_stdout,suppress
+import errno
+import io
+import json
+import os
+import pty
+import random
+import re
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import warm_call
+from fastai.vision.all import Callback
 from fastcore.script import anno_parser
 from filelock import FileLock
 from PIL import Image
+from test_runs import grades, net, picture, pixels, recipe, split_of
 from torch import nn
-from fastai.vision.all import Callback
-from fastai_balmix.compare import plan as planning
-from fastai_balmix.compare import methods,pool,progress,runs,summary
-from fastai_balmix.files import DiskFull
-from fastai_balmix.datasets.sources import digits
-from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.compare.methods import Method,find_method
+from toys import alive, until
+
+from fastai_balmix.compare import methods, plan as planning, pool, progress, runs, summary
 from fastai_balmix.compare.cli import balmix_compare
-from fastai_balmix.compare.plan import compare,plan_runs
-from fastai_balmix.compare.pool import process_pool
-from fastai_balmix.compare.progress import Estimate,in_words
 from fastai_balmix.compare.config import TrainConfig
+from fastai_balmix.compare.methods import Method, find_method
+from fastai_balmix.compare.plan import compare, plan_runs
+from fastai_balmix.compare.pool import process_pool
+from fastai_balmix.compare.progress import Estimate, in_words
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.runs import Run
-from conftest import warm_call
-from test_runs import grades,net,picture,pixels,recipe,split_of
-from toys import alive,until
+from fastai_balmix.datasets.sources import digits
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.files import DiskFull
 
 fork = get_context('fork')
 # What differs between two runs of the same thing; the revision, where somebody works in this checkout at the same time
@@ -594,7 +609,8 @@ def test_a_bar_on_a_terminal(out):
     assert [o[:3] for o in lines if o.strip()]==['1/3','2/3','3/3']
 
 def test_a_table_in_jupyter(out, monkeypatch):
-    import fastprogress.fastprogress,IPython.display
+    import fastprogress.fastprogress
+    import IPython.display
     shown = []
     class Shown:
         def __init__(self, o): self.update(o)

@@ -1,15 +1,24 @@
 """What takes minutes: ten kills in a row, pools of fresh processes, a Dask cluster that loses a worker, jobs of
 submitit, a disk that is really full."""
 
-import os,re,shutil,signal,subprocess,sys,threading
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
+
 import cloudpickle
 import pytest
-import test_protocol,test_runs
+import test_protocol
+import test_runs
+from test_protocol import ages, assert_same, assert_told, check_killed, checkpoints, compared, log, two, with_log
+from toys import alive, children, until
+
 from fastai_balmix.compare.results import Results
-from test_protocol import ages,assert_same,assert_told,check_killed,checkpoints,compared,log,two,with_log
-from toys import alive,children,until
 
 pytestmark = pytest.mark.slow
 command = Path(sys.executable).parent/'balmix-compare'

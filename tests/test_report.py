@@ -1,33 +1,36 @@
 """The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn
 and plain loops, the page is read by a parser as a browser reads it, and names try to break it."""
 
-import json,re
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from sklearn import metrics as sk
-from sklearn.calibration import calibration_curve
-from scipy import stats
-from torch.utils.data import DataLoader,SubsetRandomSampler
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from PIL import Image
+from scipy import stats
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+from torch.utils.data import DataLoader, SubsetRandomSampler
+from toys import Counting, Points, close, make_net, quiet_fit, tail_targets
+
 import fastai_balmix
 from fastai_balmix.all import BalancedMixUp
+from fastai_balmix.compare.results import Results, results_table
+from fastai_balmix.compare.runs import score_row
+from fastai_balmix.compare.summary import summarise
 from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
 from fastai_balmix.report.comparison import results_card
 from fastai_balmix.report.network import learner_card
-from fastai_balmix.report.page import Report,balmix_report,report
-from fastai_balmix.compare.results import Results,results_table
-from fastai_balmix.compare.runs import score_row
-from fastai_balmix.compare.summary import summarise
-from toys import Counting,Points,close,make_net,quiet_fit,tail_targets
+from fastai_balmix.report.page import Report, balmix_report, report
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
 POINTS = {'as trained':.6, 'train prevalence':1., 'balanced prior':0.}
@@ -590,7 +593,7 @@ def test_pairs_are_shown_of_the_items_that_a_sampler_visits():
 
 @pytest.mark.slow
 def test_a_report_of_many_methods_classes_and_images_is_small(tmp_path):
-    "23 classes, 10,000 images, eight methods, five folds; every mistake is a picture of noise, which JPEG cannot shrink"
+    "23 classes, 10,000 images, eight methods, five folds; a mistake is a picture of noise, which JPEG cannot shrink"
     methods = [('instance',2.),('class',1.9),*((f'method {i}',2+.1*i) for i in range(6))]
     vocab = [f'finding of kind {i}' for i in range(23)]
     res = write_results(tmp_path/'r', vocab, methods=methods, folds=(1,2,3,4,5), n=2000)

@@ -3,28 +3,47 @@ stand beside plain PyTorch loops that take every step a second time, draws are c
 probabilities, fits are cut short in every event, two processes train over gloo, and the last layer is looked for in
 networks of other libraries."""
 
-import random,warnings
+import random
+import warnings
 from functools import partial
 from unittest import mock
+
 import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from fastai.callback.core import event
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.vision import all as fv
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchDL,IterableDataset,SubsetRandomSampler
-from fastai.callback.core import event
-from fastai.callback.mixup import CutMix,MixUp
-from fastai.vision import all as fv
-from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.callback.rivals import ProgressiveSampling,Remix,remix_weights
-from fastai_balmix.classifier import crt,find_head,tau_normalise
-from fastai_balmix.losses import QWKLoss
+from torch.utils.data import DataLoader as TorchDL, IterableDataset, SubsetRandomSampler
 from toys import (
-    Counting,Mute,Noisy,Numbered,Points,Probe,close,equal,flat,item_numbers,make_learner,make_net,
-    on_ranks,params,quiet_fit,seeded_dl,tail_targets)
+    Counting,
+    Mute,
+    Noisy,
+    Numbered,
+    Points,
+    Probe,
+    close,
+    equal,
+    flat,
+    item_numbers,
+    make_learner,
+    make_net,
+    on_ranks,
+    params,
+    quiet_fit,
+    seeded_dl,
+    tail_targets,
+)
+
+from fastai_balmix.callback.mixup import BalancedMixUp
+from fastai_balmix.callback.rivals import ProgressiveSampling, Remix, remix_weights
+from fastai_balmix.classifier import crt, find_head, tau_normalise
+from fastai_balmix.losses import QWKLoss
+
 
 class Typed(Points):
     "Labels as fastai's pipelines bring them"

@@ -3,33 +3,38 @@ reported is opened once, after training; figures are compared with scikit-learn'
 with a plain forward pass of the stored weights; a key must change with whatever determines a run and with nothing else;
 and files are damaged in every way."""
 
-import json,pickle,random,shutil
+import json
+import pickle
+import random
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 import torch
+import toys  # noqa: F401 # hypothesis' profile
+from conftest import warm_call
+from fastai.vision.all import AdaptiveAvgPool, Callback, ConvLayer, Flatten
 from filelock import FileLock
-from hypothesis import example,given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from sklearn import metrics as sk
 from torch import nn
-from fastai.vision.all import AdaptiveAvgPool,Callback,ConvLayer,Flatten
+
 import fastai_balmix
-from fastai_balmix.compare import results,runs
-from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.compare.methods import Method,find_method,method_table
+from fastai_balmix.compare import results, runs
+from fastai_balmix.compare.config import TrainConfig, augmentation, augments, check_arch, make_model
+from fastai_balmix.compare.methods import Method, find_method, method_table
 from fastai_balmix.compare.plan import compare
-from fastai_balmix.compare.config import TrainConfig,augmentation,augments,check_arch,make_model
-from fastai_balmix.compare.results import read_failures,read_predictions,read_record,Results
-from fastai_balmix.compare.runs import attempt,Run,score_row
-from conftest import warm_call
-import toys # noqa: F401 # hypothesis' profile
+from fastai_balmix.compare.results import Results, read_failures, read_predictions, read_record
+from fastai_balmix.compare.runs import Run, attempt, score_row
+from fastai_balmix.datasets.table import ImageData
+
 
 def pixels(key):
     "8×8 noise, the brighter the higher the grade, of a key 'grade/number'"

@@ -2,26 +2,57 @@
 draws meet chi-square tests, and labels come from every kind of data set, good and bad. Weighted loaders are taken
 through what fastai does with loaders: copies, test sets, predictions, export, pickling."""
 
-import pickle,warnings
+import pickle
+import warnings
 from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume,example,given
-from hypothesis import strategies as st
+from fastai.vision.all import (
+    Categorize,
+    CategoryBlock,
+    CrossEntropyLossFlat,
+    DataBlock,
+    DataLoader,
+    DataLoaders,
+    Datasets,
+    ImageBlock,
+    ImageDataLoaders,
+    IndexSplitter,
+    ItemGetter,
+    Learner,
+    MaskBlock,
+    PartialDL,
+    RegressionBlock,
+    TfmdDL,
+    TransformBlock,
+    load_learner,
+)
+from hypothesis import assume, example, given, strategies as st
 from scipy import stats
 from torch import nn
-from torch.utils.data import ConcatDataset,RandomSampler,Subset,SubsetRandomSampler,TensorDataset
-from fastai.vision.all import (Categorize, CategoryBlock, CrossEntropyLossFlat, DataBlock, DataLoader, DataLoaders,
-                               Datasets, ImageBlock, ImageDataLoaders, IndexSplitter, ItemGetter, Learner, MaskBlock,
-                               PartialDL, RegressionBlock, TfmdDL, TransformBlock, load_learner)
-from fastai_balmix.loaders.labels import class_names,train_labels
-from fastai_balmix.loaders.weighted import loader_sampler
-from fastai_balmix.checks import as_probs
-from fastai_balmix.loaders.draws import class_counts,ClassSampler,mixed_probs,q_value,sampling_probs
+from torch.utils.data import ConcatDataset, RandomSampler, Subset, SubsetRandomSampler, TensorDataset
 from toys import (
-    Endless,Mute,Numbered,Unopenable,alphas,bad_loaders,class_sizes,exponents,item_numbers,must_be,seeded_dl,tail_targets)
+    Endless,
+    Mute,
+    Numbered,
+    Unopenable,
+    alphas,
+    bad_loaders,
+    class_sizes,
+    exponents,
+    item_numbers,
+    must_be,
+    seeded_dl,
+    tail_targets,
+)
+
+from fastai_balmix.checks import as_probs
+from fastai_balmix.loaders.draws import ClassSampler, class_counts, mixed_probs, q_value, sampling_probs
+from fastai_balmix.loaders.labels import class_names, train_labels
+from fastai_balmix.loaders.weighted import loader_sampler
 
 TorchDL = torch.utils.data.DataLoader
 

@@ -4,26 +4,42 @@ of everything that could be drawn, and, in the slow part, simulated patients."""
 
 import warnings
 from collections import Counter
-from decimal import Decimal,localcontext
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise,product
+from itertools import pairwise, product
 from unittest import mock
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume,given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from scipy import stats
 from sklearn import metrics as skm
+from toys import close, must_be
+
 from fastai_balmix import checks
-from fastai_balmix.metrics.intervals import confidence_interval,paired_test
-from fastai_balmix.metrics.scores import (balanced_acc,brier_error,calibration_bins,calibration_error,confusion,
-    geometric_mean,group_classes,kendall_tau,
-                                  macro_f1,mcc,per_class,per_class_auc,quad_kappa,reweight,score_registry,score_row,
-                                  wilson)
-from toys import close,must_be
+from fastai_balmix.metrics.intervals import confidence_interval, paired_test
+from fastai_balmix.metrics.scores import (
+    balanced_acc,
+    brier_error,
+    calibration_bins,
+    calibration_error,
+    confusion,
+    geometric_mean,
+    group_classes,
+    kendall_tau,
+    macro_f1,
+    mcc,
+    per_class,
+    per_class_auc,
+    quad_kappa,
+    reweight,
+    score_registry,
+    score_row,
+    wilson,
+)
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*y_pred contains classes:UserWarning',
     'ignore:.*single label:UserWarning',

@@ -4,14 +4,24 @@ import pandas as pd
 import pytest
 import torch
 from fastai.vision.all import DataLoaders
+from toys import Mute, Points, seeded_dl
+
 from fastai_balmix.callback.fitcheck import nominal_prior
 from fastai_balmix.checks import in_order
-from fastai_balmix.datasets import fold_numbers,split_off,tail_idxs
-from fastai_balmix.inference import PriorCalibrator,adjust_prior,estimate_prior,operating_curve
-from fastai_balmix.loaders import ClassSampler,class_counts,mixed_probs,sampling_probs,train_labels
-from fastai_balmix.losses import ClassBalancedLoss,CostSensitiveRegularisation,LogitAdjustedLoss,WeightedFocalLoss
-from fastai_balmix.metrics import brier_error,confidence_interval,confusion,mcc,per_class,per_class_auc,reweight,shot_metrics
-from toys import Mute,Points,seeded_dl
+from fastai_balmix.datasets import fold_numbers, split_off, tail_idxs
+from fastai_balmix.inference import PriorCalibrator, adjust_prior, estimate_prior, operating_curve
+from fastai_balmix.loaders import ClassSampler, class_counts, mixed_probs, sampling_probs, train_labels
+from fastai_balmix.losses import ClassBalancedLoss, CostSensitiveRegularisation, LogitAdjustedLoss, WeightedFocalLoss
+from fastai_balmix.metrics import (
+    brier_error,
+    confidence_interval,
+    confusion,
+    mcc,
+    per_class,
+    per_class_auc,
+    reweight,
+    shot_metrics,
+)
 
 Y = [0]*3+[2]*6+[1]*5
 PROBS = np.full((14,3), 1/3)

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from conftest import root,warm_call
+from conftest import root, warm_call
 
 sys.path.insert(0, str(root/'docs')) # first, since others are called build as well
 import api
@@ -74,6 +74,7 @@ def live(names):
     "What fastcore says of each name once it is imported: its parameters, and their comments"
     from importlib import import_module
     from inspect import signature
+
     from fastcore.docments import docments
     sys.path.insert(0, str(root))
     def comments(o):
@@ -259,7 +260,7 @@ def test_headings_with_nothing_below_go():
 
 def needed(sources, module='m'):
     "Code of hidden cells that a page needs, and names that come from nowhere, for cells as they are written"
-    from fastcore.nbio import mk_cell,new_nb
+    from fastcore.nbio import mk_cell, new_nb
     from unseen import unseen
     return unseen(new_nb([mk_cell(o, 'code') for o in sources]), module)
 
@@ -278,7 +279,7 @@ def test_hidden_code_that_seen_code_needs_is_found():
 
 
 def test_hidden_code_is_given_folded_where_it_was():
-    from fastcore.nbio import mk_cell,new_nb
+    from fastcore.nbio import mk_cell, new_nb
     full = new_nb([mk_cell(o, 'code') for o in ('#| hide\nn = 3', '1', '#| hide\nm = 4', '#| hide\nk = 5', 'n+m')])
     for i,c in enumerate(full.cells): c['id'] = f'c{i}'
     nb = new_nb([full.cells[1], full.cells[4]])

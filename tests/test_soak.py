@@ -1,15 +1,23 @@
 """Many fits in one process. What grows with each fit, by however little, ends a night's work: open files, threads,
 processes, objects, memory."""
 
-import gc,os,random,resource,tempfile,threading
+import gc
+import os
+import random
+import resource
+import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
+
 import numpy as np
 import pytest
-from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,imbalance_metrics
 from conftest import warm_call
-from toys import children,make_learner,open_files,quiet_fit,until
+from fastai.vision import all as fv
+from toys import children, make_learner, open_files, quiet_fit, until
+
+from fastai_balmix.all import BalancedMixUp, imbalance_metrics
+
 
 class Stop(fv.Callback):
     def after_pred(self):

@@ -3,15 +3,37 @@ host, graphs compiled, memory formats changed. Each count is held against a plai
 
 from collections import Counter
 from unittest import mock
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from fastai.vision.all import (
-    Callback,DataLoaders,IntToFloatTensor,Normalize,TensorImage,TfmdDL,Transform,imagenet_stats)
+    Callback,
+    DataLoaders,
+    IntToFloatTensor,
+    Normalize,
+    TensorImage,
+    TfmdDL,
+    Transform,
+    imagenet_stats,
+)
+from torch import nn
+from toys import (
+    Numbered,
+    Points,
+    Probe,
+    Tally,
+    close,
+    fixed_lams,
+    make_learner,
+    make_net,
+    quiet_fit,
+    seeded_dl,
+    tail_targets,
+)
+
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
-from toys import Numbered,Points,Probe,Tally,close,fixed_lams,make_learner,make_net,quiet_fit,seeded_dl,tail_targets
+from fastai_balmix.loaders.pairing import mix_pairs, pair_loader, split_pairs
 
 # Batches of 8 with λ and without; for pairs also one that has both
 MIXED_AND_SKIPPED = {False:(.3,0,.6,0,0), True:(*[.3]*8, *[0]*8, *[.6,0]*4)}

@@ -2,17 +2,22 @@
 mixtures of classes, classes of one image, fewer patients than folds. Folds are compared with those of
 scikit-learn, and the authors' folds with a second way of computing them."""
 
-import os,subprocess,sys,time,warnings
+import os
+import subprocess
+import sys
+import time
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from hypothesis import assume,given
-from hypothesis import strategies as st
-from sklearn.model_selection import StratifiedGroupKFold,StratifiedKFold,StratifiedShuffleSplit
 from conftest import root
-from fastai_balmix.datasets.splits import authors_folds,check_groups,fold_numbers,group_numbers,split_off
-from toys import class_sizes,must_be,tail_targets
+from hypothesis import assume, given, strategies as st
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+from toys import class_sizes, must_be, tail_targets
+
+from fastai_balmix.datasets.splits import authors_folds, check_groups, fold_numbers, group_numbers, split_off
 
 seeds = st.integers(0, 50)
 shares = st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])

@@ -3,14 +3,15 @@ predictions, callbacks that come and go, in any order. After each step a fresh l
 as it does, bit for bit, and nothing of what came before may show."""
 
 import random
+
 import pytest
 import torch
-from hypothesis import HealthCheck,settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine,initialize,invariant,rule,run_state_machine_as_test
 from fastai.vision import all as fv
-from fastai_balmix.all import BalancedMixUp,ProgressiveSampling,Remix,imbalance_metrics
-from toys import Points,equal,make_learner,make_net,params,quiet_fit
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from toys import Points, equal, make_learner, make_net, params, quiet_fit
+
+from fastai_balmix.all import BalancedMixUp, ProgressiveSampling, Remix, imbalance_metrics
 
 mixers = {
     'per batch': lambda: BalancedMixUp(1.),

@@ -1,18 +1,24 @@
 """Items as bytes, and the file that processes share. What the notebook shows on one picture is held here for every kind
 of tensor, array and picture, for processes that write at the same time, and for processes that are killed while they
 do."""
-import copy,errno,os,pickle,signal,time
+import copy
+import errno
+import os
+import pickle
+import signal
+import time
 from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+import toys  # noqa: F401 # hypothesis' profile
+from fastai.vision.all import PILImage, PILImageBW, PILMask, TensorCategory, TensorImage, TensorPoint
+from hypothesis import given, strategies as st
 from PIL import Image
-from fastai.vision.all import PILImage,PILImageBW,PILMask,TensorCategory,TensorImage,TensorPoint
+
 from fastai_balmix.loaders import store as room
-from fastai_balmix.loaders.store import Store,pack,packed_size,unpack
-import toys # noqa: F401 # hypothesis' profile
+from fastai_balmix.loaders.store import Store, pack, packed_size, unpack
 
 fork = get_context('fork')
 

@@ -2,20 +2,25 @@
 tests meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that
 try to break them."""
 
-import csv,io,re
+import csv
+import io
+import re
 from html.parser import HTMLParser
 from itertools import product
 from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
-from fastai_balmix.compare.paper import paper_table,published
+from toys import closed_testing
+
+from fastai_balmix.compare.paper import paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
 from fastai_balmix.compare.verdicts import verdict_table
-from toys import closed_testing
+
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
 

@@ -9,31 +9,54 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from fastai.vision.all import (
+    SGD,
+    BCELossFlat,
+    BCEWithLogitsLossFlat,
+    Callback,
+    CategoryBlock,
+    ColReader,
+    DataBlock,
+    DataLoaders,
+    Datasets,
+    EncodedMultiCategorize,
+    F1ScoreMulti,
+    ImageBlock,
+    IndexSplitter,
+    ItemGetter,
+    L,
+    Learner,
+    MultiCategorize,
+    MultiCategoryBlock,
+    OneHotEncode,
+    PILImage,
+    RegressionBlock,
+    TfmdDL,
+    TransformBlock,
+    accuracy_multi,
+    vision_learner,
+)
+from fasttransform import Pipeline, Transform
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import chisquare
-from sklearn.metrics import balanced_accuracy_score,brier_score_loss,f1_score,matthews_corrcoef
-from fasttransform import Pipeline,Transform
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, matthews_corrcoef
 from torch import nn
-from torch.utils.data import ConcatDataset,Subset,SubsetRandomSampler,TensorDataset
-from fastai.vision.all import (SGD,BCELossFlat,BCEWithLogitsLossFlat,Callback,CategoryBlock,ColReader,DataBlock,
-    DataLoaders,Datasets,EncodedMultiCategorize,F1ScoreMulti,ImageBlock,
-    IndexSplitter,ItemGetter,L,Learner,MultiCategorize,MultiCategoryBlock,OneHotEncode,PILImage,RegressionBlock,TfmdDL,
-    TransformBlock,accuracy_multi,vision_learner)
+from torch.utils.data import ConcatDataset, Subset, SubsetRandomSampler, TensorDataset
+from toys import Unopenable, equal, params, quiet_fit, seeded_dl
+
 from fastai_balmix.all import *
-from fastai_balmix.loaders.cache import _by_rarity
+from fastai_balmix.callback.fitcheck import nominal_prior
+from fastai_balmix.callback.show import class_distribution
+from fastai_balmix.checks import as_targets, label_array, target_form
+from fastai_balmix.compare.plan import compare
 from fastai_balmix.datasets.sources import from_csv
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.inference.prior import adjust_prior,estimate_prior
-from fastai_balmix.loaders.labels import first_target,single_labels,train_labels
-from fastai_balmix.loaders.weighted import loader_sampler,progressive_loader
+from fastai_balmix.inference.prior import adjust_prior, estimate_prior
+from fastai_balmix.loaders.cache import _by_rarity
+from fastai_balmix.loaders.labels import first_target, single_labels, train_labels
+from fastai_balmix.loaders.weighted import loader_sampler, progressive_loader
 from fastai_balmix.losses import QWKLoss
-from fastai_balmix.compare.plan import compare
-from fastai_balmix.callback.show import class_distribution
-from fastai_balmix.checks import as_targets,label_array,target_form
-from fastai_balmix.callback.fitcheck import nominal_prior
-from toys import Unopenable,equal,params,quiet_fit,seeded_dl
 
 NAMES = ['ant','bee','cat','dog']
 # No item has a dog and no bee; some have nothing

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import root
-from sklearn.metrics import balanced_accuracy_score,matthews_corrcoef
+from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef
 
 folder = root/'nbs'/'tutorials'
 tutorials = sorted(folder.glob('0*.ipynb'))+[folder/'rivals.ipynb']

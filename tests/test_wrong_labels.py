@@ -2,23 +2,26 @@
 error, or the right number."""
 import re
 import warnings
+
+import fastai.vision.all as fv
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset,Dataset,Subset
-import fastai.vision.all as fv
 from fastai.callback.data import WeightedDL
 from fastai.text.data import SortedDL
 from fastai.torch_core import no_random
-from fastai_balmix.callback import BalancedMixUp,ProgressiveSampling,Remix,class_distribution
-from fastai_balmix.callback.fitcheck import FitCheck,nominal_prior
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from toys import Points, Unopenable, make_learner, params, quiet_fit, seeded_dl
+
+from fastai_balmix.callback import BalancedMixUp, ProgressiveSampling, Remix, class_distribution
+from fastai_balmix.callback.fitcheck import FitCheck, nominal_prior
 from fastai_balmix.checks import label_array
 from fastai_balmix.loaders.draws import class_counts
 from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.pairing import check_kept_labels
 from fastai_balmix.losses import LogitAdjustedLoss
 from fastai_balmix.metrics import imbalance_metrics
-from toys import Points,Unopenable,make_learner,params,quiet_fit,seeded_dl
+
 
 class Wrapped(Dataset):
     "A part of a data set, with the targets of all of it"

@@ -1,24 +1,28 @@
 """What several test files share and no notebook needs: data sets that tell which items were opened, seeded loaders,
 what a process has open, and hypothesis strategies under one small profile."""
 
-import inspect,os,random,socket,time
+import inspect
+import os
+import random
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from itertools import chain,combinations
+from itertools import chain, combinations
 from pathlib import Path
 from unittest import mock
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from torch import nn
-from fastai.data.all import DataLoader,DataLoaders
-from fastai.learner import Callback,Learner
+from conftest import warm_call
+from fastai.data.all import DataLoader, DataLoaders
+from fastai.learner import Callback, Learner
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
-from conftest import warm_call
+from hypothesis import settings, strategies as st
+from torch import nn
 
 settings.register_profile('toys', max_examples=30, deadline=None, derandomize=True, database=None)
 settings.load_profile('toys')

@@ -2,9 +2,15 @@
 
 Each environment takes about 6 GB and is removed when its tests are over. uv chooses the versions: its `lowest-direct`
 takes each requirement at its lower bound, and what those require in its newest form that fits."""
-import argparse,json,os,subprocess,sys,tempfile,time
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
-from shutil import rmtree,which
+from shutil import rmtree, which
 from xml.etree import ElementTree
 
 root = Path(__file__).resolve().parent.parent

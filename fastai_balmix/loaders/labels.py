@@ -135,7 +135,8 @@ def _stated_labels(ds, owner):
     if not found: return None
     name,labels = found[0]
     raise ValueError(f"{owner} needs a label for each item, but a {type(ds).__name__} of {n} items has "
-                     f"{_length(labels)} `{name}`. Pass `labels=`, or a data set whose `{name}` are those of its items.")
+                     f"{_length(labels)} `{name}`. Pass `labels=`, or a data set whose `{name}` are those "
+                     'of its items.')
 
 def _is_pairs(ds):
     "Is a data set a list of tuples that end with the target?"

@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from scipy.special import ndtri
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
-from ..checks import (
-    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, in_order, nearest)
+from fastai_balmix.checks import (
+    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, in_order,
+    nearest)
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
 def _count_pairs(pred, targ, k):

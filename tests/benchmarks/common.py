@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+
 def machine():
     "Cores, processors and versions"
     cpus = Path('/proc/cpuinfo')

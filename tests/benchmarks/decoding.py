@@ -19,11 +19,13 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
+from common import machine, timed, write_table
 from fastcore.script import call_parse
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
 from fastai_balmix.datasets.table import ImageData
-from common import machine,timed,write_table
+
 
 def photograph(pixels, width):
     "An enlarged photograph with grain"

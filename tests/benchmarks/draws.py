@@ -23,17 +23,31 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from fastcore.script import call_parse,store_true
+from common import machine, timed, write_table
 from fastai.callback.data import WeightedDL
 from fastai.vision.all import (
-    Categorize,CategoryBlock,ColReader,DataBlock,DataLoaders,Datasets,IndexSplitter,ItemGetter,RegexLabeller,TfmdDL,
-    TransformBlock,noop,parent_label)
-import fastai_balmix.loaders.weighted # noqa: F401 # patches `DataLoaders.weighted`
+    Categorize,
+    CategoryBlock,
+    ColReader,
+    DataBlock,
+    DataLoaders,
+    Datasets,
+    IndexSplitter,
+    ItemGetter,
+    RegexLabeller,
+    TfmdDL,
+    TransformBlock,
+    noop,
+    parent_label,
+)
+from fastcore.script import call_parse, store_true
+from PIL import Image
+
+import fastai_balmix.loaders.weighted  # noqa: F401 # patches `DataLoaders.weighted`
 from fastai_balmix.datasets.table import ImageData
-from fastai_balmix.loaders.labels import train_labels
 from fastai_balmix.loaders.draws import ClassSampler
-from common import machine,timed,write_table
+from fastai_balmix.loaders.labels import train_labels
+
 
 def tail_labels(n, k=1000):
     "Classes of `n` items, the most frequent a hundred times as frequent as the rarest, each with an item at least"

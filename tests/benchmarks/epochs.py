@@ -55,18 +55,19 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from fastcore.script import call_parse, store_true
 from PIL import Image
-from fastcore.script import call_parse,store_true
 from sklearn.datasets import load_sample_images
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
+from common import machine, write_table
 from fastai.callback.mixup import MixUp
+
+import fastai_balmix.loaders.cache  # noqa: F401 # patches `DataLoaders.cached`
 from fastai_balmix.callback.mixup import BalancedMixUp
-from fastai_balmix.datasets.longtail import small_net
-from fastai_balmix.datasets.longtail import tail_counts
-import fastai_balmix.loaders.cache # noqa: F401 # patches `DataLoaders.cached`
-from common import machine,write_table
+from fastai_balmix.datasets.longtail import small_net, tail_counts
 
 K = 10
 

@@ -25,12 +25,14 @@ from statistics import median
 
 import numpy as np
 import torch
-from fastcore.script import call_parse,store_true
-from fastai.vision.all import Categorize,DataLoader,DataLoaders,Datasets
+from common import machine, timed, write_table
+from fastai.vision.all import Categorize, DataLoader, DataLoaders, Datasets
+from fastcore.script import call_parse, store_true
+
 from fastai_balmix.all import *
-from fastai_balmix.loaders.pairing import mix_pairs,pair_loader,split_pairs
+from fastai_balmix.loaders.pairing import mix_pairs, pair_loader, split_pairs
 from fastai_balmix.loaders.store import Store
-from common import machine,timed,write_table
+
 
 def labels(n, k=10): return np.random.default_rng(0).permutation(np.arange(n)%k)
 

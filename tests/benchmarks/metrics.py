@@ -23,14 +23,15 @@ from statistics import median
 
 import numpy as np
 import torch
-from fastcore.script import call_parse,store_true
-from fastai.metrics import AccumMetric,BalancedAccuracy,CohenKappa,F1Score,MatthewsCorrCoef
+from common import machine, timed, write_table
+from fastai.metrics import AccumMetric, BalancedAccuracy, CohenKappa, F1Score, MatthewsCorrCoef
+from fastcore.script import call_parse, store_true
 from scipy import stats
 from sklearn import metrics as skm
+
 from fastai_balmix.metrics.intervals import confidence_interval
 from fastai_balmix.metrics.learner import imbalance_metrics
-from fastai_balmix.metrics.scores import balanced_acc,confusion,kendall_tau,macro_f1,mcc,quad_kappa
-from common import machine,timed,write_table
+from fastai_balmix.metrics.scores import balanced_acc, confusion, kendall_tau, macro_f1, mcc, quad_kappa
 
 K,BS = 23,50_000
 

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.script import call_parse,store_true
 from fastai.vision.all import *
+from fastcore.script import call_parse, store_true
 from scipy import stats
+
 from fastai_balmix.all import *
 
 folder = Path('/usr/share/datasets/fashion-mnist')
