@@ -112,7 +112,8 @@ def test_wide_lines_are_found():
 # Style
 
 def test_style_holds():
-    said = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache'], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'ruff', 'check', '--no-cache']
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert said.returncode==0, said.stdout[-3000:]+said.stderr
 
 
