@@ -123,21 +123,24 @@ def _row(cell, p, q, level, alpha):
 def method_differences(
     pred, # Predicted classes, (M+1,S,P,N) ints: methods, the baseline first; seeds; operating points; images
     targs, # True classes, (N,) ints
-    scores=('mcc','balanced_acc','macro_f1'), # Scores of `score_registry`, by key or by the name of their function
+    scores=('mcc','balanced_acc','macro_f1'), # Keys of `score_registry`, names of its functions, or `Score`s
     fold=None, # Fold of each image, (N,). Default: one split.
     groups=None, # What belongs together, such as the patient of each image, (N,). Default: each image for itself.
     primary=('mcc',1), # The score and point that is tested first; None makes all cells equal
-    alpha:float=.05 # Level of the family of all methods
+    alpha:float=.05, # Level of the family of all methods
+    n_methods:int|None=None # Number of methods in the family, where not all are here. Default: M.
 )->pd.DataFrame: # A row per method (1 to M), point and score
     "Differences of M methods from a baseline over folds and seeds: intervals, p and q, and what could have been seen"
     owner = 'method_differences'
     check_real(alpha, 'alpha', owner, low=0, high=1, high_open=True)
     answers = checked_answers(pred, targs, fold, groups, owner)
-    found = {o: find_score(o) for o in scores}
-    n_methods,n_points = answers.pred.shape[0]-1,answers.pred.shape[2]
+    found = {getattr(o, 'key', o): find_score(o) for o in scores}
+    here,n_points = answers.pred.shape[0]-1,answers.pred.shape[2]
+    if n_methods is None: n_methods = here
+    check_int(n_methods, 'n_methods', owner, low=here)
     first = None if primary is None or primary[1]>=n_points else (primary[1],primary[0])
     rows = []
-    for method in range(1, n_methods+1):
+    for method in range(1, here+1):
         cells = {}
         for point in range(n_points):
             pair = Pair(answers, method, point)

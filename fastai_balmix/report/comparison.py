@@ -9,7 +9,7 @@ from fastai_balmix.datasets import *
 from fastai_balmix.report import results_card
 results = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=1, out='comparison', size=16, bs=32,
                   lr=.05, augment='none', pretrained=False, tta=False)
-card = results_card(results, n=200)
+card = results_card(results)
 card['verdicts']
 ```"""
 
@@ -103,13 +103,13 @@ def _load_networks(results, pairs, part):
         yield _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs, part)
 
 # %% ../../nbs/report/comparison.ipynb #1bceb490
-def _summary_of(results, summary, baseline, part, n):
+def _summary_of(results, summary, baseline, part):
     "The summary that is there, if it is one of these results; else one that is made now"
     if summary is None:
         part = part or 'report'
         methods = results.df[results.df.part==part].method.unique()
         if baseline is None: baseline = 'instance' if 'instance' in methods or not len(methods) else methods[0]
-        return summarise(results, baseline, part=part, n=n)
+        return summarise(results, baseline, part=part)
     check(isinstance(summary, Summary), 'summary', 'report', 'what `summarise` gives', type(summary).__name__)
     check(summary.meta==results.meta, 'summary', 'report', 'a summary of these results', 'one of others')
     for name,given,there in (('baseline',baseline,summary.baseline),('part',part,summary.part)):
@@ -141,13 +141,12 @@ def results_card(
     prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     part:str|None=None, # 'report', 'select', or an external data set. Default: that of `summary`, or 'report'.
     data=None, # `ImageData`, where it was given in Python
-    n_mistakes:int=12, # Most mistakes shown of each method
-    n:int=10_000 # Number of permutations, where there is no `summary`
+    n_mistakes:int=12 # Most mistakes shown of each method
 )->dict:
     "All that a report says of a comparison"
     if isinstance(results, str | Path): results = Results(results)
     check_int(n_mistakes, 'n_mistakes', 'report')
-    summary = _summary_of(results, summary, baseline, part, n)
+    summary = _summary_of(results, summary, baseline, part)
     meta,part = results.meta,summary.part
     pairs = [o for o in dict.fromkeys(zip(summary.table.arch, summary.table.method)) if o[1]!='balmix_chosen']
     alphas = {float(m.removeprefix('balmix_')) for _,m in pairs if re.fullmatch(r'balmix_[\d.]+', m)}
