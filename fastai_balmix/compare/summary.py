@@ -2,8 +2,8 @@
 
 `summarise` compares the runs of `compare` method by method: as trained, moved to the training prevalence, and
 moved to the balanced prior, so that a difference of operating point is not taken for a difference in what was
-learned. What it claims allows for the variation of images and of networks, and for the many chances that several methods,
-scores and operating points have to be lucky. `paper_table` puts the same runs beside the tables of the paper.
+learned. What it claims allows for the variation of images and of networks, and for the many chances that several
+methods, scores and operating points have to be lucky. `paper_table` puts the same runs beside the tables of the paper.
 
 ```python
 import tempfile
@@ -26,8 +26,9 @@ import pandas as pd
 from ..checks import check
 from ..metrics.scores import OperatingPoint,score_registry
 from ..metrics.differences import corrected_interval
-from .tables import (
-    PrintedTable, html_list, html_text, latex_list, latex_text, markdown_list, markdown_text, printed_p, printed_percent)
+from fastai_balmix.compare.tables import (
+    PrintedTable, html_list, html_text, latex_list, latex_text, markdown_list, markdown_text, printed_p,
+    printed_percent)
 from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
 from .claims import RunAnswers,claim_table
 from .verdicts import caveats,constant_remark,operating_point_caveat,remarks,verdict_table

@@ -156,8 +156,8 @@ def _failed_run(o):
 # %% ../../nbs/compare/verdicts.ipynb #d37e3fc2
 _repeat_remarks = {
     'folds':
-        'Over folds: differences are those of the pooled answers. Their intervals and q count the variation of images, '
-        'and φ times as much for that of networks, as folds and seeds show it.',
+        'Over folds: differences are those of the pooled answers. Their variance is that of images, times φ for what '
+        'networks add, as folds and seeds show it.',
     'seed variation only':
         'Several seeds on one split: seed variation only. What the choice of training images adds is not seen.',
     'one run':
