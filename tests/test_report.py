@@ -18,6 +18,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 import fastai_balmix
+from fastai_balmix.metrics.differences import recall_differences
 from fastai_balmix.all import BalancedMixUp
 from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
@@ -217,7 +218,15 @@ def test_one_run_each_says_so_first(tmp_path):
     r = report(write_results(tmp_path/'r', ['a','b','c'], folds=(0,), n_folds=0), None)
     assert r.headline()=='One run each: nothing can be concluded about methods.'
     text = Page(r.html()).text
-    for words in 'shows a difference','better by','worse by','A difference in what was learned': assert words not in text
+    assert not any(o['judged'] for o in r.card['networks'][1]['change'])
+    for words in 'gained','shows a difference','better by','worse by','A difference in what was learned': assert words not in text
+
+def answers_by_path(folder, run):
+    "Class and answer of each image of a run as trained, by path"
+    d = Results(folder).predictions(run)
+    table = dict(targ=d['targs'], pred=d['probs']['as trained'].argmax(1), group=d['groups'])
+    df = pd.DataFrame(table, index=d['paths']).sort_index()
+    return df.assign(fold=df.index.str.split('/').str[0])
 
 def test_change_of_recall_is_of_the_same_images(folder, card):
     right = {}
@@ -228,6 +237,12 @@ def test_change_of_recall_is_of_the_same_images(folder, card):
     want = (right['class'].ok-right['instance'].ok).groupby(right['class'].y).mean()
     base,net = card['networks']
     near([o['change'] for o in net['change']], want.to_numpy())
+    runs = [[[answers_by_path(folder, f'{m}-small-{f}-{s}') for f in (1,2)] for s in (0,1)] for m in ('instance','class')]
+    pred = np.array([[[np.concatenate([o.pred for o in seed])] for seed in method] for method in runs])
+    first = pd.concat(runs[0][0])
+    simultaneous = recall_differences(pred, first.targ, first.fold, first.group)
+    for end in 'low','high': near([o[end] for o in net['change']], simultaneous[end].to_numpy())
+    assert all(o['judged'] for o in net['change'])
     assert all(o['low']<=o['change']<=o['high'] for o in net['change']) and 'change' not in base
 
 def test_worst_mistakes_come_first_and_once(folder, card):

@@ -174,8 +174,8 @@ def constant_remark(
     if not constant: return []
     more = f' and {len(constant)-6} more' if len(constant)>6 else ''
     named = '; '.join(constant[:6])+more
-    return [f'Networks that answered one class to everything: {named}. They have learned too little to be compared, and '
-            'nothing is claimed of methods with such runs.']
+    return [f'Networks that answered one class to everything: {named}. They have learned too little to be compared, '
+            'and nothing is claimed of methods with such runs.']
 
 def _wants_seeds(df, verdicts):
     "Is a difference not shown, over folds with one seed each?"

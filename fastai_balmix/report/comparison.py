@@ -29,6 +29,9 @@ from ..datasets.images import open_image
 from ..datasets.table import ImageData
 from ..datasets.sources import read_data
 from ..compare.results import Results
+from ..metrics.differences import recall_differences
+from ..metrics.scores import OperatingPoint
+from ..compare.claims import RunAnswers,common_runs,even_runs,shared_answers
 from ..compare.summary import Summary,summarise
 from .card import Card,NetworkRuns,answered,thumbnail
 
@@ -132,6 +135,33 @@ def _versions_of(results):
                 revision='; '.join(df.revision.dropna().unique()), fingerprint=meta['fingerprint'],
                 settings=meta['settings'], started=df.started.min())
 
+# %% ../../nbs/report/comparison.ipynb #c6389df5
+def _recall_rows(shared, vocab, judged):
+    "Change of each class's recall, with intervals that hold for all classes at once"
+    table = recall_differences(shared.pred, shared.targs, shared.fold, shared.groups)
+    table = table.set_index('class').reindex(range(len(vocab)))
+    table.loc[~(table.n>0),['change','low','high']] = np.nan # a class without images has no recall
+    columns = table[['change','low','high']].assign(support=table.n.fillna(0).astype(int), judged=judged)
+    return columns.set_axis(pd.Index(vocab, name='class')).reset_index()
+
+def _add_changes(networks, results, summary, part):
+    "Add to each network the change of its recalls from the baseline, on the runs that both have"
+    df,meta = results.df,results.meta
+    answers = RunAnswers(results, part)
+    pairs = common_runs(df[df.part==part], summary.baseline)
+    verdicts = summary.verdicts.set_index(['arch','method']).verdict
+    for net in networks:
+        key = net['arch'],net['method']
+        if key not in pairs: continue
+        points,of_method,of_baseline,runs = pairs[key]
+        if OperatingPoint.TRAINED not in points: continue
+        shared = shared_answers((of_baseline,of_method), even_runs(runs), [OperatingPoint.TRAINED], answers)
+        silent = verdicts.loc[[key]].isin(['one run each','no claim']).any()
+        change = _recall_rows(shared, meta['vocab'], not silent)
+        sizes = [o.get('images') for o in net['per_class']]
+        if None not in sizes: change['images'] = sizes
+        net['change'] = change.to_dict('records')
+
 # %% ../../nbs/report/comparison.ipynb #7af5a715
 def results_card(
     results, # A folder, or what `compare` gives
@@ -155,7 +185,8 @@ def results_card(
     # only the part that is reported was balanced artificially
     held = meta['prevalence'] if part=='report' else None
     said = answered(_load_networks(results, pairs, part), meta['vocab'], _picture_from(images), sorted(alphas) or [.2],
-                    positive, prevalence, n_mistakes, summary.baseline, held)
+                    positive, prevalence, n_mistakes, held)
+    _add_changes(said['networks'], results, summary, part)
     if 'images' in said['missing']: said['missing']['images'] |= dict(reason=reason, error=error)
     runs = results.df[(results.df.part==part) & (results.df.point=='as trained')]
     folds = sorted(int(o) for o in runs.fold.unique() if o)
