@@ -140,11 +140,6 @@ def must_be(owner, name, rest):
     "How the error of a bad argument begins, and `rest`, what is allowed and what came"
     return f"The '{name}' parameter of {owner} must be {rest}"
 
-def closed_testing(p):
-    "Holm's procedure by its definition: a hypothesis is rejected when every set of hypotheses that holds it is, by Bonferroni"
-    sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))
-    return [max(min(1, len(s)*min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
-
 def item_numbers(x):
     "Numbers of the items in a batch of inputs from `Numbered`"
     return x.flatten(1)[:,0].long().tolist()
