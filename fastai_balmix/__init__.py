@@ -8,6 +8,7 @@
 - `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
+- `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
 - `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command.
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.

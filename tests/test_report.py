@@ -26,6 +26,7 @@ from fastai_balmix.all import BalancedMixUp
 from fastai_balmix.compare.results import Results, results_table
 from fastai_balmix.compare.runs import score_row
 from fastai_balmix.compare.summary import summarise
+from fastai_balmix.metrics.differences import recall_differences
 from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
 from fastai_balmix.report.comparison import results_card
@@ -107,7 +108,7 @@ def folder(tmp_path_factory):
     return write_results(tmp_path_factory.mktemp('made')/'r', ['ada','bo','cy','di'], seeds=(0,1), groups=True)
 
 @pytest.fixture(scope='module')
-def card(folder): return results_card(folder, n=200, positive=['cy','di'], prevalence=.04)
+def card(folder): return results_card(folder, positive=['cy','di'], prevalence=.04)
 
 def answers(folder, method, point='as trained'):
     "Truth, probabilities, paths and seed of all answers of a method"
@@ -124,7 +125,7 @@ def by_run(paths, seed):
 
 def written(folder, **kwargs):
     "Text of the report of a folder"
-    return Page(report(folder, None, n=20, **kwargs).html()).text
+    return Page(report(folder, None, **kwargs).html()).text
 
 # ------------------------------------------------------------------ the dictionary
 
@@ -194,18 +195,19 @@ def test_roc_is_scikit_learn_s(folder, card):
         near(sk.auc(net['detection']['roc']['fpr'], net['detection']['roc']['tpr']), value, 1e-6)
 
 def test_what_is_compared_is_the_summary(folder, card):
-    s = summarise(Results(folder), 'instance', n=200)
+    s = summarise(Results(folder), 'instance')
     assert card['sentences']==s.sentences and card['notes']==s.notes and card['caveats']==s.caveats
     near([o['diff'] for o in card['differences']], s.differences['diff'].to_numpy())
     assert card['verdicts']==s.verdicts.verdict.value_counts().to_dict()
     for key,column in ('median','median'),('value','mean'),('low','low'),('high','high'):
         for m in card['metrics']:
-            near([o['scores'][m][key] for o in card['scores']], s.table[f'{m}_{column}'].to_numpy())
+            got = np.array([o['scores'][m][key] for o in card['scores']], dtype=float) # no interval of two folds
+            np.testing.assert_allclose(got, s.table[f'{m}_{column}'].to_numpy(), rtol=1e-9)
     keys = [(o['arch'],o['method'],o['point']) for o in card['scores']]
     assert keys==[*zip(s.table.arch, s.table.method, s.table.point)]
 
 def test_a_summary_that_is_there_is_not_made_again(folder, card, monkeypatch):
-    s = summarise(Results(folder), 'class', n=200)
+    s = summarise(Results(folder), 'class')
     monkeypatch.setattr(comparison, 'summarise', lambda *args, **kwargs: pytest.fail('it was made again'))
     got = report(folder, None, summary=s).card
     assert got['baseline']=='class' and got['sentences']==s.sentences and 'change' in got['networks'][1]
@@ -214,6 +216,20 @@ def test_a_summary_that_is_there_is_not_made_again(folder, card, monkeypatch):
     s.meta = dict(s.meta, fingerprint='another')
     with pytest.raises(ValueError, match='a summary of these results'): results_card(folder, s)
     with pytest.raises(ValueError, match='what `summarise` gives. Got DataFrame'): results_card(folder, s.table)
+
+def test_one_run_each_says_so_first(tmp_path):
+    r = report(write_results(tmp_path/'r', ['a','b','c'], folds=(0,), n_folds=0), None)
+    assert r.headline()=='One run each: nothing can be concluded about methods.'
+    text = Page(r.html()).text
+    assert not any(o['judged'] for o in r.card['networks'][1]['change'])
+    for words in 'gained','shows a difference','better by','worse by','A difference in what was learned': assert words not in text
+
+def answers_by_path(folder, run):
+    "Class and answer of each image of a run as trained, by path"
+    d = Results(folder).predictions(run)
+    table = dict(targ=d['targs'], pred=d['probs']['as trained'].argmax(1), group=d['groups'])
+    df = pd.DataFrame(table, index=d['paths']).sort_index()
+    return df.assign(fold=df.index.str.split('/').str[0])
 
 def test_change_of_recall_is_of_the_same_images(folder, card):
     right = {}
@@ -224,6 +240,12 @@ def test_change_of_recall_is_of_the_same_images(folder, card):
     want = (right['class'].ok-right['instance'].ok).groupby(right['class'].y).mean()
     base,net = card['networks']
     near([o['change'] for o in net['change']], want.to_numpy())
+    runs = [[[answers_by_path(folder, f'{m}-small-{f}-{s}') for f in (1,2)] for s in (0,1)] for m in ('instance','class')]
+    pred = np.array([[[np.concatenate([o.pred for o in seed])] for seed in method] for method in runs])
+    first = pd.concat(runs[0][0])
+    simultaneous = recall_differences(pred, first.targ, first.fold, first.group)
+    for end in 'low','high': near([o[end] for o in net['change']], simultaneous[end].to_numpy())
+    assert all(o['judged'] for o in net['change'])
     assert all(o['low']<=o['change']<=o['high'] for o in net['change']) and 'change' not in base
 
 def test_worst_mistakes_come_first_and_once(folder, card):
@@ -236,10 +258,10 @@ def test_worst_mistakes_come_first_and_once(folder, card):
         assert all(o['true']!=o['predicted'] and o['probability']>o['of_true'] for o in net['mistakes'])
 
 def test_by_default_the_rarest_class_at_its_share_in_training(folder):
-    detection = results_card(folder, n=20)['detection']
+    detection = results_card(folder)['detection']
     assert detection['classes']==['di'] and not detection['stated']
     near(detection['prevalence'], Results(folder).record('class-small-1-0')['train_shares'][3])
-    named = results_card(folder, n=20, positive={'late':['di',2]})['detection']
+    named = results_card(folder, positive={'late':['di',2]})['detection']
     assert named['name']=='late' and named['classes']==['cy','di']
 
 @pytest.mark.parametrize('kwargs,words', [
@@ -252,12 +274,12 @@ def test_by_default_the_rarest_class_at_its_share_in_training(folder):
     (dict(n_mistakes=-1), "'n_mistakes' parameter of report"),
     (dict(data=3), '`ImageData`')])
 def test_bad_arguments(folder, kwargs, words):
-    with pytest.raises(ValueError, match=re.escape(words)): results_card(folder, n=20, **kwargs)
+    with pytest.raises(ValueError, match=re.escape(words)): results_card(folder, **kwargs)
 
 def test_scores_of_a_test_set_that_was_balanced_are_read_at_the_training_shares(tmp_path):
     prior = [.6,.3,.1]
     res = write_results(tmp_path/'r', ['a','b','c'], folds=(0,), prevalence=prior, n_folds=0)
-    net = results_card(res, n=20)['networks'][0]
+    net = results_card(res)['networks'][0]
     y,p,_,_ = answers(res, 'instance')
     w = (np.array(prior)/np.bincount(y))[y]
     near(net['mark']['mcc'], sk.matthews_corrcoef(y, p.argmax(1), sample_weight=w))
@@ -265,7 +287,7 @@ def test_scores_of_a_test_set_that_was_balanced_are_read_at_the_training_shares(
 
 def test_each_architecture_has_its_own_baseline(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'], archs=('small','wide'))
-    c = results_card(res, n=20)
+    c = results_card(res)
     assert [o['name'] for o in c['networks']]==['small, instance','small, class','wide, instance','wide, class']
     assert ['change' in o for o in c['networks']]==[False,True,False,True]
 
@@ -306,7 +328,7 @@ def hostile(tmp_path_factory):
 @pytest.fixture(scope='module')
 def pages(folder, hostile, tmp_path_factory):
     files = dict(plain=folder, hostile=hostile)
-    return {k:report(o, tmp_path_factory.mktemp(k)/'report.html', n=50) for k,o in files.items()}
+    return {k:report(o, tmp_path_factory.mktemp(k)/'report.html') for k,o in files.items()}
 
 @pytest.fixture(params=['plain','hostile'])
 def page(request, pages): return Page(pages[request.param].path.read_text(encoding='utf-8'))
@@ -375,10 +397,10 @@ def test_numbers_are_printed_last(card):
     "A number of the card that is changed is another in the page, in its cell and in what the cell is sorted by"
     changed = json.loads(json.dumps(card))
     changed['scores'][0]['scores']['mcc'] = dict(median=.12345, value=.5, low=None, high=None)
-    changed['differences'][0] |= dict(diff=-.4321, low=-.5, high=.25, p_both=.0004, shown='worse')
+    changed['differences'][0] |= dict(diff=-.4321, low=-.5, high=.25, q=.0004, shown='worse')
     html = Report(changed).html()
     for o in ('<td class="n" data-n="12.345">12.35</td><td class="n" data-n="50.0">50.00</td>',
-              '<td class="n" data-n="-43.21">-43.21 (-50.00 to +25.00), p &lt; 0.001, worse</td>',
+              '<td class="n" data-n="-43.21">-43.21 (-50.00 to +25.00), q &lt; 0.001, worse</td>',
               '<td class="n" data-n="-43.21">-43.2 (-50.0 to +25.0)</td><td class="n" data-n="0.0004">0.000</td>'):
         assert o in html, o
 
@@ -411,7 +433,7 @@ def test_runs_that_did_not_keep_their_counts(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'])
     for f in res.glob('runs/*/run.json'):
         f.write_text(json.dumps({k: v for k,v in json.loads(f.read_text()).items() if k!='train_counts'}))
-    c = results_card(res, n=20)
+    c = results_card(res)
     text = Page(Report(c).html()).text
     assert c['sampling'] is None and 'did not keep the number of their training images' in text
     assert 'training images images reported' not in text
@@ -421,7 +443,7 @@ def test_runs_that_did_not_keep_their_counts(tmp_path):
 def test_a_run_without_its_record(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'])
     (res/'runs'/'class-small-2-0'/'run.json').unlink()
-    with pytest.raises(ValueError, match='class-small-2-0 has no run.json'): results_card(res, n=20)
+    with pytest.raises(ValueError, match='class-small-2-0 has no run.json'): results_card(res)
 
 def test_images_come_from_where_the_settings_say(tmp_path):
     root = tmp_path/'images'
@@ -434,11 +456,11 @@ def test_images_come_from_where_the_settings_say(tmp_path):
             noise = rng.integers(255, size=(9,12,3), dtype=np.uint8)
             Image.fromarray(noise).save(root/'a'/f'{f}-{i}.png')
     for c in 'bc': Image.new('L', (8,8)).save(root/c/'x.png')
-    c = results_card(res, n=20)
+    c = results_card(res)
     worst = c['networks'][0]['mistakes'][0]
     assert 'images' not in c['missing'] and worst['image']==thumbnail(Image.open(root/worst['path']))
     (root/worst['path']).write_bytes(b'no image')
-    c = results_card(res, n=20)
+    c = results_card(res)
     assert c['networks'][0]['mistakes'][0]['image'] is None and 'they cannot be opened.' in Page(Report(c).html()).text
     root.rename(tmp_path/'elsewhere')
     assert 'the data are not where they were: The' in written(res)
@@ -470,7 +492,7 @@ def test_what_the_page_says_of_folds(pages, tmp_path):
         (dict(folds=(0,), n_folds=0, seeds=(0,1)),'2 seeds',None,None),
         (dict(folds=(1,2)),'2 folds',[1,2],2),
         (dict(folds=(2,3), n_folds=10, seeds=(0,1,2)),'2 of 10 folds × 3 seeds',[2,3],10)):
-        r = report(write_results(tmp_path/repeated, ['a','b','c'], settings=settings, **kwargs), None, n=20)
+        r = report(write_results(tmp_path/repeated, ['a','b','c'], settings=settings, **kwargs), None)
         text = Page(r.html()).text
         assert f'Repeated{repeated} Compared with' in text
         assert r.card['settings']==dict(data='x', folds=folds, n_folds=of)
@@ -597,7 +619,7 @@ def test_a_report_of_many_methods_classes_and_images_is_small(tmp_path):
     methods = [('instance',2.),('class',1.9),*((f'method {i}',2+.1*i) for i in range(6))]
     vocab = [f'finding of kind {i}' for i in range(23)]
     res = write_results(tmp_path/'r', vocab, methods=methods, folds=(1,2,3,4,5), n=2000)
-    c = results_card(res, n=500)
+    c = results_card(res)
     rng = np.random.default_rng(0)
     for net in c['networks']:
         for o in net['mistakes']:

@@ -1,5 +1,5 @@
 """The notebook reads one made-up summary. Here every number is counted again by scikit-learn, scipy and plain loops,
-tests meet the enumeration of all swaps, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that
+differences meet `method_differences` on the stored predictions, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that
 try to break them."""
 
 import csv
@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
-from toys import closed_testing
 
 from fastai_balmix.compare.paper import paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
 from fastai_balmix.compare.verdicts import verdict_table
+from fastai_balmix.metrics.differences import method_differences
 
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -103,7 +103,7 @@ THREE = dict(instance=.6, other=.8, third=.6)
 def made(): return Made(THREE, folds=(1,2,3,4), seeds=(0,1), archs=('net','wide'), external=('far',), metrics=METRICS)
 
 @pytest.fixture(scope='module')
-def summary(made): return summarise(made, metrics=METRICS, n=200)
+def summary(made): return summarise(made, metrics=METRICS)
 
 def of_fold(r, method, point, metric, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1)):
     "Score of each fold, seeds averaged, by scikit-learn from the stored predictions"
@@ -118,130 +118,74 @@ def test_every_figure_is_scikit_learn_s_on_the_stored_predictions(made, summary)
             v = of_fold(made, method, point, m, arch)
             se = np.std(v, ddof=1)*(1/4+1/3)**.5
             close([row[f'{m}_median'],row[f'{m}_mean']], [np.median(v),np.mean(v)], 1e-6)
-            close([row[f'{m}_low'],row[f'{m}_high']], stats.t(3, np.mean(v), se).interval(.95), 1e-6)
+            ends = (-1,1) if m in ('mcc','quad_kappa','kendall_tau') else (0,2) if m=='brier' else (0,1)
+            close([row[f'{m}_low'],row[f'{m}_high']], np.clip(stats.t(3, np.mean(v), se).interval(.95), *ends), 1e-6)
 
-def test_differences_are_of_the_same_folds(made, summary):
+def judged(r, method, metrics, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1), baseline='instance', prevalence=None, **kwargs):
+    "`method_differences` on the stored predictions, by (point, metric)"
+    at = [[[[r.by_path(f'{m}.{arch}.{f}.{s}', part, q) for f in folds] for q in POINTS] for s in seeds] for m in (baseline,method)]
+    pred = np.array([[[np.concatenate([p.argmax(1) for _,p,_ in o]) for o in of_point] for of_point in of_seed] for of_seed in at])
+    targs,_,groups = zip(*at[0][0][0])
+    fold = np.repeat(folds, [len(o) for o in targs])
+    groups = None if groups[0] is None else np.concatenate(groups)
+    got = method_differences(pred, np.concatenate(targs), metrics, fold, groups, **kwargs)
+    return {(POINTS[o['point']],o['score']): o for o in got.to_dict('records')}
+
+COLUMNS = 'diff','low','high','p','images','phi','mdd50','mdd80','q'
+
+def test_differences_are_those_of_the_pooled_answers(made, summary):
     d = summary.differences
     assert len(d)==2*2*3*len(METRICS) and (d.kind=='folds').all() and (d.n==4).all() and 'instance' not in set(d.method)
+    of_matrices = [m for m in METRICS if m!='brier']
+    for (arch,method),rows in d.groupby(['arch','method']):
+        want = judged(made, method, of_matrices, arch, primary=('mcc',1), n_methods=2)
+        for o in rows.itertuples():
+            if o.metric=='brier': continue
+            for column in COLUMNS: close(getattr(o, column), want[o.point,o.metric][column], 1e-7)
+        y,a,_ = pooled(made, method, 'as trained', arch)
+        _,b,_ = pooled(made, 'instance', 'as trained', arch)
+        got = rows[(rows.point=='as trained') & (rows.metric=='mcc')]['diff'].iloc[0]
+        close(got, reference('mcc', y, a)-reference('mcc', y, b), 1e-7)
+
+def test_scores_of_probabilities_are_not_judged(made, summary):
+    d = summary.differences[summary.differences.metric=='brier']
     for o in d.itertuples():
-        x = np.subtract(of_fold(made, o.method, o.point, o.metric, o.arch),
-            of_fold(made, 'instance', o.point, o.metric, o.arch))
-        se = np.std(x, ddof=1)*(1/4+1/3)**.5
-        close([o.diff,o.low,o.high], [np.mean(x),*stats.t(3, np.mean(x), se).interval(.95)], 1e-6)
-        close(o.p, 2*stats.t.sf(abs(np.mean(x)/se), 3), 1e-6)
+        x = np.subtract(of_fold(made, o.method, o.point, 'brier', o.arch), of_fold(made, 'instance', o.point, 'brier', o.arch))
+        close(o.diff, np.mean(x), 1e-6)
+    assert d[['low','high','p','q','mdd80']].isna().all(axis=None) and set(d.shown)=={''}
+    assert set(summary.verdicts[summary.verdicts.metric=='brier'].verdict)=={'not judged'}
 
 def pooled(r, method, point, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1)):
     got = [r.by_path(f'{method}.{arch}.{f}.{s}', part, point) for f in folds for s in seeds]
     return [np.concatenate(o) if o[0] is not None else None for o in zip(*got)]
 
-def test_permutations_are_of_the_pooled_predictions(made, summary):
-    for o in summary.differences.itertuples():
-        if o.metric=='brier':
-            assert np.isnan([o.diff_perm,o.p_perm,o.p_perm_holm]).all()
-            continue
-        y,a,_ = pooled(made, o.method, o.point, o.arch)
-        _,b,_ = pooled(made, 'instance', o.point, o.arch)
-        close(o.diff_perm, reference(o.metric, y, a)-reference(o.metric, y, b), 1e-7)
-
-def test_holm_is_over_methods_within_metric_point_and_architecture(summary):
-    for _,g in summary.differences.groupby(['arch','point','metric']):
-        assert len(g)==2
-        close(g.p_holm, closed_testing(g.p.tolist()))
-        if g.metric.iloc[0]!='brier': close(g.p_perm_holm, closed_testing(g.p_perm.tolist()))
-
-def test_shown_is_what_both_tests_reject(summary):
-    for o in summary.differences.itertuples():
-        ps = [o.p_holm]+[o.p_perm_holm]*(o.metric!='brier')
-        close(o.p_both, max(ps))
-        better = (o.diff>0)!=(o.metric=='brier')
-        assert o.shown==('' if max(ps)>.05 else 'better' if better else 'worse')
+def test_shown_is_where_q_is_small(summary):
+    for o in summary.differences.itertuples(): assert o.shown==('' if not o.q<=.05 else 'better' if o.diff>0 else 'worse')
     assert {'better',''}<=set(summary.differences.shown)
     assert set(summary.differences[summary.differences.method=='third'].shown)<={''}
 
 def test_architectures_are_compared_each_by_itself(made, summary):
     for arch in 'net','wide':
-        alone = summarise(made.where(lambda d: d.arch==arch), metrics=METRICS, n=200)
+        alone = summarise(made.where(lambda d: d.arch==arch), metrics=METRICS)
         for nm in 'table','differences':
             want = getattr(summary, nm).query('arch==@arch').reset_index(drop=True)
             pd.testing.assert_frame_equal(getattr(alone, nm), want)
     assert all(o.startswith(('net, ','wide, ')) for o in summary.sentences)
     assert alone.sentences[0].startswith('other against')
 
-def all_swaps(r, method, points, metric, seeds, folds=(1,2)):
-    "Exact p: the share of all swaps of whole groups, all their answers together, with a difference at least as large"
-    sets = [(pooled(r, method, q, folds=folds, seeds=seeds),pooled(r, 'instance', q, folds=folds, seeds=seeds))
-        for q in points]
-    groups = sets[0][0][2]
-    if groups is None:
-        runs = [f'{method}.net.{f}.{s}' for f in folds for s in seeds]
-        groups = np.concatenate([np.sort(r.kept[run,'report']['paths']) for run in runs])
-    names = np.unique(groups)
-    assert len(names)<=10
-    res = []
-    for swap in product([False,True], repeat=len(names)):
-        s = np.isin(groups, names[list(swap)])
-        one = []
-        for (y,a,_),(_,b,_) in sets:
-            one.append(reference(metric, y, np.where(s[:,None], b, a))-reference(metric, y, np.where(s[:,None], a, b)))
-        res.append(one[0]-(one[1] if len(one)>1 else 0))
-    return np.mean(np.abs(res)>=abs(res[0])-1e-9)
+@pytest.mark.parametrize('groups', [True,False])
+def test_images_of_a_patient_and_all_seeds_of_an_image_are_one(groups):
+    r = Made(dict(instance=.3, other=.8), folds=(1,2), seeds=(0,1,2), groups=groups, metrics=['mcc','accuracy'])
+    d = summarise(r, metrics=['mcc','accuracy']).differences
+    want = judged(r, 'other', ['mcc','accuracy'], folds=(1,2), seeds=(0,1,2))
+    for o in d.itertuples(): close([o.images,o.q], [want[o.point,o.metric][c] for c in ('images','q')], 1e-7)
 
-@pytest.mark.parametrize('groups,n', [(True,12), (False,4)])
-@pytest.mark.parametrize('seeds', [(0,), (0,1,2)])
-def test_seeds_of_an_item_or_patient_are_swapped_together(groups, n, seeds):
-    r = Made(dict(instance=.3, other=.8), folds=(1,2), seeds=seeds, n=n, groups=groups, seed=4,
-        metrics=['mcc','accuracy'])
-    d = summarise(r, metrics=['mcc','accuracy'], n=4000).differences
-    for o in d[d.point=='as trained'].itertuples():
-        want = all_swaps(r, 'other', ['as trained'], o.metric, seeds)
-        # five standard deviations of a share of 4000 permutations
-        assert abs(o.p_perm-want) < 5*np.sqrt(want*(1-want)/4000) + 1/4000
-
-def test_the_same_seed_thrice_is_no_further_evidence():
+def test_the_same_seed_thrice_is_no_further_image():
     one = Made(dict(instance=.5, other=.7), seeds=(0,))
     thrice = SimpleNamespace(df=pd.concat([one.df.assign(seed=s) for s in range(3)]), meta=one.meta,
         predictions=one.predictions)
-    a,b = (summarise(o, metrics='mcc', n=300).differences for o in (one,thrice))
-    pd.testing.assert_frame_equal(a, b)
-
-@pytest.mark.parametrize('seeds', [(0,), (0,1)])
-def test_the_change_between_operating_points_is_swapped_too(seeds):
-    r = Made(dict(instance=.3, other=(.95,.35,.35)), folds=(1,2), seeds=seeds, n=15, seed=3, metrics=['accuracy'])
-    s = summarise(r, metrics='accuracy', n=4000)
-    d = s.differences.set_index('point')
-    for point in POINTS[1:]:
-        first,then = (np.subtract(*[of_fold(r, m, q, 'accuracy', folds=(1,2), seeds=seeds)
-            for m in ('other','instance')]) for q in ('as trained',point))
-        x = first-then
-        t = 2*stats.t.sf(abs(np.mean(x))/(np.std(x, ddof=1)*(1/2+1)**.5), 1)
-        perm = all_swaps(r, 'other', ['as trained',point], 'accuracy', seeds)
-        if d.shown['as trained'] and not d.shown[point]:
-            assert abs(d.p_change[point]-max(t, perm)) < 5*np.sqrt(perm*(1-perm)/4000)+1/4000
-        else: assert np.isnan(d.p_change[point])
-
-@pytest.mark.parametrize('seeds', [(0,), (0,1,2,3,4,5)])
-def test_what_is_tested_of_a_change_on_one_split(seeds):
-    "Large differences as trained, none later; of one run the permutation alone"
-    r = Made(dict(instance=.3, other=(.9,.3,.3), third=(.9,.3,.9)), folds=(0,), seeds=seeds, n=30, n_folds=0,
-        seed=1, metrics=['accuracy'])
-    s = summarise(r, metrics='accuracy', n=4000)
-    for method in 'other','third':
-        d = s.differences[s.differences.method==method].set_index('point')
-        assert d.shown['as trained']=='better'
-        for point in POINTS[1:]:
-            if d.shown[point]:
-                assert np.isnan(d.p_change[point])
-                continue
-            def scores(m, q): return np.array([reference('accuracy', *r.by_path(f'{m}.net.0.{i}', 'report', q)[:2])
-                    for i in seeds])
-            first,then = (scores(method, q)-scores('instance', q) for q in ('as trained',point))
-            x = first-then
-            perm = all_swaps(r, method, ['as trained',point], 'accuracy', seeds, folds=(0,))
-            p = max(perm, stats.ttest_1samp(x, 0).pvalue if len(seeds)>1 else 0)
-            # two methods were compared; five standard deviations of a share of 4000
-            assert abs(d.p_change[point]-min(2*p, 1)) < 2*(5*np.sqrt(perm*(1-perm)/4000)+1/4000)
-    words = s.verdicts.set_index('method').verdict
-    assert words['other']=='operating point' and words['third']=='learned'
+    a,b = (summarise(o, metrics='mcc').differences for o in (one,thrice))
+    for column in 'diff','images': close(a[column], b[column])
 
 def test_order_of_rows_items_and_runs_does_not_matter(made, summary):
     rng = np.random.default_rng(3)
@@ -250,7 +194,7 @@ def test_order_of_rows_items_and_runs_does_not_matter(made, summary):
         o = rng.permutation(len(d['targs']))
         kept[key] = {k: {q:p[o] for q,p in v.items()} if k=='probs' else v[o] for k,v in d.items()}
     df = made.df.sample(frac=1, random_state=0)
-    got = summarise(SimpleNamespace(df=df, meta=made.meta, predictions=lambda *a: kept[a]), metrics=METRICS, n=200)
+    got = summarise(SimpleNamespace(df=df, meta=made.meta, predictions=lambda *a: kept[a]), metrics=METRICS)
     by = ['arch','method','point']
     for nm,keys in ('table',by),('differences',by+['metric']):
         a,b = (getattr(o, nm).sort_values(keys).reset_index(drop=True) for o in (got,summary))
@@ -258,14 +202,12 @@ def test_order_of_rows_items_and_runs_does_not_matter(made, summary):
 
 # ------------------------------------------------------------------ what was repeated
 
-def test_seeds_on_one_split_are_a_paired_t_test_over_seeds():
+def test_seeds_on_one_split():
     r = Made(dict(instance=.5, other=.7), folds=(0,), seeds=(0,1,2,3), n_folds=0)
     s = summarise(r)
+    want = judged(r, 'other', s.metrics, folds=(0,), seeds=(0,1,2,3))
     for o in s.differences.itertuples():
-        a,b = ([reference(o.metric, *r.by_path(f'{m}.net.0.{i}', 'report', o.point)[:2]) for i in range(4)]
-            for m in ('other','instance'))
-        want = stats.ttest_rel(a, b)
-        close([o.diff,o.p,o.low,o.high], [np.mean(a)-np.mean(b),want.pvalue,*want.confidence_interval(.95)], 1e-6)
+        for column in COLUMNS: close(getattr(o, column), want[o.point,o.metric][column], 1e-7)
         assert (o.kind,o.n)==('seed variation only',4)
     assert (s.table.runs=='4 seeds').all() and 'seed variation only' in s.sentences[0]
     assert any('seed variation only' in o for o in s.notes)
@@ -275,30 +217,63 @@ def test_seeds_of_a_single_fold_are_seeds():
     assert set(s.differences.kind)=={'seed variation only'} and set(s.differences.n)=={3}
     assert 'net: 1 of 5 folds were run.' in s.notes
 
-def test_one_run_is_judged_by_its_images_alone():
+def test_one_run_each_concludes_nothing_about_methods():
     r = Made(dict(instance=.3, other=.95), folds=(0,), n_folds=0, n=150, metrics=['mcc','brier'])
-    s = summarise(r, metrics=['mcc','brier'], n=500)
+    s = summarise(r, metrics=['mcc','brier'])
     d = s.differences[s.differences.metric=='mcc']
-    assert set(d.kind)=={'one run'} and set(d.n)=={1} and d[['low','high','p','p_holm']].isna().all(axis=None)
-    close(d.p_both, d.p_perm_holm)
-    assert set(d.shown)=={'better'} and 'compares two networks and not two methods' in s.sentences[0]
-    assert any(o.startswith('One run has no interval') for o in s.notes)
-    b = s.differences[s.differences.metric=='brier']
-    assert b.p_both.isna().all() and set(b.shown)=={''} and 'p unknown' in s.sentences[1]
+    want = judged(r, 'other', ['mcc'], folds=(0,), seeds=(0,))
+    for o in d.itertuples(): close([o.diff,o.low,o.high], [want[o.point,'mcc'][c] for c in ('diff','low','high')])
+    assert set(d.kind)=={'one run'} and set(d.n)=={1} and d[['p','q','phi','mdd50','mdd80']].isna().all(axis=None)
+    assert set(s.differences.shown)=={''} and set(s.verdicts.verdict)=={'one run each'}
+    for o in s.sentences: assert o.endswith('One run each: nothing can be concluded about methods.')
+    for word in 'better by','worse by','learned','threshold': assert word not in ' '.join(s.sentences)
+    assert any(o.startswith('One run each: nothing can be concluded about methods.') for o in s.notes)
     assert s.table[['mcc_low','mcc_high']].isna().all(axis=None)
     assert (s.table.mcc_median==s.table.mcc_mean).all() and (s.table.runs=='one run').all()
 
+@pytest.mark.parametrize('who', ['instance','other'])
+def test_a_network_that_answered_one_class_to_everything_has_learned_nothing(who):
+    r = Made(THREE, folds=(1,2,3,4), n=150)
+    assert 'better' in set(summarise(r).differences.shown)
+    for part in 'select','report':
+        probs = r.kept[f'{who}.net.2.0',part]['probs']
+        for q in probs: probs[q] = np.eye(3)[np.zeros(150, dtype=int)]
+    s = summarise(r)
+    words = f'Networks that answered one class to everything: {who}, net, fold 2, seed 0. '
+    assert s.notes[0].startswith(words)
+    for text in s.to_markdown(),s.to_latex(): assert text.startswith(words)
+    assert s._repr_html_().startswith(f'<p><b>{words}')
+    barred = s.verdicts if who=='instance' else s.verdicts[s.verdicts.method=='other']
+    assert set(barred.verdict)=={'no claim'} and barred.sentence.str.endswith(
+        'No claim: some of these networks answered one class to everything.').all()
+    assert set(s.differences[s.differences.method.isin(barred.method)].shown)=={''}
+    if who=='other': assert set(s.verdicts[s.verdicts.method=='third'].verdict)=={'not shown'}
+    # where there is but one class, one answer is right
+    one = Made(dict(instance=1., other=1.), k=1, metrics=['accuracy'])
+    assert summarise(one, metrics='accuracy').first==[]
+
+def test_folds_that_share_images_are_not_judged():
+    r = Made(dict(instance=.3, other=.95), n=150)
+    for m in 'instance','other':
+        for f in 1,2,3:
+            d = r.kept[f'{m}.net.{f}.0','select']
+            d['paths'] = np.where(np.char.endswith(d['paths'], '/7'), 'shared', d['paths'])
+            d['groups'] = None
+    s = summarise(r, part='select')
+    assert set(s.differences.shown)=={''} and set(s.verdicts.verdict)=={'no claim'}
+    assert all(o.endswith('No claim: folds share some of these images.') for o in s.sentences)
+
 def test_of_an_error_less_is_better():
     s = summarise(Made(dict(instance=.2, other=.95), folds=(1,2,3,4), n=100, metrics=['brier']), metrics='brier')
-    assert (s.differences['diff']<0).all() and set(s.differences.shown)=={'better'}
-    assert 'as trained better by' in s.sentences[0]
+    assert (s.differences['diff']<0).all() and set(s.verdicts.verdict)=={'not judged'}
+    known = differences(['better']).assign(metric='brier')
+    assert 'better by 10.00 points' in verdict_table(known, 'instance', 5).sentence[0]
 
 def test_some_of_the_folds():
     r = Made(THREE, folds=(1,2,4), n_folds=10)
-    s = summarise(r, metrics='mcc', n=50)
+    s = summarise(r, metrics='mcc')
     o = s.differences.iloc[0]
-    x = np.subtract(*[of_fold(r, m, 'as trained', 'mcc', folds=(1,2,4), seeds=(0,)) for m in (o.method,'instance')])
-    close(o.p, 2*stats.t.sf(abs(np.mean(x))/(np.std(x, ddof=1)*(1/3+1/9)**.5), 2), 1e-6)
+    close(o.p, judged(r, o.method, ['mcc'], folds=(1,2,4), seeds=(0,))[o.point,'mcc']['p'], 1e-7)
     assert 'net: 3 of 10 folds were run.' in s.notes and '(3 of 10 folds)' in s.sentences[0]
     assert (s.table.runs=='3 of 10 folds').all()
     assert '3 of 10 folds' in s.tables()[3].cells['compared on'].tolist()
@@ -307,15 +282,17 @@ def test_missing_runs_are_missing_on_both_sides(made):
     def gone(d):
         other = (d.method=='other') & (d.fold==2) & (d.seed==1)
         return ~(other | (d.method=='instance') & (d.fold==3) | (d.arch=='wide'))
-    def common(d): return gone(d) & (d.fold!=3) & ((d.fold!=2) | (d.seed==0)) & d.method.isin(['other','instance'])
     r = made.where(gone)
     r.meta = made.meta|dict(failed=[dict(method='other', arch='net', fold=2, seed=1,
         error='RuntimeError: out\nof memory')])
-    s = summarise(r, metrics='mcc', n=300)
+    s = summarise(r, metrics='mcc')
     d = s.differences.query("method=='other'")
     assert set(d.n)=={3}
-    both = summarise(made.where(common), metrics='mcc', n=300).differences
-    for c in 'diff','low','high','p','diff_perm','p_perm': close(d[c], both[c])
+    # each fold counts with as many seeds, which is one
+    want = judged(made, 'other', ['mcc'], folds=(1,2,4), seeds=(0,), n_methods=2)
+    for o in d.itertuples():
+        for c in COLUMNS: close(getattr(o, c), want[o.point,'mcc'][c], 1e-7)
+    assert 'net, other: compared without fold 1, seed 1; fold 4, seed 1, as every fold counts with as many seeds.' in s.notes
     assert 'net, other: without fold 2, seed 1. Methods are compared on what both have.' in s.notes
     assert 'net, instance: without fold 3, seed 0; fold 3, seed 1. Methods are compared on what both have.' in s.notes
     assert 'Failed: other, net, fold 2, seed 1: RuntimeError: out of memory' in s.notes
@@ -331,19 +308,19 @@ def test_nothing_in_common_and_nothing_to_compare_with():
     def kept(d):
         other,baseline = d.method=='other',d.method=='instance'
         return (~other | (d.fold>2)) & (~baseline | (d.fold<=2)) & ((d.arch=='net') | ~baseline)
-    s = summarise(r.where(kept), metrics='mcc', n=50)
+    s = summarise(r.where(kept), metrics='mcc')
     assert set(s.differences.method)=={'third'} and set(s.differences.arch)=={'net'}
     assert 'net, other: no run in common with instance, so it is not compared.' in s.notes
     assert 'wide: without instance, so nothing is compared.' in s.notes
     assert 'net, third: no run' not in ' '.join(s.notes)
-    alone = summarise(r.where(lambda d: d.method=='instance'), n=50)
+    alone = summarise(r.where(lambda d: d.method=='instance'))
     assert alone.sentences==[] and len(alone.differences)==0 and len(alone.tables())==6
-    assert 'p_holm' in alone.differences
+    assert 'q' in alone.differences
     for o in alone.to_markdown(),alone.to_latex(),alone.to_csv(),alone._repr_html_(): assert 'instance' in o
 
 def test_many_missing_runs_are_counted():
     r = Made(dict(instance=.5, other=.7), seeds=range(4))
-    s = summarise(r.where(lambda d: (d.method=='instance') | (d.fold==1)), metrics='mcc', n=50)
+    s = summarise(r.where(lambda d: (d.method=='instance') | (d.fold==1)), metrics='mcc')
     assert any(o.endswith('and 2 more. Methods are compared on what both have.') for o in s.notes)
     assert set(s.differences.kind)=={'seed variation only'}
 
@@ -352,57 +329,61 @@ def test_an_undefined_score_makes_its_fold_undefined():
     df = r.df.copy()
     df.loc[(df.method=='other') & (df.fold==2) & (df.seed==1) & (df.point=='as trained'),'mcc'] = np.nan
     r.df = df
-    s = summarise(r, metrics='mcc', n=50)
+    s = summarise(r, metrics='mcc')
     o = s.differences.set_index('point').loc['as trained']
-    assert np.isnan([o['diff'],o.low,o.p,o.p_both]).all() and o.shown=='' and o.n==3
-    assert re.search('as trained (no difference shown, )?–, p unknown', s.sentences[0])
+    assert np.isnan([o['diff'],o.low,o.p,o.q]).all() and o.shown=='' and o.n==3
+    assert re.search('as trained (no difference shown, )?–[;.]', s.sentences[0])
     of_other = s.table.query("method=='other' and point=='as trained'")
     assert of_other[['mcc_mean','mcc_median','mcc_low']].isna().all(axis=None)
     assert '–' in s.tables()[0].cells.to_numpy()
 
 def test_parts_other_than_the_reported_one(made):
     for part in 'select','far':
-        s = summarise(made, metrics=['mcc'], part=part, n=100)
+        s = summarise(made, metrics=['mcc'], part=part)
         o = s.differences.query("arch=='net' and method=='other' and point=='as trained'").iloc[0]
-        close(o['diff'], np.mean(np.subtract(*[of_fold(made, m, 'as trained', 'mcc', part=part)
-            for m in ('other','instance')])), 1e-6)
+        y,a,_ = pooled(made, 'other', 'as trained', part=part)
+        _,b,_ = pooled(made, 'instance', 'as trained', part=part)
+        close(o['diff'], reference('mcc', y, a)-reference('mcc', y, b), 1e-7)
         assert part in s.tables()[0].caption
     assert any('same images of far' in o for o in s.notes)
-    assert any('chosen on: scores are too high' in o for o in summarise(made, metrics='mcc', part='select', n=10).notes)
-    # an image of the external set answers once for each fold, and is swapped with all of them
-    r = Made(dict(instance=.3, other=.8), folds=(1,2), external=('far',), groups=False, n=9, metrics=['accuracy'])
-    a,b = (np.concatenate([r.by_path(f'{m}.net.{f}.0', 'far', 'as trained')[1] for f in (1,2)])
-        for m in ('other','instance'))
-    y = np.concatenate([r.by_path(f'other.net.{f}.0', 'far', 'as trained')[0] for f in (1,2)])
-    res = []
-    for swap in product([False,True], repeat=9):
-        s = np.tile(swap, 2)[:,None]
-        res.append(reference('accuracy', y, np.where(s, b, a))-reference('accuracy', y, np.where(s, a, b)))
-    want = np.mean(np.abs(res)>=abs(res[0])-1e-9)
-    got = summarise(r, metrics='accuracy', part='far', n=4000).differences.p_perm[0]
-    assert abs(got-want) < 5*np.sqrt(want*(1-want)/4000) + 1/4000
+    assert any('chosen on: scores are too high' in o for o in summarise(made, metrics='mcc', part='select').notes)
+
+@pytest.mark.parametrize('groups', [True,False])
+def test_networks_of_all_folds_are_seeds_on_an_external_set(groups):
+    r = Made(dict(instance=.3, other=.8), folds=(1,2), external=('far',), groups=groups, metrics=['accuracy'])
+    truth = r.by_path('instance.net.1.0', 'far', POINTS[0])[0]
+    for (run,part),d in r.kept.items():
+        if part!='far': continue
+        d['targs'] = truth[np.argsort(np.argsort(d['paths']))]
+        if groups: d['groups'] = np.array([f"x{int(o.split('/')[-1])//3}" for o in d['paths']])
+    got = summarise(r, metrics='accuracy', part='far').differences
+    at = [[[r.by_path(f'{m}.net.{f}.0', 'far', q) for q in POINTS] for f in (1,2)] for m in ('instance','other')]
+    pred = np.array([[[p.argmax(1) for _,p,_ in of_seed] for of_seed in of_method] for of_method in at])
+    want = method_differences(pred, truth, ['accuracy'], groups=at[0][0][0][2], primary=None)
+    for c in COLUMNS: close(got[c], want[c], 1e-7)
 
 @pytest.mark.parametrize('part', ['report','select'])
 def test_scores_are_read_at_the_prevalence_that_is_stated(part):
     share = np.array([.7,.25,.05])
-    r = Made(dict(instance=.4, other=.7), prevalence=share.tolist(), metrics=['mcc','accuracy','quad_kappa'])
-    s = summarise(r, metrics=['mcc','accuracy','quad_kappa'], part=part, n=50)
+    metrics = ['mcc','accuracy','quad_kappa']
+    r = Made(dict(instance=.4, other=.7), prevalence=share.tolist(), metrics=metrics)
+    s = summarise(r, metrics=metrics, part=part)
     for o in s.differences.itertuples():
         y,a,_ = pooled(r, 'other', o.point, part=part, folds=(1,2,3), seeds=(0,))
         _,b,_ = pooled(r, 'instance', o.point, part=part, folds=(1,2,3), seeds=(0,))
         w = (share/np.bincount(y))[y] if part=='report' else None
-        close(o.diff_perm, reference(o.metric, y, a, w)-reference(o.metric, y, b, w), 1e-7)
+        close(o.diff, reference(o.metric, y, a, w)-reference(o.metric, y, b, w), 1e-7)
     assert any('class shares of the training images' in o for o in s.caveats)==(part=='report')
 
 def test_classes_that_no_image_has_are_left_out_of_the_prevalence():
     r = Made(dict(instance=.4, other=.7), n_folds=3, metrics=['accuracy'])
     r.meta = r.meta|dict(vocab=list('0123'), prevalence=[.4,.2,.2,.2])
     for d in r.kept.values(): d['probs'] = {q:np.pad(p, [(0,0),(0,1)]) for q,p in d['probs'].items()}
-    o = summarise(r, metrics='accuracy', n=50).differences.iloc[0]
+    o = summarise(r, metrics='accuracy').differences.iloc[0]
     y,a,_ = pooled(r, 'other', o.point, folds=(1,2,3), seeds=(0,))
     _,b,_ = pooled(r, 'instance', o.point, folds=(1,2,3), seeds=(0,))
     w = (np.array([.5,.25,.25])/np.bincount(y))[y]
-    close(o.diff_perm, np.average(a.argmax(1)==y, weights=w)-np.average(b.argmax(1)==y, weights=w))
+    close(o['diff'], np.average(a.argmax(1)==y, weights=w)-np.average(b.argmax(1)==y, weights=w))
 
 # ------------------------------------------------------------------ α that was chosen
 
@@ -413,8 +394,7 @@ def test_alpha_is_chosen_on_the_selection_split_of_each_fold_and_seed():
         r = Made(MIX, folds=(1,2), seeds=(0,1), archs=('net','wide'), external=('far',)*(monitor=='brier'),
             monitor=monitor, metrics=['mcc','brier','macro_f1'])
         for part in ['report']+['far']*(monitor=='brier'):
-            t = summarise(r, metrics='macro_f1', part=part,
-                n=20).table.query("method=='balmix_chosen'").set_index(['arch','point'])
+            t = summarise(r, metrics='macro_f1', part=part).table.query("method=='balmix_chosen'").set_index(['arch','point'])
             assert len(t)==6
             used = set()
             for (arch,point),row in t.iterrows():
@@ -434,11 +414,11 @@ def test_alpha_is_chosen_on_the_selection_split_of_each_fold_and_seed():
 
 def test_the_chosen_one_is_compared_as_any_other():
     r = Made(MIX)
-    s = summarise(r, metrics='mcc', n=50)
+    s = summarise(r, metrics='mcc')
     assert s.differences.method.drop_duplicates().tolist()==['balmix_0.1','balmix_0.2','balmix_0.3','balmix_chosen',
         'balmix_9']
-    g = s.differences[s.differences.point=='as trained']
-    close(g.p_holm, closed_testing(g.p.tolist()))
+    first = s.differences[s.differences.point=='train prevalence']
+    close(first.q, np.minimum(1, 2*5*first.p))
     assert any(o.startswith('balmix_chosen') and 'the selection split' in o for o in s.notes)
     assert 'balmix_chosen' not in set(r.df.method)
 
@@ -449,26 +429,25 @@ def test_ties_go_to_the_smaller_alpha_and_undefined_scores_lose():
     r.df.loc[sel & (r.df.fold==3) & (r.df.method=='balmix_0.1'),'mcc'] = np.nan
     # other operating points must not decide
     r.df.loc[(r.df.part=='select') & (r.df.point!='as trained') & (r.df.method=='balmix_0.3'),'mcc'] = 1
-    t = summarise(r, metrics='macro_f1', n=20).table.query("method=='balmix_chosen' and point=='as trained'").iloc[0]
+    t = summarise(r, metrics='macro_f1').table.query("method=='balmix_chosen' and point=='as trained'").iloc[0]
     want = [reference('macro_f1', *r.by_path(f'{m}.net.{f}.0', 'report', 'as trained')[:2])
         for f,m in ((1,'balmix_0.1'),(2,'balmix_0.1'),(3,'balmix_0.3'))]
     close(t.macro_f1_mean, np.mean(want), 1e-6)
     r.meta['monitor'] = 'brier'
     r.df.loc[sel,'brier'] = .5
     r.df.loc[sel & (r.df.fold==3) & (r.df.method=='balmix_0.1'),'brier'] = np.nan
-    close(summarise(r, metrics='macro_f1',
-        n=20).table.query("method=='balmix_chosen' and point=='as trained'").macro_f1_mean.iloc[0], np.mean(want), 1e-6)
+    close(summarise(r, metrics='macro_f1').table.query("method=='balmix_chosen' and point=='as trained'").macro_f1_mean.iloc[0], np.mean(want), 1e-6)
 
 def test_where_there_is_a_choice():
     r = Made(MIX, folds=(1,2,3))
-    def chosen(o, **kw): return summarise(o, metrics='mcc', n=20, **kw).table.query("method=='balmix_chosen'")
+    def chosen(o, **kw): return summarise(o, metrics='mcc', **kw).table.query("method=='balmix_chosen'")
     assert len(chosen(r.where(lambda d: d.method.isin(['instance','balmix_0.2']))))==0
     # of a fold where one α has not run there is no choice among all
     assert set(chosen(r.where(lambda d: (d.method!='balmix_0.2') | (d.fold!=2))).runs)=={'2 of 3 folds'}
     only = lambda d: d.part=='report'
     assert len(chosen(r.where(only)))==0
     r.meta['selection'] = 'reported-fold'
-    s = summarise(r.where(only), metrics='mcc', n=20)
+    s = summarise(r.where(only), metrics='mcc')
     want = [max(reference('mcc', *r.by_path(f'balmix_0.{i}.net.{f}.0', 'report', 'as trained')[:2])
         for i in (1,2,3)) for f in (1,2,3)]
     close(s.table.query("method=='balmix_chosen' and point=='as trained'").mcc_mean, [np.mean(want)], 1e-6)
@@ -476,56 +455,61 @@ def test_where_there_is_a_choice():
 
 # ------------------------------------------------------------------ words
 
-def differences(shown, p_both=.01, p_change=np.nan):
-    "Made-up differences of one method; `shown` by operating point, None where the tests are undefined"
-    p = [np.nan if o is None else p_both for o in shown]
-    return pd.DataFrame(dict(arch='net', method='other', metric='mcc', point=POINTS[:len(shown)], diff=.1, p_both=p,
-                             shown=[o or '' for o in shown], kind='folds', n=5, p_change=p_change))
+def differences(shown, q=.01, mdd80=.0412, kind='folds'):
+    "Made-up differences of one method; `shown` by operating point, None where the difference is unknown"
+    qs = [np.nan if o is None else q for o in shown]
+    return pd.DataFrame(dict(arch='net', method='other', metric='mcc', point=POINTS[:len(shown)], diff=.1, q=qs,
+                             shown=[o or '' for o in shown], kind=kind, n=5, mdd80=mdd80))
 
 def verdict(*args, **kwargs): return verdict_table(differences(*args, **kwargs), 'instance', 5).iloc[0]
 
-@pytest.mark.parametrize('shown,p_change,word,said', [
-    (['','',''], np.nan, 'not shown', 'MCC (5 folds): no difference shown, as trained +10.00'),
-    ([None]*3, np.nan, 'not shown', 'no difference shown'),
-    (['better']*3, np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
-    (['worse']*3, np.nan, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
-    (['better','better',''], np.nan, 'learned',
+@pytest.mark.parametrize('shown,word,said', [
+    (['','',''], 'not shown', 'MCC (5 folds): no difference shown, as trained +10.00'),
+    ([None]*3, 'not shown', 'no difference shown'),
+    (['better']*3, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
+    (['worse']*3, 'learned', 'it remains at the training prevalence and under the balanced prior.'),
+    (['better','better',''], 'learned',
         'it remains at the training prevalence, but none is shown under the balanced prior.'),
-    (['worse','','worse'], np.nan, 'learned',
+    (['worse','','worse'], 'learned',
         'it remains under the balanced prior, but none is shown at the training prevalence.'),
-    (['','better',''], np.nan, 'learned',
+    (['','better',''], 'learned',
         'it is shown at the training prevalence, but not under the balanced prior, and not as trained.'),
-    (['better','',''], .01, 'operating point',
-        'at equal operating points the difference is smaller (p = 0.010), and none is shown.'),
-    (['worse','',''], .05, 'operating point',
-        'A threshold effect: at equal operating points the difference is smaller'),
-    (['better','',''], .0501, 'not told apart', 'it is not shown to be smaller either'),
-    (['better','',''], np.nan, 'not told apart', 'these runs cannot tell a threshold effect from better learning.'),
-    (['better','worse',''], .001, 'depends on the operating point', 'Which of the two is better depends'),
-    (['better','worse','better'], .001, 'depends on the operating point', 'Which of the two'),
-    (['','worse','better'], np.nan, 'depends on the operating point', 'Which of the two'),
-    (['better',None,None], np.nan, 'not told apart', 'It was not measured at equal operating points'),
-    # a difference must shrink at both equal operating points
-    (['better','',''], [np.nan,.001,.002], 'operating point', '(p = 0.002)'),
-    (['better','',''], [np.nan,.001,.3], 'not told apart', ''),
-    (['better','',''], [np.nan,.3,.001], 'not told apart', ''),
-    (['better','',''], [np.nan,.001,np.nan], 'not told apart', '')])
-def test_verdicts(shown, p_change, word, said):
-    got = verdict(shown, p_change=p_change)
+    (['better','',''], 'not told apart', 'these runs cannot tell a threshold effect from better learning.'),
+    (['better','worse',''], 'depends on the operating point', 'Which of the two is better depends'),
+    (['better','worse','better'], 'depends on the operating point', 'Which of the two'),
+    (['','worse','better'], 'depends on the operating point', 'Which of the two'),
+    (['better',None,None], 'not told apart', 'It was not measured at equal operating points')])
+def test_verdicts(shown, word, said):
+    got = verdict(shown)
     assert got.verdict==word and said in got.sentence
 
 def test_an_undefined_point_is_no_point_where_nothing_shows():
     "A gain as trained that could not be tested later must not be called one of operating point"
     r = Made(dict(instance=.3, other=.95), n=150)
     r.df.loc[r.df.point!='as trained','mcc'] = np.nan
-    o = summarise(r, metrics='mcc', n=200).verdicts.iloc[0]
+    o = summarise(r, metrics='mcc').verdicts.iloc[0]
     assert o.verdict=='not told apart' and 'not measured' in o.sentence
 
-@pytest.mark.parametrize('p,words', [
-    (1e-5,'p < 0.001'), (.00099,'p < 0.001'), (.001,'p = 0.001'), (.0049,'p = 0.005'), (.0499,'p = 0.050'),
-        (.2,'p = 0.20'),
-    (1,'p = 1.00'), (np.nan,'p unknown')])
-def test_p_in_words(p, words): assert verdict([''], p_both=p).sentence.endswith(f'as trained +10.00, {words}.')
+@pytest.mark.parametrize('q,words', [
+    (1e-5,', q < 0.001'), (.00099,', q < 0.001'), (.001,', q = 0.001'), (.0049,', q = 0.005'), (.0499,', q = 0.050'),
+        (.2,', q = 0.20'),
+    (1,', q = 1.00'), (np.nan,'')])
+def test_q_in_words(q, words): assert f'as trained +10.00{words}. ' in verdict([''], q=q).sentence
+
+@pytest.mark.parametrize('mdd80,points', [
+    (.0412,'5 points'), (.05,'5 points'), (.02,'2 points'), (.0191,'2 points'), (.0114,'1.2 points'), (.01,'1 point'), (.003,'0.3 points'),
+    ([.02,.0512,.03],'6 points')])
+def test_what_would_have_been_found_is_said_where_nothing_is_shown(mdd80, points):
+    found = f'A difference of {points} or more would probably have been found.'
+    assert verdict(['']*3, mdd80=mdd80).sentence.endswith(found)
+    assert 'probably' not in verdict(['better']*3, mdd80=mdd80).sentence
+    assert 'probably' not in verdict([None]*3, mdd80=np.nan).sentence
+    assert verdict(['']*3, mdd80=2.1).sentence.endswith('These runs could hardly have found any difference.')
+
+def test_a_second_seed_is_advised_once_where_folds_have_one():
+    advice = 'Where no difference is shown, a second seed per fold would find smaller ones.'
+    for seeds,times in ((0,),1),((0,1),0): assert summarise(Made(THREE, seeds=seeds)).notes.count(advice)==times
+    for kw in dict(folds=(0,), n_folds=0),dict(folds=(0,), n_folds=0, seeds=(0,1)): assert advice not in summarise(Made(THREE, **kw)).notes
 
 def test_sentences_say_what_the_numbers_do(summary):
     d = summary.differences
@@ -534,22 +518,18 @@ def test_sentences_say_what_the_numbers_do(summary):
         g = d[(d.arch==v.arch) & (d.method==v.method) & (d.metric==v.metric)].set_index('point')
         words = dict(zip(POINTS, ('as trained','at the training prevalence','under the balanced prior')))
         for point,o in g.iterrows():
-            m = re.search(f'{words[point]} ([^;]*), p (=|<) ([0-9.]*[0-9])', v.sentence)
-            p = float(m[3])
-            if m[2]=='<': assert p==.001 and o.p_both<.001
-            else: assert abs(p-o.p_both)<=(.0005001 if o.p_both<.0995 else .005001)
+            if v.metric=='brier':
+                assert f'{words[point]} {100*o["diff"]:+.2f}' in v.sentence and v.verdict=='not judged'
+                continue
+            m = re.search(f'{words[point]} ([^;]*), q (=|<) ([0-9.]*[0-9])', v.sentence)
+            q = float(m[3])
+            if m[2]=='<': assert q==.001 and o.q<.001
+            else: assert abs(q-o.q)<=(.0005001 if o.q<.0995 else .005001)
             if o.shown: assert m[1]==f'{o.shown} by {abs(100*o["diff"]):.2f} points'
             else: assert m[1].endswith(f'{100*o["diff"]:+.2f}') and o.shown==''
+        if v.metric=='brier': continue
         if not g.shown.any(): assert 'no difference shown' in v.sentence and v.verdict=='not shown'
-        else: assert v.verdict in ('learned','operating point','not told apart','depends on the operating point')
-
-def test_tests_that_see_opposite_signs_show_nothing(monkeypatch):
-    import fastai_balmix.compare.summary as room
-    r = Made(dict(instance=.3, other=.95), n=150)
-    plain = room.paired_test
-    assert set(summarise(r, metrics='mcc', n=200).differences.shown)=={'better'}
-    monkeypatch.setattr(room, 'paired_test', lambda *a, **kw: plain(*a, **kw)._replace(diff=-.5))
-    assert set(summarise(r, metrics='mcc', n=200).differences.shown)=={''}
+        else: assert v.verdict in ('learned','not told apart','depends on the operating point')
 
 def simulated(rng, n_folds, n, moved):
     "Two methods of which neither has learned more; with `moved` the second stands elsewhere as trained"
@@ -574,7 +554,7 @@ def simulated(rng, n_folds, n, moved):
 
 def verdicts(n_sim, moved, seed=0):
     rng = np.random.default_rng(seed)
-    return [summarise(simulated(rng, 5, 120, moved), metrics='balanced_accuracy', n=199).verdicts.verdict[0]
+    return [summarise(simulated(rng, 5, 120, moved), metrics='balanced_accuracy').verdicts.verdict[0]
         for _ in range(n_sim)]
 
 @pytest.mark.slow
@@ -584,7 +564,7 @@ def test_methods_that_learned_the_same_are_seldom_told_apart_by_what_they_learne
     got = pd.Series(verdicts(400, moved)).value_counts(normalize=True)
     wrong = got.get('learned', 0)+got.get('depends on the operating point', 0)
     assert wrong <= .1+4*np.sqrt(.1*.9/400)
-    if moved: assert got.get('operating point', 0)>.5
+    if moved: assert got.get('not told apart', 0)>.5
     else: assert got['not shown']>=1-.15-4*np.sqrt(.15*.85/400)
 
 # ------------------------------------------------------------------ what must be said under every table
@@ -593,7 +573,7 @@ NOT_LEARNED = 'operating point of its own: a difference here is not yet a differ
 
 def test_every_table_says_how_folds_and_epochs_were_chosen():
     r = Made(THREE, grouped=False, selection='reported-fold', notes=['Ten images were left out.'], archs=('net','wide'))
-    s = summarise(r, n=50)
+    s = summarise(r)
     must = (
         'Ten images were left out.', 'Folds are by image: frames of one examination may fall on both sides.',
         'chosen on the very images that are reported')
@@ -607,27 +587,28 @@ def test_every_table_says_how_folds_and_epochs_were_chosen():
     for nm in 'table','differences','verdicts': assert getattr(s, nm).attrs['notes']==s.notes
 
 def test_what_need_not_be_said_is_not():
-    for kw in dict(), dict(folds=(0,), n_folds=0, grouped=False): assert summarise(Made(THREE, **kw), n=20).caveats==[]
+    for kw in dict(), dict(folds=(0,), n_folds=0, grouped=False): assert summarise(Made(THREE, **kw)).caveats==[]
     twice = 'Folds are by image: frames of one examination may fall on both sides.'
-    assert summarise(Made(THREE, grouped=False, notes=[twice]), n=20).caveats==[twice]
-    s = summarise(Made(THREE), n=20)
+    assert summarise(Made(THREE, grouped=False, notes=[twice])).caveats==[twice]
+    s = summarise(Made(THREE))
     assert not any(w in ' '.join(s.notes) for w in ('seed variation','One run','Failed','without','chosen',
-        'were run','No permutation'))
-    assert any('Nadeau' in o for o in s.notes)
-    assert any('Brier error' in o and 'No permutation' in o for o in summarise(Made(THREE, metrics=['mcc','brier']),
-        metrics=['mcc','brier'], n=20).notes)
+        'were run','Nothing is claimed'))
+    assert any('q is p with all chances counted' in o for o in s.notes)
+    assert any('Brier error' in o and 'Nothing is claimed' in o for o in summarise(Made(THREE, metrics=['mcc','brier']),
+        metrics=['mcc','brier']).notes)
 
-def test_intervals_past_the_ends_of_a_score_are_explained():
-    ends,told = dict(mcc=(-1,1), balanced_accuracy=(0,1), macro_f1=(0,1)),[]
-    for skills,kw in (dict(instance=.4, other=.6),dict(folds=(1,2,3,4,5), n_folds=5, n=200)),(dict(instance=.9,
-            other=.97),dict(folds=(1,2), n_folds=2, n=24)),(dict(instance=.5, other=.9),dict(folds=(0,), n_folds=0)):
-        s = summarise(Made(skills, **kw), n=20)
-        past = any(row[f'{m}_low']<a or row[f'{m}_high']>b for _,row in s.table.iterrows() for m,(a,b) in ends.items())
-        past |= any(abs(v)>b-a for m,(a,b) in ends.items() for v in s.differences.loc[s.differences.metric==m,
-            ['low','high']].to_numpy().ravel())
-        assert past==any("may pass the ends of a score's range" in o for o in s.notes)
-        told.append(past)
-    assert told==[False,True,False]
+def test_no_interval_passes_the_ends_of_a_score():
+    ends = dict(mcc=(-1,1), balanced_accuracy=(0,1), macro_f1=(0,1))
+    for skills,kw in ((dict(instance=.4, other=.6),dict(folds=(1,2,3,4,5), n=200)), (dict(instance=.9, other=.97),dict(folds=(1,2,3,4), n=24)),
+                      (dict(instance=.9, other=.97),dict(folds=(1,2,3), n=24)), (dict(instance=.5, other=.9),dict(folds=(0,), n_folds=0))):
+        s = summarise(Made(skills, **kw))
+        for m,(a,b) in ends.items():
+            low,high = s.table[f'{m}_low'],s.table[f'{m}_high']
+            # two or three repeats have no interval
+            assert low.notna().all()==high.notna().all()==(len(kw['folds'])>3)
+            assert not (low<a).any() and not (high>b).any()
+            of_metric = s.differences[s.differences.metric==m]
+            assert of_metric[['low','high']].abs().le(b-a).all(axis=None)
 
 # ------------------------------------------------------------------ forms
 
@@ -688,8 +669,8 @@ def test_cells_survive_every_form():
     assert '<p>' not in bare._repr_html_()
 
 def test_a_summary_in_every_form(tmp_path):
-    r = Made({'instance':.5, NASTY:.8}, n=60)
-    s = summarise(r, n=50)
+    r = Made({'instance':.5, NASTY:.8}, folds=(1,2,3,4), n=60)
+    s = summarise(r)
     assert [len(from_markdown(o.to_markdown())) for o in s.tables()]==[3]*3+[2]*3
     assert len(from_markdown(s.to_markdown()))==15
     assert repr(s)==s.to_markdown() and s.to_latex().count(r'\begin{table}')==6
@@ -703,10 +684,10 @@ def test_a_summary_in_every_form(tmp_path):
     row = s.table.iloc[0]
     assert first[0]==['method','runs','MCC: median','mean (95 %)','balanced accuracy: median','mean (95 %)',
         'macro-F1: median','mean (95 %)']
-    assert first[1][:4]==['instance','3 folds',f'{100*row.mcc_median:.2f}',
+    assert first[1][:4]==['instance','4 folds',f'{100*row.mcc_median:.2f}',
         f'{100*row.mcc_mean:.2f} ({100*row.mcc_low:.2f} to {100*row.mcc_high:.2f})']
     o,cell = s.differences.iloc[0],s.tables()[3].cells['as trained'][0]
-    assert cell.startswith(f'{100*o["diff"]:+.2f} ({100*o.low:+.2f} to {100*o.high:+.2f}), p ')
+    assert cell.startswith(f'{100*o["diff"]:+.2f} ({100*o.low:+.2f} to {100*o.high:+.2f}), q ')
     assert cell.endswith(f', {o.shown}' if o.shown else cell[-3:])
     differences = [f'{m} less that of instance, in points (95 % interval)'
         for m in ('MCC','balanced accuracy','macro-F1')]
@@ -723,17 +704,17 @@ def test_csv_holds_every_number(summary, tmp_path):
         close([row['median'],row['mean'],row.low,row.high], [t.loc[key[:3],f'{key[3]}_{o}'] for o in ('median',
             'mean','low','high')])
         if key[1]=='instance': assert np.isnan(row['diff'])
-        else: close([row['diff'],row.diff_low,row.diff_high,row.p_holm,row.n],
-            [d.loc[key,o] for o in ('diff','low','high','p_holm','n')])
+        else: close([row['diff'],row.diff_low,row.diff_high,row.q,row.n],
+            [d.loc[key,o] for o in ('diff','low','high','q','n')])
 
 def test_metrics_of_the_paper_are_the_default():
-    assert summarise(Made(THREE), n=10).metrics==['mcc','balanced_accuracy','macro_f1']
-    assert summarise(Made(THREE, ordered=True, metrics=METRICS), n=10).metrics==['quad_kappa','mcc','kendall_tau']
-    assert summarise(Made(THREE, metrics=['accuracy']), metrics='accuracy', n=10).metrics==['accuracy']
+    assert summarise(Made(THREE)).metrics==['mcc','balanced_accuracy','macro_f1']
+    assert summarise(Made(THREE, ordered=True, metrics=METRICS)).metrics==['quad_kappa','mcc','kendall_tau']
+    assert summarise(Made(THREE, metrics=['accuracy']), metrics='accuracy').metrics==['accuracy']
 
 def test_the_baseline_is_first_the_paper_s_order_follows():
     s = summarise(Made({'zebra':.5, 'balmix_0.1':.5, 'focal':.5, 'instance':.5, 'class':.5, 'ant':.5}),
-        baseline='focal', metrics='mcc', n=10)
+        baseline='focal', metrics='mcc')
     assert s.table.method[:6].tolist()==['focal','class','instance','balmix_0.1','zebra','ant']
     assert s.baseline=='focal' and 'against focal' in s.sentences[0]
     assert s.table.point.drop_duplicates().tolist()==list(POINTS)
@@ -858,19 +839,15 @@ def wrong_labels(run, part):
         "Got 'mcc' instead."),
     (lambda: summarise(GOOD, part='messidor2'),
         "The 'part' parameter of summarise must be one of 'select', 'report'. Got 'messidor2' instead."),
-    (lambda: summarise(GOOD, n=0),
-        "The 'n' parameter of summarise must be an int in the range [1, inf). Got 0 instead."),
-    (lambda: summarise(GOOD, seed=-1),
-        "The 'seed' parameter of summarise must be an int in the range [0, inf). Got -1 instead."),
     (lambda: summarise(changed(df=GOOD.df[:0])),
         "The 'results' parameter of summarise must be results with at least one finished run. Got none instead."),
     (lambda: summarise(changed(df=pd.concat([GOOD.df,GOOD.df.tail(1)]))),
         "one run for each method, architecture, fold and seed. Got two of other, net, fold 3, seed 0 instead."),
     (lambda: summarise(changed(predictions=wrong_images)),
         "The 'results' parameter of summarise must be runs that were tested on the same images. "
-        "Got others, or other labels, in instance.net.1.0 than in other.net.1.0 instead."),
+        "Got others, or other labels, in other.net.1.0 than in instance.net.1.0 instead."),
     (lambda: summarise(changed(predictions=wrong_labels)),
-        "Got others, or other labels, in instance.net.1.0 than in other.net.1.0 instead."),
+        "Got others, or other labels, in other.net.1.0 than in instance.net.1.0 instead."),
     (lambda: summarise(Made({'instance':.5, 'balmix_0.1':.5, 'balmix_0.2':.5}, monitor='loss')),
         "The 'monitor' parameter of summarise must be one of the scores, mcc, balanced_accuracy"),
     (lambda: paper_table(GOOD, 1),

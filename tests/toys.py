@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from itertools import chain, combinations
 from pathlib import Path
 from unittest import mock
 
@@ -164,11 +163,6 @@ def close(got, want, atol=1e-5, rtol=0, equal_nan=False):
 def must_be(owner, name, rest):
     "How the error of a bad argument begins, and `rest`, what is allowed and what came"
     return f"The '{name}' parameter of {owner} must be {rest}"
-
-def closed_testing(p):
-    "Holm's procedure by its definition: reject a hypothesis when Bonferroni rejects every set that holds it"
-    sets = list(chain.from_iterable(combinations(range(len(p)), r) for r in range(1, len(p)+1)))
-    return [max(min(1, len(s)*min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
 
 def item_numbers(x):
     "Numbers of the items in a batch of inputs from `Numbered`"

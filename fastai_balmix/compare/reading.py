@@ -59,7 +59,7 @@ def repeat_kind(
 def repeat_values(
     values, # A score of each run, a series by (fold, seed)
     n_folds:int # Number of folds of the data, 0 without
-)->tuple: # A number for each repeat; and the number of folds for `corrected_t`, None where there are no folds
+)->tuple: # A number for each repeat; and the number of folds, None where there are no folds
     "Values of repeats, seeds averaged within folds"
     if repeat_kind(values.index)!='folds': return values.to_numpy(dtype=np.float64),None
     # an undefined score makes its fold undefined: to leave it out would favour who could not be scored

@@ -2,8 +2,8 @@
 
 `summarise` compares the runs of `compare` method by method: as trained, moved to the training prevalence, and
 moved to the balanced prior, so that a difference of operating point is not taken for a difference in what was
-learned. Its tests take into account that folds share most of their training images, and that several methods are
-several chances to be lucky. `paper_table` puts the same runs beside the tables of the paper.
+learned. What it claims allows for the variation of images and of networks, and for the many chances that several
+methods, scores and operating points have to be lucky. `paper_table` puts the same runs beside the tables of the paper.
 
 ```python
 import tempfile
@@ -11,7 +11,7 @@ from fastai_balmix.compare import *
 from fastai_balmix.datasets import *
 recipe = dict(archs='small', epochs=1, size=16, bs=32, lr=.05, mom=.9, augment='none', pretrained=False, tta=False)
 results = compare(digits(n_folds=2), ['instance','class'], out=tempfile.mkdtemp(), show=False, **recipe)
-s = summarise(results, baseline='instance', n=2000)
+s = summarise(results, baseline='instance')
 s.sentences
 ```"""
 
@@ -23,15 +23,15 @@ __all__ = ['Summary', 'summarise']
 # %% ../../nbs/compare/summary.ipynb #9421a653
 import numpy as np
 import pandas as pd
-from ..checks import check,check_int,class_pairs
+from ..checks import check
 from ..metrics.scores import OperatingPoint,score_registry
-from ..metrics.intervals import paired_test
-from ..metrics.differences import corrected_interval,corrected_t,holm
-from .tables import (
-    PrintedTable, html_list, latex_list, markdown_list, printed_p, printed_percent)
-from .reading import (
-    matrices_at, paper_methods, read_runs, repeat_kind, repeat_values, repeat_words, run_keys, stated_prevalence)
-from .verdicts import caveats,operating_point_caveat,remarks,verdict_table
+from ..metrics.differences import corrected_interval
+from fastai_balmix.compare.tables import (
+    PrintedTable, html_list, html_text, latex_list, latex_text, markdown_list, markdown_text, printed_p,
+    printed_percent)
+from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
+from .claims import RunAnswers,claim_table
+from .verdicts import caveats,constant_remark,operating_point_caveat,remarks,verdict_table
 
 # %% ../../nbs/compare/summary.ipynb #a55038b9
 _paper_alphas = 'balmix_0.1','balmix_0.2','balmix_0.3'
@@ -66,67 +66,6 @@ def _chosen_alpha_rows(df, meta):
         res.append(df.merge(best, on=['arch','method',*run_keys]).assign(method='balmix_chosen'))
     return pd.concat(res) if res else df.iloc[:0]
 
-# %% ../../nbs/compare/summary.ipynb #386362e7
-class _PooledAnswers:
-    "Predicted classes of runs, in one order of the items of a fold, and the test that swaps them"
-    def __init__(self, results, part, n, seed):
-        self.results,self.part,self.n,self.seed = results,part,n,seed
-        self.k = len(results.meta['vocab'])
-        self.prevalence = stated_prevalence(results.meta, part)
-        self.items = {} # of each fold: true classes, groups and paths, and the run that told them
-        self.preds = {} # of each run: predicted classes by operating point
-
-    def load(self, fold, run):
-        "Predicted classes of a run, by operating point"
-        if run in self.preds: return self.preds[run]
-        d = self.results.predictions(run, self.part)
-        paths,targs = np.asarray(d['paths'], dtype=str),np.asarray(d['targs'])
-        groups = paths if d['groups'] is None else np.asarray(d['groups'], dtype=str)
-        order = np.argsort(paths, kind='stable')
-        items = targs[order],groups[order],paths[order],run
-        first_targs,_,first_paths,first = self.items.setdefault(fold, items)
-        same = np.array_equal(first_paths, paths[order]) and np.array_equal(first_targs, targs[order])
-        check(same, 'results', 'summarise', 'runs that were tested on the same images',
-              f'others, or other labels, in {run} than in {first}')
-        self.preds[run] = {}
-        for point,p in d['probs'].items():
-            preds,_,_ = class_pairs(p, targs, self.k, 'summarise', 'probs')
-            self.preds[run][point] = preds[order]
-        return self.preds[run]
-
-    def test(self, pair, points, metric):
-        "`paired_test` of two methods at one operating point, or of the change from one to another"
-        k,func,res = self.k,score_registry[metric].func,[]
-        for (fold,_),run_a,run_b in zip(pair[0].index, *(o.run for o in pair)):
-            a,b = self.load(fold, run_a),self.load(fold, run_b)
-            targs,groups = self.items[fold][:2]
-            # a second point has classes of its own, so that its matrix stands beside that of the first
-            for i,point in enumerate(points): res.append((a[point]+i*k, b[point]+i*k, targs+i*k, groups))
-        def score(cm):
-            first = func(matrices_at(cm[...,:k,:k], self.prevalence))
-            if len(points)==1: return first
-            return first-func(matrices_at(cm[...,k:,k:], self.prevalence))
-        preds_a,preds_b,targs,groups = (np.concatenate(o) for o in zip(*res))
-        return paired_test(
-            preds_a, preds_b, targs, score, groups=groups, n=self.n, seed=self.seed,
-            n_classes=k*len(points))
-
-# %% ../../nbs/compare/summary.ipynb #e064bb2a
-def _of_matrices(metric): return score_registry[metric].func is not None
-
-def _larger_p(o):
-    "The larger p-value of the tests that a comparison must pass; NaN where one is undefined"
-    ps = []
-    if o.kind!='one run': ps.append(o.p_holm)
-    if _of_matrices(o.metric): ps.append(o.p_perm_holm)
-    return np.max(ps) if ps else np.nan
-
-def _shown_direction(o):
-    "'better' or 'worse' where a difference is shown, or else ''"
-    if not o.p_both<=.05: return '' # NaN among them
-    if _of_matrices(o.metric) and np.sign(o.diff)!=np.sign(o.diff_perm): return ''
-    return 'better' if (o.diff>0)==score_registry[o.metric].larger_is_better else 'worse'
-
 # %% ../../nbs/compare/summary.ipynb #8a0d3389
 def _score_frame(df, metrics, n_folds):
     "Scores of every method at every operating point"
@@ -138,92 +77,28 @@ def _score_frame(df, metrics, n_folds):
         row = dict(arch=arch, method=method, point=point, runs=repeat_words(kind, n, n_folds))
         for m in metrics:
             values,folds = repeat_values(runs[m], n_folds)
-            mean = corrected_interval(values, folds)
+            mean,score = corrected_interval(values, folds),score_registry[m]
+            low,high = (mean.low,mean.high) if len(values)>3 else (np.nan,np.nan)
             row |= {
-                f'{m}_median':np.median(values), f'{m}_mean':mean.value, f'{m}_low':mean.low,
-                f'{m}_high':mean.high}
+                f'{m}_median':np.median(values), f'{m}_mean':mean.value, f'{m}_low':np.maximum(low, score.low),
+                f'{m}_high':np.minimum(high, score.high)}
         rows.append(row)
     return pd.DataFrame(rows)
 
-def _common_runs(df, baseline):
-    "Runs that a method and the baseline have in common: rows of both by (fold, seed), for each (arch, point, method)"
-    res = {}
-    for (arch,point),at_point in df.groupby(['arch','point'], sort=False):
-        runs = {m:o.set_index(run_keys) for m,o in at_point.groupby('method', sort=False)}
-        if baseline not in runs: continue
-        of_baseline = runs.pop(baseline)
-        for method,of_method in runs.items():
-            both = of_method.index.intersection(of_baseline.index).sort_values()
-            if len(both): res[arch,point,method] = of_method.loc[both],of_baseline.loc[both]
-    return res
-
-# %% ../../nbs/compare/summary.ipynb #412f2a5d
-_difference_columns = [
-    'arch','method','point','metric','diff','low','high','p','p_holm','diff_perm','p_perm','p_perm_holm','kind','n',
-    'p_both','shown','p_change']
-
-def _difference_rows(pairs, metrics, answers):
-    "Each method less the baseline, with both tests, before any correction"
-    n_folds = answers.results.meta['n_folds']
-    for (arch,point,method),pair in pairs.items():
-        for m in metrics:
-            values,folds = repeat_values(pair[0][m]-pair[1][m], n_folds)
-            mean = corrected_interval(values, folds)
-            diff_perm,p_perm = answers.test(pair, [point], m) if _of_matrices(m) else (np.nan,np.nan)
-            yield dict(
-                arch=arch, method=method, point=point, metric=m, diff=mean.value, low=mean.low, high=mean.high,
-                p=corrected_t(values, folds).p, diff_perm=diff_perm, p_perm=p_perm, kind=repeat_kind(pair[0].index),
-                n=len(values))
-
-def _difference_frame(df, metrics, baseline, answers):
-    "Each method less the baseline, with both tests, and what they show together"
-    pairs = _common_runs(df, baseline)
-    res = pd.DataFrame(_difference_rows(pairs, metrics, answers), columns=_difference_columns)
-    for o in 'p','p_perm':
-        res[f'{o}_holm'] = res.groupby(['arch','point','metric'])[o].transform(lambda x: holm(x.to_numpy()))
-    res['p_both'] = [_larger_p(o) for o in res.itertuples()]
-    res['shown'] = [_shown_direction(o) for o in res.itertuples()]
-    res['p_change'] = _p_changes(res, pairs, answers)
-    return res
-
-# %% ../../nbs/compare/summary.ipynb #4c310f11
-def _p_smaller(first, then, points, metric, answers):
-    "The larger p-value of the tests that a difference is smaller at the second operating point; NaN where it is not"
-    diff = first[0][metric]-first[1][metric]
-    change = diff - (then[0][metric]-then[1][metric])
-    values,folds = repeat_values(change, answers.results.meta['n_folds'])
-    tests = []
-    if len(values)>1: tests.append(corrected_t(values, folds))
-    if _of_matrices(metric): tests.append(answers.test(first, points, metric))
-    smaller = all(np.sign(o.diff)==np.sign(diff.mean()) for o in tests)
-    return np.max([o.p for o in tests]) if tests and smaller else np.nan
-
-def _p_changes(differences, pairs, answers):
-    "For each row that is shown as trained and not here, p of the difference being smaller here; NaN for the others"
-    as_trained = differences[(differences.point==OperatingPoint.TRAINED) & (differences.shown!='')]
-    shown = {*as_trained[['arch','method','metric']].itertuples(index=False, name=None)}
-    n_methods = differences.groupby('arch').method.nunique()
-    res = []
-    for o in differences.itertuples():
-        p = np.nan
-        if o.point!=OperatingPoint.TRAINED and not o.shown and (o.arch,o.method,o.metric) in shown:
-            first,then = pairs[o.arch,OperatingPoint.TRAINED,o.method],pairs[o.arch,o.point,o.method]
-            p = _p_smaller(first, then, [OperatingPoint.TRAINED,o.point], o.metric, answers)
-        res.append(p if np.isnan(p) else min(p*n_methods[o.arch], 1.))
-    return res
-
 # %% ../../nbs/compare/summary.ipynb #3271336f
 class Summary:
-    """A comparison of methods: scores, differences from the baseline with their tests, verdicts, and notes.
+    """A comparison of methods: scores, differences from the baseline with what may be claimed, verdicts, and notes.
 
     `table` has the scores, `verdicts` and `sentences` what each comparison amounts to. `differences` has a row for
-    each architecture, method, operating point and metric: the mean difference `diff` over `n` folds or seeds, its
-    interval `low`, `high`, and `p`, `p_holm` of `corrected_t`; `diff_perm`, `p_perm`, `p_perm_holm` of the pooled
-    predictions; `kind`, what was repeated; `p_both`, the larger corrected p; `shown`, 'better', 'worse' or ''; and
-    for what is shown as trained and not here, `p_change` of its being smaller here."""
-    def __init__(self, table, differences, verdicts, caveats, remarks, baseline, metrics, part, meta):
+    each architecture, method, operating point and metric: the difference `diff` of the pooled answers of `n` folds or
+    seeds, its interval `low`, `high`, and `p`; `q`, with all chances counted; `shown`, 'better', 'worse' or ''; `kind`,
+    what was repeated; and as of `method_differences`: `images`, the standard error that images give, `phi`, how much
+    larger networks make its square, `mdd50` and `mdd80`, what would have been found.
+    `first` is what must be said before anything else."""
+    def __init__(self, table, differences, verdicts, caveats, remarks, baseline, metrics, part, meta, first=()):
         self.table,self.differences,self.verdicts = table,differences,verdicts
-        self.caveats,self.notes = caveats,[*caveats,*remarks]
+        self.first = [*first]
+        self.caveats,self.notes = caveats,[*first,*caveats,*remarks]
         self.baseline,self.metrics,self.part,self.meta = baseline,metrics,part,meta
         for o in table,differences,verdicts: o.attrs['notes'] = self.notes
 
@@ -263,8 +138,9 @@ class Summary:
             o = of_method.iloc[0]
             row = {'method':method, 'compared on':repeat_words(o.kind, o.n, self.meta['n_folds'])}
             for o in of_method.itertuples():
-                text = f"{printed_percent(o.diff, o.low, o.high, '+')}, {printed_p(o.p_both)}"
-                row[OperatingPoint(o.point).words] = f'{text}, {o.shown}' if o.shown else text
+                q = '' if np.isnan(o.q) else printed_p(o.q, 'q')
+                texts = printed_percent(o.diff, o.low, o.high, '+'),q,o.shown
+                row[OperatingPoint(o.point).words] = ', '.join(filter(None, texts))
             cells.append(row)
         label = score_registry[metric].label
         caption = f'{about}: {label} less that of {self.baseline}, in points (95 % interval)'
@@ -273,19 +149,20 @@ class Summary:
     def _lists(self): return [o for o in (self.sentences,self.notes) if o]
 
     def to_markdown(self)->str:
-        "Tables, sentences and notes"
+        "What must be said first, tables, sentences and notes"
         tables = [o.to_markdown() for o in self.tables()]
-        return '\n\n'.join([*tables, *map(markdown_list, self._lists())])
+        return '\n\n'.join([*map(markdown_text, self.first), *tables, *map(markdown_list, self._lists())])
 
     def to_latex(self)->str:
-        "Tables, sentences and notes"
+        "What must be said first, tables, sentences and notes"
         tables = [o.to_latex() for o in self.tables()]
-        return '\n\n'.join([*tables, *map(latex_list, self._lists())])
+        return '\n\n'.join([*map(latex_text, self.first), *tables, *map(latex_list, self._lists())])
 
     def __repr__(self): return self.to_markdown()
     def _repr_html_(self):
         tables = [o._repr_html_() for o in self.tables()]
-        return ''.join([*tables, *map(html_list, self._lists())])
+        first = [f'<p><b>{html_text(o)}</b></p>' for o in self.first]
+        return ''.join([*first, *tables, *map(html_list, self._lists())])
 
     def to_csv(self,
         path=None # File to write. Default: none.
@@ -304,9 +181,7 @@ def summarise(
     results, # What `compare` gives: `df`, `meta` and `predictions`
     baseline:str='instance', # Method that the others are compared with
     metrics=None, # Columns of `results.df`. Default: those of the paper.
-    part:str='report', # 'report', 'select', or the name of an external data set
-    n:int=10_000, # Number of permutations
-    seed:int=0 # Seed of the permutations
+    part:str='report' # 'report', 'select', or the name of an external data set
 )->Summary:
     "Compare all methods with a baseline, as trained and at equal operating points, on the runs that both have"
     df,metrics = read_runs(results, metrics, part, 'summarise')
@@ -314,14 +189,14 @@ def summarise(
     methods = df[df.part==part].method.unique()
     run = f"a method that was run: {', '.join(methods)}"
     check(baseline in methods, 'baseline', 'summarise', run, repr(baseline))
-    check_int(n, 'n', 'summarise', low=1)
-    check_int(seed, 'seed', 'summarise')
     df = pd.concat([df, _chosen_alpha_rows(df, meta)])
     df = df[df.part==part]
     order = dict(arch=df.arch.unique(), point=[*OperatingPoint], method=_method_order(df.method, baseline))
     df = df.sort_values([*order], key=lambda c: c.map({o:i for i,o in enumerate(order[c.name])}))
     table = _score_frame(df, metrics, meta['n_folds'])
-    differences = _difference_frame(df, metrics, baseline, _PooledAnswers(results, part, n, seed))
-    verdicts = verdict_table(differences, baseline, meta['n_folds'], name_archs=len(order['arch'])>1)
-    notes = remarks(df, meta, part, metrics, baseline, table, differences)
-    return Summary(table, differences, verdicts, caveats(meta, part), notes, baseline, metrics, part, meta)
+    claims = claim_table(df, metrics, baseline, RunAnswers(results, part))
+    many = len(order['arch'])>1
+    verdicts = verdict_table(claims.table, baseline, meta['n_folds'], name_archs=many, barred=claims.barred)
+    notes = claims.left_out + remarks(df, meta, part, metrics, baseline, claims.table, verdicts)
+    first = constant_remark(claims.constant)
+    return Summary(table, claims.table, verdicts, caveats(meta, part), notes, baseline, metrics, part, meta, first)

@@ -34,12 +34,13 @@ def printed_percent(
     return f'{100*x:{sign}.2f}{interval}'
 
 def printed_p(
-    p # A p-value; NaN where it is undefined
+    p, # A p-value or a q; NaN where it is undefined
+    name:str='p' # What it is called
 )->str:
     "A p-value in words"
-    if np.isnan(p): return 'p unknown'
-    if p<.001: return 'p < 0.001'
-    return f'p = {p:.3f}' if p<.1 else f'p = {p:.2f}'
+    if np.isnan(p): return f'{name} unknown'
+    if p<.001: return f'{name} < 0.001'
+    return f'{name} = {p:.3f}' if p<.1 else f'{name} = {p:.2f}'
 
 # %% ../../nbs/compare/tables.ipynb #94f4a800
 _latex_escapes = {

@@ -8,13 +8,13 @@ from .learner import (
     MacroF1, MCC, QuadKappa, shot_metrics, SummedMetric,
 )
 from .intervals import confidence_interval, Interval, paired_test, PairedTest
-from .differences import corrected_interval, corrected_t, holm, method_differences, recall_differences, TTest
+from .differences import corrected_interval, method_differences, recall_differences
 
 __all__ = [
     'balanced_acc', 'BalancedAcc', 'brier_error', 'BrierError', 'calibration_bins', 'calibration_error',
     'CalibrationError', 'confidence_interval', 'confusion', 'ConfusionMetric', 'corrected_interval',
-    'corrected_t', 'geometric_mean', 'GeometricMean', 'group_classes', 'holm', 'imbalance_metrics',
+    'geometric_mean', 'GeometricMean', 'group_classes', 'imbalance_metrics',
     'Interval', 'kendall_tau', 'KendallTau', 'macro_f1', 'MacroF1', 'MCC', 'mcc', 'method_differences', 'OperatingPoint', 'paired_test',
     'PairedTest', 'per_class', 'per_class_auc', 'quad_kappa', 'QuadKappa', 'recall_differences', 'reweight', 'Score', 'score_registry',
-    'score_row', 'shot_metrics', 'SummedMetric', 'TTest', 'wilson',
+    'score_row', 'shot_metrics', 'SummedMetric', 'wilson',
 ]

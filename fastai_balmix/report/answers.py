@@ -146,12 +146,6 @@ def _pooled_matrix(pool, point, k):
     cells = pool['targs']*k+pool['probs'][point].argmax(1)
     return np.bincount(cells, pool['weight'], minlength=k*k).reshape(k, k)
 
-def _right_shares(pool):
-    "Share of right answers for each image, by path; and its class"
-    right = pool['probs'][OperatingPoint.TRAINED].argmax(1)==pool['targs']
-    df = pd.DataFrame(dict(path=pool['paths'], targ=pool['targs'], right=right))
-    return df.groupby('path').agg(targ=('targ','first'), right=('right','mean'))
-
 # %% ../../nbs/report/answers.ipynb #d3c94c75
 def shares_of(
     targs, # True classes, (N,) ints
@@ -208,12 +202,7 @@ def _detection(pool, cms, group, at):
         roc=dict(fpr=curve[:,0].tolist(), tpr=curve[:,1].tolist()),
         points={point: against_rest(cm, group, at) for point,cm in cms.items()})
 
-def _recall_changes(right, before, vocab, sizes):
-    "Change of each class's recall on the images that both methods answered"
-    both = right.join(before.right.rename('before'), how='inner')
-    change = recall_change(both.right, both.before, both.targ, vocab)
-    if sizes is not None: change['images'] = sizes
-    return _records(change)
+
 
 # %% ../../nbs/report/answers.ipynb #1942529a
 def network_answers(
@@ -224,23 +213,21 @@ def network_answers(
     prevalence=None, # Class shares at which MCC is read, (K,). Default: as the images come.
     group=(), # Numbers of the classes that are looked for
     at:float=.5, # Their share where the network is to be used
-    n_mistakes:int=12, # Most mistakes
-    before=None # What this function returned second, of the method it is compared with
-)->tuple: # A dictionary, and a table with the share of right answers for each image
+    n_mistakes:int=12 # Most mistakes
+)->dict:
     "All that a report says of the answers of one method"
     k,pool = len(vocab),pooled_answers(runs)
     targs,probs = pool['targs'],pool['probs'][OperatingPoint.TRAINED]
     cms = {point: _pooled_matrix(pool, point, k) for point in pool['probs']}
     cm = cms[OperatingPoint.TRAINED]
-    classes,right = per_class(cm, vocab),_right_shares(pool)
+    classes = per_class(cm, vocab)
     if sizes is not None: classes['images'] = sizes
     accuracy = float(np.trace(cm)/cm.sum())
     res = dict(name=name, confusion=cm.tolist(), accuracy=accuracy, per_class=_records(classes))
-    if before is not None: res['change'] = _recall_changes(right, before, vocab, sizes)
     if OperatingPoint.PREVALENCE in pool['probs']:
         res['curve'],res['mark'] = _mean_curve(runs, k, prevalence)
         res |= _reliability({'as trained':probs, 'calibrated':_calibrated_probs(runs, k)}, targs)
     detection = _detection(pool, cms, group, at)
     if detection is not None: res['detection'] = detection
     res['mistakes'] = _records(worst_mistakes(probs, targs, pool['paths'], vocab, n_mistakes))
-    return res,right
+    return res

@@ -197,14 +197,13 @@ class NetworkRuns:
     seconds:float|None = None # Mean duration of a run
 
 def answered(
-    networks:Iterable, # `NetworkRuns`, the baseline before what is compared with it; they are held one at a time
+    networks:Iterable, # `NetworkRuns`; they are held one at a time
     vocab:list, # Names of the classes
     picture, # Function that gives the thumbnail of a mistake, or None
     alphas, # Values of α for which the shares of Balanced-MixUp are given
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
     prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     n_mistakes:int=12, # Most mistakes shown of each network
-    baseline:str|None=None, # Method that the others are compared with
     held=None # Class shares at which MCC is read, (K,). Default: as the images come.
 )->dict: # Fields of `Card`
     "What every card says of the answers of networks"
@@ -214,11 +213,9 @@ def answered(
     classes,reported,n_groups = _count_classes(vocab, first.sizes, pool)
     shares = np.mean([o['shares'] for o in first.runs], 0)
     detection,group = _looked_for(positive, prevalence, vocab, first.sizes, reported, shares)
-    res,before,constant = [],{},{}
+    res,constant = [],{}
     for net in chain([first], networks):
-        said,right = network_answers(net.name, net.runs, vocab, first.sizes, held, group, detection['prevalence'],
-                                     n_mistakes, before.get(net.arch))
-        if net.method==baseline: before[net.arch] = right
+        said = network_answers(net.name, net.runs, vocab, first.sizes, held, group, detection['prevalence'], n_mistakes)
         constant[net.name] = _constant_answers(net.runs, vocab)
         res.append(said | dict(method=net.method, arch=net.arch, history=net.history, runs=len(net.runs),
                                seconds=net.seconds))

@@ -9,7 +9,7 @@ from fastai_balmix.datasets import *
 from fastai_balmix.report import results_card
 results = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=1, out='comparison', size=16, bs=32,
                   lr=.05, augment='none', pretrained=False, tta=False)
-card = results_card(results, n=200)
+card = results_card(results)
 card['verdicts']
 ```"""
 
@@ -29,6 +29,9 @@ from ..datasets.images import open_image
 from ..datasets.table import ImageData
 from ..datasets.sources import read_data
 from ..compare.results import Results
+from ..metrics.differences import recall_differences
+from ..metrics.scores import OperatingPoint
+from ..compare.claims import RunAnswers,common_runs,even_runs,shared_answers
 from ..compare.summary import Summary,summarise
 from .card import Card,NetworkRuns,answered,thumbnail
 
@@ -103,13 +106,13 @@ def _load_networks(results, pairs, part):
         yield _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs, part)
 
 # %% ../../nbs/report/comparison.ipynb #1bceb490
-def _summary_of(results, summary, baseline, part, n):
+def _summary_of(results, summary, baseline, part):
     "The summary that is there, if it is one of these results; else one that is made now"
     if summary is None:
         part = part or 'report'
         methods = results.df[results.df.part==part].method.unique()
         if baseline is None: baseline = 'instance' if 'instance' in methods or not len(methods) else methods[0]
-        return summarise(results, baseline, part=part, n=n)
+        return summarise(results, baseline, part=part)
     check(isinstance(summary, Summary), 'summary', 'report', 'what `summarise` gives', type(summary).__name__)
     check(summary.meta==results.meta, 'summary', 'report', 'a summary of these results', 'one of others')
     for name,given,there in (('baseline',baseline,summary.baseline),('part',part,summary.part)):
@@ -132,6 +135,33 @@ def _versions_of(results):
                 revision='; '.join(df.revision.dropna().unique()), fingerprint=meta['fingerprint'],
                 settings=meta['settings'], started=df.started.min())
 
+# %% ../../nbs/report/comparison.ipynb #c6389df5
+def _recall_rows(shared, vocab, judged):
+    "Change of each class's recall, with intervals that hold for all classes at once"
+    table = recall_differences(shared.pred, shared.targs, shared.fold, shared.groups)
+    table = table.set_index('class').reindex(range(len(vocab)))
+    table.loc[~(table.n>0),['change','low','high']] = np.nan # a class without images has no recall
+    columns = table[['change','low','high']].assign(support=table.n.fillna(0).astype(int), judged=judged)
+    return columns.set_axis(pd.Index(vocab, name='class')).reset_index()
+
+def _add_changes(networks, results, summary, part):
+    "Add to each network the change of its recalls from the baseline, on the runs that both have"
+    df,meta = results.df,results.meta
+    answers = RunAnswers(results, part)
+    pairs = common_runs(df[df.part==part], summary.baseline)
+    verdicts = summary.verdicts.set_index(['arch','method']).verdict
+    for net in networks:
+        key = net['arch'],net['method']
+        if key not in pairs: continue
+        points,of_method,of_baseline,runs = pairs[key]
+        if OperatingPoint.TRAINED not in points: continue
+        shared = shared_answers((of_baseline,of_method), even_runs(runs), [OperatingPoint.TRAINED], answers)
+        silent = verdicts.loc[[key]].isin(['one run each','no claim']).any()
+        change = _recall_rows(shared, meta['vocab'], not silent)
+        sizes = [o.get('images') for o in net['per_class']]
+        if None not in sizes: change['images'] = sizes
+        net['change'] = change.to_dict('records')
+
 # %% ../../nbs/report/comparison.ipynb #7af5a715
 def results_card(
     results, # A folder, or what `compare` gives
@@ -141,13 +171,12 @@ def results_card(
     prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     part:str|None=None, # 'report', 'select', or an external data set. Default: that of `summary`, or 'report'.
     data=None, # `ImageData`, where it was given in Python
-    n_mistakes:int=12, # Most mistakes shown of each method
-    n:int=10_000 # Number of permutations, where there is no `summary`
+    n_mistakes:int=12 # Most mistakes shown of each method
 )->dict:
     "All that a report says of a comparison"
     if isinstance(results, str | Path): results = Results(results)
     check_int(n_mistakes, 'n_mistakes', 'report')
-    summary = _summary_of(results, summary, baseline, part, n)
+    summary = _summary_of(results, summary, baseline, part)
     meta,part = results.meta,summary.part
     pairs = [o for o in dict.fromkeys(zip(summary.table.arch, summary.table.method)) if o[1]!='balmix_chosen']
     alphas = {float(m.removeprefix('balmix_')) for _,m in pairs if re.fullmatch(r'balmix_[\d.]+', m)}
@@ -156,7 +185,8 @@ def results_card(
     # only the part that is reported was balanced artificially
     held = meta['prevalence'] if part=='report' else None
     said = answered(_load_networks(results, pairs, part), meta['vocab'], _picture_from(images), sorted(alphas) or [.2],
-                    positive, prevalence, n_mistakes, summary.baseline, held)
+                    positive, prevalence, n_mistakes, held)
+    _add_changes(said['networks'], results, summary, part)
     if 'images' in said['missing']: said['missing']['images'] |= dict(reason=reason, error=error)
     runs = results.df[(results.df.part==part) & (results.df.point=='as trained')]
     folds = sorted(int(o) for o in runs.fold.unique() if o)

@@ -270,7 +270,7 @@ def plot_per_class(
 
 # %% ../../nbs/report/figures.ipynb #1abd999b
 def plot_recall_change(
-    change:pd.DataFrame, # A row a class: `change`, `low`, `high`, `support`, perhaps `images`; as of `recall_change`
+    change:pd.DataFrame, # A row a class, as of `recall_change`: `change`, `low`, `high`, `support`, perhaps `judged`
     ordered:bool=False, # Are the classes grades? They stay in their order.
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
@@ -283,7 +283,9 @@ def plot_recall_change(
     mid,low,high = (100*table[o].to_numpy(float) for o in ('change','low','high'))
     ends = np.abs(np.stack([mid-low,high-mid]))
     ax.axhline(0, lw=1, color='0.5', zorder=0)
-    gained,paid = low>0,high<0
+    # of two networks, one run each, no class is said to have gained
+    judged = table.judged.to_numpy(bool) if 'judged' in table else np.ones(k, dtype=bool)
+    gained,paid = (low>0)&judged,(high<0)&judged
     looks = [
         (gained, dict(marker='^', color=colours[0], label='gained')),
         (paid, dict(marker='v', color=colours[1], label='paid')),

@@ -48,12 +48,13 @@ def pct(
     return '–' if _undefined(x) else format(100*x, form)
 
 def pvalue(
-    p # A p-value, or None
+    p, # A p-value or a q, or None
+    name:str='p' # What it is called
 )->str:
     "A p-value as a sentence has it"
-    if _undefined(p): return 'p unknown'
-    if p<.001: return 'p < 0.001'
-    return f'p = {p:.3f}' if p<.1 else f'p = {p:.2f}'
+    if _undefined(p): return f'{name} unknown'
+    if p<.001: return f'{name} < 0.001'
+    return f'{name} = {p:.3f}' if p<.1 else f'{name} = {p:.2f}'
 
 # %% ../../nbs/report/sections.ipynb #4d9d9bac
 def metric_label(
