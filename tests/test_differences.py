@@ -70,7 +70,8 @@ def test_intervals_hold_the_mean_nineteen_times_in_twenty():
 REPEATS = 'a list of finite numbers, one for each fold or seed. Got '
 
 @pytest.mark.parametrize('call,words', [
-    (lambda: corrected_interval([[1,2]]), must_be('corrected_interval', 'x', REPEATS+'an array of shape (1, 2) instead.')),
+    (lambda: corrected_interval([[1,2]]),
+        must_be('corrected_interval', 'x', REPEATS+'an array of shape (1, 2) instead.')),
     (lambda: corrected_interval([]), 'Got an array of shape (0,) instead.'),
     (lambda: corrected_interval([1,np.inf], 5), must_be('corrected_interval', 'x', REPEATS+'inf instead.')),
     (lambda: corrected_interval([1,2], 1), must_be('corrected_interval', 'n_folds',

@@ -1,6 +1,6 @@
 """The notebook reads one made-up summary. Here every number is counted again by scikit-learn, scipy and plain loops,
-differences meet `method_differences` on the stored predictions, and tables are read back from Markdown, LaTeX, HTML and CSV, with names that
-try to break them."""
+differences meet `method_differences` on the stored predictions, and tables are read back from Markdown, LaTeX, HTML and
+CSV, with names that try to break them."""
 
 import csv
 import io
@@ -121,11 +121,13 @@ def test_every_figure_is_scikit_learn_s_on_the_stored_predictions(made, summary)
             ends = (-1,1) if m in ('mcc','quad_kappa','kendall_tau') else (0,2) if m=='brier' else (0,1)
             close([row[f'{m}_low'],row[f'{m}_high']], np.clip(stats.t(3, np.mean(v), se).interval(.95), *ends), 1e-6)
 
-def judged(r, method, metrics, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1), baseline='instance', prevalence=None, **kwargs):
+def judged(r, method, metrics, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1), baseline='instance',
+           prevalence=None, **kwargs):
     "`method_differences` on the stored predictions, by (point, metric)"
-    at = [[[[r.by_path(f'{m}.{arch}.{f}.{s}', part, q) for f in folds] for q in POINTS] for s in seeds] for m in (baseline,method)]
-    pred = np.array([[[np.concatenate([p.argmax(1) for _,p,_ in o]) for o in of_point] for of_point in of_seed] for of_seed in at])
-    targs,_,groups = zip(*at[0][0][0])
+    def answers(m, s, point): return [r.by_path(f'{m}.{arch}.{f}.{s}', part, point) for f in folds]
+    def classes(*run): return np.concatenate([p.argmax(1) for _,p,_ in answers(*run)])
+    pred = np.array([[[classes(m, s, q) for q in POINTS] for s in seeds] for m in (baseline,method)])
+    targs,_,groups = zip(*answers(baseline, seeds[0], POINTS[0]))
     fold = np.repeat(folds, [len(o) for o in targs])
     groups = None if groups[0] is None else np.concatenate(groups)
     got = method_differences(pred, np.concatenate(targs), metrics, fold, groups, **kwargs)
@@ -150,8 +152,8 @@ def test_differences_are_those_of_the_pooled_answers(made, summary):
 def test_scores_of_probabilities_are_not_judged(made, summary):
     d = summary.differences[summary.differences.metric=='brier']
     for o in d.itertuples():
-        x = np.subtract(of_fold(made, o.method, o.point, 'brier', o.arch), of_fold(made, 'instance', o.point, 'brier', o.arch))
-        close(o.diff, np.mean(x), 1e-6)
+        method,base = (of_fold(made, m, o.point, 'brier', o.arch) for m in (o.method,'instance'))
+        close(o.diff, np.mean(np.subtract(method, base)), 1e-6)
     assert d[['low','high','p','q','mdd80']].isna().all(axis=None) and set(d.shown)=={''}
     assert set(summary.verdicts[summary.verdicts.metric=='brier'].verdict)=={'not judged'}
 
@@ -160,7 +162,9 @@ def pooled(r, method, point, arch='net', part='report', folds=(1,2,3,4), seeds=(
     return [np.concatenate(o) if o[0] is not None else None for o in zip(*got)]
 
 def test_shown_is_where_q_is_small(summary):
-    for o in summary.differences.itertuples(): assert o.shown==('' if not o.q<=.05 else 'better' if o.diff>0 else 'worse')
+    for o in summary.differences.itertuples():
+        direction = 'better' if o.diff>0 else 'worse'
+        assert o.shown==(direction if o.q<=.05 else '')
     assert {'better',''}<=set(summary.differences.shown)
     assert set(summary.differences[summary.differences.method=='third'].shown)<={''}
 
@@ -292,7 +296,8 @@ def test_missing_runs_are_missing_on_both_sides(made):
     want = judged(made, 'other', ['mcc'], folds=(1,2,4), seeds=(0,), n_methods=2)
     for o in d.itertuples():
         for c in COLUMNS: close(getattr(o, c), want[o.point,'mcc'][c], 1e-7)
-    assert 'net, other: compared without fold 1, seed 1; fold 4, seed 1, as every fold counts with as many seeds.' in s.notes
+    uneven = 'compared without fold 1, seed 1; fold 4, seed 1, as every fold counts with as many seeds.'
+    assert f'net, other: {uneven}' in s.notes
     assert 'net, other: without fold 2, seed 1. Methods are compared on what both have.' in s.notes
     assert 'net, instance: without fold 3, seed 0; fold 3, seed 1. Methods are compared on what both have.' in s.notes
     assert 'Failed: other, net, fold 2, seed 1: RuntimeError: out of memory' in s.notes
@@ -352,7 +357,7 @@ def test_parts_other_than_the_reported_one(made):
 def test_networks_of_all_folds_are_seeds_on_an_external_set(groups):
     r = Made(dict(instance=.3, other=.8), folds=(1,2), external=('far',), groups=groups, metrics=['accuracy'])
     truth = r.by_path('instance.net.1.0', 'far', POINTS[0])[0]
-    for (run,part),d in r.kept.items():
+    for (_,part),d in r.kept.items():
         if part!='far': continue
         d['targs'] = truth[np.argsort(np.argsort(d['paths']))]
         if groups: d['groups'] = np.array([f"x{int(o.split('/')[-1])//3}" for o in d['paths']])
@@ -394,7 +399,8 @@ def test_alpha_is_chosen_on_the_selection_split_of_each_fold_and_seed():
         r = Made(MIX, folds=(1,2), seeds=(0,1), archs=('net','wide'), external=('far',)*(monitor=='brier'),
             monitor=monitor, metrics=['mcc','brier','macro_f1'])
         for part in ['report']+['far']*(monitor=='brier'):
-            t = summarise(r, metrics='macro_f1', part=part).table.query("method=='balmix_chosen'").set_index(['arch','point'])
+            t = summarise(r, metrics='macro_f1', part=part).table
+            t = t[t.method=='balmix_chosen'].set_index(['arch','point'])
             assert len(t)==6
             used = set()
             for (arch,point),row in t.iterrows():
@@ -436,7 +442,8 @@ def test_ties_go_to_the_smaller_alpha_and_undefined_scores_lose():
     r.meta['monitor'] = 'brier'
     r.df.loc[sel,'brier'] = .5
     r.df.loc[sel & (r.df.fold==3) & (r.df.method=='balmix_0.1'),'brier'] = np.nan
-    close(summarise(r, metrics='macro_f1').table.query("method=='balmix_chosen' and point=='as trained'").macro_f1_mean.iloc[0], np.mean(want), 1e-6)
+    t = summarise(r, metrics='macro_f1').table.query("method=='balmix_chosen' and point=='as trained'")
+    close(t.macro_f1_mean.iloc[0], np.mean(want), 1e-6)
 
 def test_where_there_is_a_choice():
     r = Made(MIX, folds=(1,2,3))
@@ -497,8 +504,8 @@ def test_an_undefined_point_is_no_point_where_nothing_shows():
 def test_q_in_words(q, words): assert f'as trained +10.00{words}. ' in verdict([''], q=q).sentence
 
 @pytest.mark.parametrize('mdd80,points', [
-    (.0412,'5 points'), (.05,'5 points'), (.02,'2 points'), (.0191,'2 points'), (.0114,'1.2 points'), (.01,'1 point'), (.003,'0.3 points'),
-    ([.02,.0512,.03],'6 points')])
+    (.0412,'5 points'), (.05,'5 points'), (.02,'2 points'), (.0191,'2 points'), (.0114,'1.2 points'), (.01,'1 point'),
+    (.003,'0.3 points'), ([.02,.0512,.03],'6 points')])
 def test_what_would_have_been_found_is_said_where_nothing_is_shown(mdd80, points):
     found = f'A difference of {points} or more would probably have been found.'
     assert verdict(['']*3, mdd80=mdd80).sentence.endswith(found)
@@ -509,7 +516,8 @@ def test_what_would_have_been_found_is_said_where_nothing_is_shown(mdd80, points
 def test_a_second_seed_is_advised_once_where_folds_have_one():
     advice = 'Where no difference is shown, a second seed per fold would find smaller ones.'
     for seeds,times in ((0,),1),((0,1),0): assert summarise(Made(THREE, seeds=seeds)).notes.count(advice)==times
-    for kw in dict(folds=(0,), n_folds=0),dict(folds=(0,), n_folds=0, seeds=(0,1)): assert advice not in summarise(Made(THREE, **kw)).notes
+    for seeds in (0,),(0,1):
+        assert advice not in summarise(Made(THREE, folds=(0,), n_folds=0, seeds=seeds)).notes
 
 def test_sentences_say_what_the_numbers_do(summary):
     d = summary.differences
@@ -599,8 +607,9 @@ def test_what_need_not_be_said_is_not():
 
 def test_no_interval_passes_the_ends_of_a_score():
     ends = dict(mcc=(-1,1), balanced_accuracy=(0,1), macro_f1=(0,1))
-    for skills,kw in ((dict(instance=.4, other=.6),dict(folds=(1,2,3,4,5), n=200)), (dict(instance=.9, other=.97),dict(folds=(1,2,3,4), n=24)),
-                      (dict(instance=.9, other=.97),dict(folds=(1,2,3), n=24)), (dict(instance=.5, other=.9),dict(folds=(0,), n_folds=0))):
+    near,good,apart = dict(instance=.4, other=.6),dict(instance=.9, other=.97),dict(instance=.5, other=.9)
+    for skills,kw in ((near,dict(folds=(1,2,3,4,5), n=200)), (good,dict(folds=(1,2,3,4), n=24)),
+                      (good,dict(folds=(1,2,3), n=24)), (apart,dict(folds=(0,), n_folds=0))):
         s = summarise(Made(skills, **kw))
         for m,(a,b) in ends.items():
             low,high = s.table[f'{m}_low'],s.table[f'{m}_high']
