@@ -241,8 +241,8 @@ def test_change_of_recall_is_of_the_same_images(folder, card):
     want = (right['class'].ok-right['instance'].ok).groupby(right['class'].y).mean()
     base,net = card['networks']
     near([o['change'] for o in net['change']], want.to_numpy())
-    def answers(m, s): return [answers_by_path(folder, f'{m}-small-{f}-{s}') for f in (1,2)]
-    runs = [[answers(m, s) for s in (0,1)] for m in ('instance','class')]
+    def of_folds(m, s): return [answers_by_path(folder, f'{m}-small-{f}-{s}') for f in (1,2)]
+    runs = [[of_folds(m, s) for s in (0,1)] for m in ('instance','class')]
     pred = np.array([[[np.concatenate([o.pred for o in seed])] for seed in method] for method in runs])
     first = pd.concat(runs[0][0])
     simultaneous = recall_differences(pred, first.targ, first.fold, first.group)
