@@ -1207,6 +1207,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'fastai_balmix/loaders/labels.py'),
                                               'fastai_balmix.loaders.labels._n_encoders': ( 'loaders/labels.html#_n_encoders',
                                                                                             'fastai_balmix/loaders/labels.py'),
+                                              'fastai_balmix.loaders.labels._plain_number': ( 'loaders/labels.html#_plain_number',
+                                                                                              'fastai_balmix/loaders/labels.py'),
                                               'fastai_balmix.loaders.labels._raw_labels': ( 'loaders/labels.html#_raw_labels',
                                                                                             'fastai_balmix/loaders/labels.py'),
                                               'fastai_balmix.loaders.labels._read_labels': ( 'loaders/labels.html#_read_labels',

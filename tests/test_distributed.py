@@ -205,11 +205,15 @@ def test_each_process_keeps_what_it_opened(num_workers):
         assert o['kept']['values'].keys()==o['plain']['values'].keys()
         train,valid = o['info'].loaders
         asked = [flat([b['first']+b['second'] for b in e]) for e in o['kept']['epochs']]
-        # item 0 is looked at before the first batch
-        assert train['items']==len({0,*flat(asked)}) and train['hits']+train['misses']==len(flat(asked))+1
+        # item 0 and up to six others are looked at before the first batch
+        asked = flat(asked)
+        looked = train['hits']+train['misses']-len(asked)
+        assert 1<=looked<=7
+        assert len({0,*asked})<=train['items']<=len({*asked})+looked
         # its own items, and partners it drew before; the shares of the next epoch are others
         assert train['hits'] > 0 and valid['misses']==valid['items']==10 and valid['hits']==10
-        if not num_workers: assert sorted(o['opened'])==sorted({0,*flat(asked)})
+        if not num_workers:
+            assert {0,*asked}<={*o['opened']} and len(o['opened'])==len({*o['opened']})==train['items']
 
 # --- predictions ---
 

@@ -290,10 +290,18 @@ class Broken(fv.Transform):
         if self.n==3: raise ValueError('cut short')
         return x
 
+class Worn(fv.Transform):
+    "Fails from its third call on"
+    n = 0
+    def encodes(self, x:torch.Tensor):
+        self.n += 1
+        if self.n>=3: raise ValueError('cut short')
+        return x
+
 def test_an_item_transform_that_fails_is_named_with_the_item():
     for route in 'balmix','cached','weighted':
         learn = faulty_learner(route, dl_type=fv.TfmdDL)
-        learn.dls.train.after_item.add(Broken())
+        learn.dls.train.after_item.add(Worn())
         said,cls = raised(lambda: fit(learn, route))
         assert cls is ValueError and re.search(r'This was item \d+ of the data set', said) and 'cut short' in said
 

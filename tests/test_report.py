@@ -245,7 +245,7 @@ def test_change_of_recall_is_of_the_same_images(folder, card):
     runs = [[of_folds(m, s) for s in (0,1)] for m in ('instance','class')]
     pred = np.array([[[np.concatenate([o.pred for o in seed])] for seed in method] for method in runs])
     first = pd.concat(runs[0][0])
-    simultaneous = recall_differences(pred, first.targ, first.fold, first.group)
+    simultaneous = recall_differences(pred, *(first[o].to_numpy() for o in ('targ','fold','group')))
     for end in 'low','high': near([o[end] for o in net['change']], simultaneous[end].to_numpy())
     assert all(o['judged'] for o in net['change'])
     assert all(o['low']<=o['change']<=o['high'] for o in net['change']) and 'change' not in base

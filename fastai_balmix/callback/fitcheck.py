@@ -34,13 +34,13 @@ from fastai.callback.core import GatherPredsCallback
 from fastai.data.core import TfmdDL
 from torch.utils.data import BatchSampler,RandomSampler,SequentialSampler,SubsetRandomSampler,WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
-from ..checks import as_probs,check,label_array
+from ..checks import as_probs,bad_argument,check,label_array
 from ..loaders.draws import mixed_probs,q_value
 from ..loaders.labels import first_target,item_loader,single_labels,task_error,train_loader,vocab_of
 from ..loaders.weighted import loader_sampler,Weighted
-from ..losses import loss_correction
 from .mixup import BalancedMixUp
 from .rivals import ProgressiveSampling,Remix
+from ..losses import loss_correction
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
 def _uneven(x): return np.ptp(x) > 1e-6*np.max(x)
@@ -150,12 +150,12 @@ def nominal_prior(
     check(known, 'cbs', 'nominal_prior', 'callbacks under which label shares are known beforehand', 'Remix')
     y = single_labels(train, labels, 'nominal_prior')
     def probs(q): return loader_sampler(train, q, labels, 'nominal_prior').probs
-    p = probs(train.q if isinstance(train, Weighted) and train.shuffle else 'instance')
+    p = probs(train.q if isinstance(train, Weighted) and getattr(train, 'shuffle', True) else 'instance')
     word,items = (None,None) if isinstance(train, Weighted) else _item_shares(train)
     if drawn is not None: p = as_probs(drawn, 'drawn', 'nominal_prior', len(p), vocab=vocab_of(train.dataset))
     elif word:
         allowed = f'the share of each class in what is drawn, as {word} does not tell'
-        check(items is not None, 'drawn', 'nominal_prior', allowed, 'None')
+        if items is None: raise bad_argument('drawn', 'nominal_prior', allowed, 'None')
         p = np.bincount(y, items[:len(y)], len(p))
     for cb in cbs:
         if isinstance(cb, ProgressiveSampling): p = probs('class')

@@ -110,7 +110,8 @@ def shared_answers(
         names = [[o.run[(*run,points[0])] for run in runs if run[0]==fold] for o in rows]
         loaded = [[answers.load(fold, run) for run in of_method] for of_method in names]
         preds.append(np.array([[[run[o] for o in points] for run in of_method] for of_method in loaded]))
-    targs,groups,paths,_ = zip(*(answers.items[o] for o in of_fold))
+    targs,known,paths,_ = zip(*(answers.items[o] for o in of_fold))
+    groups = [*known]
     alike = all(np.array_equal(paths[0], path) and np.array_equal(targs[0], targ) for path,targ in zip(paths, targs))
     if alike:
         return SharedAnswers(np.concatenate(preds, 1), targs[0], np.zeros(len(targs[0]), dtype=int), groups[0], False)

@@ -94,6 +94,11 @@ def _each_label(tl, convert):
         yield label
 
 # %% ../../nbs/loaders/labels.ipynb #bb831d3b
+def _plain_number(o):
+    "A number of Python's; what is none fails as `int` does"
+    if hasattr(o, 'item'): return o.item()
+    return o if isinstance(o, int|float) else int(o)
+
 def _tl_labels(tl, owner):
     "Labels of the last list of a fastai `Datasets`"
     types = [t for o in L(tl.types) for t in (o if isinstance(o, tuple|list) else [o]) if isinstance(t, type)]
@@ -110,7 +115,7 @@ def _tl_labels(tl, owner):
     if isinstance(y, TensorMultiCategory) and not is_float:
         raise task_error('sets of classes', 'let `OneHotEncode` make a row of 0 and 1 of each', owner)
     # Not as the type of the first: 0 may be followed by 0.5
-    if x.ndim==0: return np.array([*_each_label(tl, lambda o: o.item() if hasattr(o, 'item') else o)])
+    if x.ndim==0: return np.array([*_each_label(tl, _plain_number)])
     rows = np.stack([*_each_label(tl, label_array)])
     # Rows that happen to have one label each are labels still
     return rows.astype(bool) if isinstance(y, TensorMultiCategory) and ((rows==0)|(rows==1)).all() else rows
