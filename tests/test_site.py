@@ -303,7 +303,7 @@ def test_every_name_that_a_page_uses_comes_from_somewhere(): assert not warm_cal
 @pytest.mark.slow
 def test_pages_give_what_they_need(built):
     for page,code in {'tutorials/02_does_it_help': 'make_folder', 'tutorials/05_to_the_clinic': 'write_files',
-                      'datasets/splits': 'KNeighborsClassifier', 'compare/summary': 'SimpleNamespace',
+                      'datasets/splits': 'KNeighborsClassifier', 'compare/paper': 'SimpleNamespace',
                       'metrics/scores': 'plt'}.items():
         html = (built/f'{page}.html').read_text(encoding='utf-8')
         folded = re.findall(r'<details class="unseen">(.*?)</details>', html, flags=re.DOTALL)
