@@ -34,11 +34,11 @@ def printed_percent(
     return f'{100*x:{sign}.2f}{interval}'
 
 def printed_p(
-    p, # A p-value or a q; NaN where it is undefined
+    p, # A p-value or a q; NaN or None where it is undefined
     name:str='p' # What it is called
 )->str:
     "A p-value in words"
-    if np.isnan(p): return f'{name} unknown'
+    if p is None or np.isnan(p): return f'{name} unknown'
     if p<.001: return f'{name} < 0.001'
     return f'{name} = {p:.3f}' if p<.1 else f'{name} = {p:.2f}'
 
