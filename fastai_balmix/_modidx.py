@@ -800,6 +800,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'fastai_balmix/datasets/layouts.py'),
                                                 'fastai_balmix.datasets.layouts._ask_for_masks': ( 'datasets/layouts.html#_ask_for_masks',
                                                                                                    'fastai_balmix/datasets/layouts.py'),
+                                                'fastai_balmix.datasets.layouts._ask_for_odd_class': ( 'datasets/layouts.html#_ask_for_odd_class',
+                                                                                                       'fastai_balmix/datasets/layouts.py'),
                                                 'fastai_balmix.datasets.layouts._ask_for_parts': ( 'datasets/layouts.html#_ask_for_parts',
                                                                                                    'fastai_balmix/datasets/layouts.py'),
                                                 'fastai_balmix.datasets.layouts._below': ( 'datasets/layouts.html#_below',

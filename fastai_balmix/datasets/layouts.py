@@ -24,7 +24,7 @@ from .folders import Found
 from .masks import find_masks,mask_folders
 from .names import is_filler,likely_part,part_of,parts_by_name,proposed_parts
 
-# %% ../../nbs/datasets/layouts.ipynb #55d2684d
+# %% ../../nbs/datasets/layouts.ipynb #ed3c49f0
 def _listed(names): return first_few(sorted(names), 6)
 
 def _ask_for_parts(owner, names, others):
@@ -55,6 +55,11 @@ def _ask_for_folders(owner, names):
     hold = 'holds its' if len(names)==1 else 'hold their'
     return ValueError(f'{owner} needs a subfolder for each class, but {_listed(names)} {hold} images directly. '
                       "If these folders are the classes: parts='none'. If a table has the labels: from_csv.")
+
+def _ask_for_odd_class(owner, names):
+    "The error of a folder inside a part that is called as a part"
+    return ValueError(f'{owner} needs to know the classes, but inside a part there is {_listed(names)}, called as a '
+                      f'part. If it is a class, name all classes: vocab=[{min(names)!r}, ...]. Otherwise move it.')
 
 def _ask_for_masks(owner, name):
     "The error of a folder beside classes that is named as one of masks"
@@ -203,7 +208,7 @@ def _read_outer(layout, start, rows, parts):
         layout.rows = [(path, at, None) for path,at,_ in layout.rows]
         layout.notes.append('Only training images have classes: other parts are still to be made.')
 
-# %% ../../nbs/datasets/layouts.ipynb #a97bfaa4
+# %% ../../nbs/datasets/layouts.ipynb #f610e566
 def _empty_note(layout, found):
     "Files that are left out, and classes without an image"
     full = {'/'.join(row[:n]) for row in (o.split('/') for o in found.images) for n in range(len(row))}
@@ -254,7 +259,8 @@ def read_layout(
         layout.notes += _shared_note(below)
     table = layout.table()
     labels = {label for _,label,_ in table}
-    no_classes = labels and all(map(is_filler, labels)) and not all_classes and not labels<=set(layout.vocab)
-    if no_classes: raise _ask_for_folders(owner, labels)
+    told = all_classes or labels<=set(layout.vocab)
+    if labels and all(map(is_filler, labels)) and not told: raise _ask_for_folders(owner, labels)
+    if not told and (odd := {o for o in labels if part_of(o)}): raise _ask_for_odd_class(owner, odd)
     layout.notes += found.notes+_untrained_note(table)+_empty_note(layout, found)
     return layout
