@@ -138,8 +138,8 @@ refusals = dict(
     unknown_key=(['train/a/1.png'], dict(parts=dict(training_set_b='x')), "must be a dict such as"),
     a_part_in_a_part=(['val/train/1.png','val/a/2.png'], {}, "inside a part there is 'train', called as a part"),
     words=(['mild/1.png','none/1.png'], dict(ordered=True),
-        "must name the grades in their order: only numbers, such as in 'grade 10', have one. Copy this line and put the "
-        "names of"),
+        "must name the grades in their order: only numbers, such as in 'grade 10', have one. Copy this line and put "
+        "the names of"),
 )
 
 @pytest.mark.parametrize('case', refusals)
