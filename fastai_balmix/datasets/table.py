@@ -28,6 +28,7 @@ import pandas as pd
 from fastai.data.all import *
 from ..checks import check,check_real,first_few,nearest
 from ..loaders.draws import class_counts
+from .depth import Reading
 from .splits import check_groups,fold_numbers,group_numbers
 from .parts import checked_rows,cut_off,part_names,run_parts,split_names
 from .verify import image_digest,listed_files,missing_paths,Verification,verify_images
@@ -208,7 +209,7 @@ def derived(
 ): # `ImageData`
     "The same data with another table; without a recipe, unless `changes` has one"
     kept = {o: getattr(data, o) for o in ('vocab','ordered','root','name','images','notes','prevalence')}
-    return type(data)(df, **{**kept, **changes})
+    return type(data)(df, **{**kept, **data.reading.arguments, **changes})
 
 def _new_parts(data, step, column, values, **kwargs):
     "The same images with other parts, which `step` made"
@@ -241,7 +242,10 @@ class ImageData:
         images=None, # Function that opens an image by its path, such as `ArrayImages`. Default: files in `root`.
         notes=(), # Sentences that belong under every table made from these data
         recipe:dict|None=None, # What `read_data` makes the same object from
-        prevalence:str|None=None # 'train' reads scores at training shares: test images were balanced artificially
+        prevalence:str|None=None, # 'train' reads scores at training shares: test images were balanced artificially
+        range=None, # Values that become black and white in all images, (low, high), or '16bit': 0 to 65,535
+        frame:int|None=None, # Which frame of files that have several, from 0. Default: the first.
+        background='white' # What shows through where an image is transparent, a name or (red, green, blue)
     ):
         self.vocab = _checked_vocab(vocab)
         check(isinstance(ordered, bool), 'ordered', 'ImageData', 'True or False', repr(ordered))
@@ -254,6 +258,7 @@ class ImageData:
         self.notes = [notes] if isinstance(notes, str) else list(notes)
         self.recipe = recipe
         self.prevalence = prevalence
+        self.reading = Reading(range, frame, background)
         self._hash:str|None = None
 
     def __len__(self): return len(self.df)
