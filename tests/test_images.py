@@ -121,9 +121,8 @@ two = dict(path=['x','y'], label=['a','b'])
     (dict(path=['x','/etc/y']), 'df', "a table of paths inside the root. Got '/etc/y'"),
     (dict(path=['x','a/../../y']), 'df', "a table of paths inside the root. Got '../y'"),
     (dict(path=['..','y']), 'df', "a table of paths inside the root. Got '..'"),
-    (dict(group=[1,None]), 'groups', "one value for each item. Got no value at index 1"),
     (dict(group=[1,1], split=['train','valid']), 'groups',
-        "groups that each lie in one part. Got 1 with items in train and valid"),
+        "groups that each lie in one part. Got '1' with items in train and valid"),
     (dict(group=['p','p'], fold=[1,2]), 'groups', ".* Got 'p' with items in fold 1 and fold 2"),
     (dict(split=['train','test'], fold=[1,2]), 'df', "a table with a column 'split' or a column 'fold'. Got both"),
     (dict(split=['train',None]), 'df', "a table with a split in each row. Got none in row 1"),
@@ -318,7 +317,7 @@ def test_parts_that_are_refused_elsewhere():
 def test_groups_are_looked_at_once_more_when_parts_are_made():
     data = in_memory('abab'*3, group=list(range(12)), split=['train']*8+['valid']*2+['test']*2)
     data.df['group'] = [0,*range(1, 11),0] # somebody changed the table
-    words = must_be('ImageData.parts', 'groups', '.* Got 0 with items in train and ')
+    words = must_be('ImageData.parts', 'groups', ".* Got '0' with items in train and ")
     with pytest.raises(ValueError, match=words+'report'): data.parts()
     data.df['group'] = [0,*range(1, 8),0,9,10,11]
     with pytest.raises(ValueError, match=words+'select'): data.parts()
@@ -349,7 +348,8 @@ def test_a_subset_is_what_it_says():
     data = ImageData(df, images=keys, recipe=dict(reader='r'), **kept)
     for rows in [3,0],np.array([3,0]),torch.tensor([3,0]):
         s = data.subset(rows)
-        assert s.df.path.tolist()==['digits/3','digits/0'] and s.groups.tolist()==[4,1] and s.df.index.tolist()==[0,1]
+        assert s.df.path.tolist()==['digits/3','digits/0'] and s.groups.tolist()==['4','1']
+        assert s.df.index.tolist()==[0,1]
     assert {k: getattr(s, k) for k in kept}==kept
     assert s.recipe==dict(reader='r', then=[dict(step='subset', rows=[3,0])])
     assert ImageData(data.df, ['a','b'], images=keys).subset([1]).recipe is None

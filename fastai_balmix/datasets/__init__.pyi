@@ -1,6 +1,7 @@
 from .longtail import digits_lt, small_net, tail_counts, tail_idxs
-from .splits import authors_folds, fold_numbers, group_numbers, split_off
 from .depth import Reading
+from .groups import group_numbers
+from .splits import authors_folds, fold_numbers, split_off
 from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
