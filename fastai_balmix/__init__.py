@@ -29,16 +29,24 @@
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.cells`: Read a table as text, whatever program wrote it.
+- `fastai_balmix.datasets.columns`: What columns look like: parts, patients, one column for each class, paths.
 - `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
-- `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
+- `fastai_balmix.datasets.folders`: Find the images of a folder, and say what else is there.
 - `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
+- `fastai_balmix.datasets.layouts`: Which folders of a tree are classes, which are parts, and what is left out.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
+- `fastai_balmix.datasets.masks`: Which images are masks of others, and no images of their class.
+- `fastai_balmix.datasets.names`: What folders and columns are called: parts, classes, and the order of grades.
+- `fastai_balmix.datasets.nearby`: Find the files of a table, and name the file that is there where one is not.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
 - `fastai_balmix.datasets.sources`: Every reader by name, cutting to a long tail, and the same data again from a recipe.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
+- `fastai_balmix.datasets.tables`: Read the images that a table names, with their labels, patients and parts.
+- `fastai_balmix.datasets.trees`: Read the images of a folder with a subfolder for each class.
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
 - `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.

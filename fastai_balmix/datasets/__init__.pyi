@@ -5,7 +5,8 @@ from .splits import authors_folds, fold_numbers, split_off
 from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
-from .folders import from_csv, from_folder_table
+from .trees import from_folder_table
+from .tables import from_csv
 from .published import (
     digits, dr_grades, eyepacs, fashion_mnist_lt, fashion_names, hyper_kvasir, medmnist, messidor2,
 )
