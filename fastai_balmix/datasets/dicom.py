@@ -143,8 +143,8 @@ def _with_syntax(ds, uid):
     "The file with a transfer syntax, where its header was lost: as it was found to be encoded"
     if 'TransferSyntaxUID' in ds.file_meta: return ds
     implicit,little = ds.original_encoding
-    name = 'ImplicitVRLittleEndian' if implicit else 'ExplicitVRLittleEndian' if little else 'ExplicitVRBigEndian'
-    ds.file_meta.TransferSyntaxUID = getattr(uid, name)
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    ds.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
     return ds
 
 def dicom_values(
