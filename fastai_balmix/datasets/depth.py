@@ -88,6 +88,8 @@ class Values:
     inverted:bool=False # Is the lowest value white?
     alpha:np.ndarray|None=None # Opacity from 0 to 255, (H,W) uint8
     padding:float|None=None # A value that stands for no measurement
+    window:str='' # The file's own range, (low, high) in words, or 'a table'
+    shown:np.ndarray|None=None # Levels by that window, (H,W) uint8
 
     @property
     def extremes(self)->tuple:
@@ -236,5 +238,7 @@ def grey_levels(
 )->Image.Image: # RGB
     "The values as a picture of 8 bits"
     check_finite(values.array, name)
-    levels = stretched(values.array, used_limits(values, reading, name))
+    if values.shown is None or isinstance(reading.range, tuple):
+        levels = stretched(values.array, used_limits(values, reading, name))
+    else: levels = values.shown
     return Image.fromarray(255-levels if values.inverted else levels).convert('RGB')
