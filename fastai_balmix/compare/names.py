@@ -94,8 +94,8 @@ def check_method(
 _of_folders = 'group','missing_group','vocab','ordered','range','frame','background','parts'
 _of_tables = 'path','label','labels','sep','suffix','root','split','fold'
 
-reader_places:dict = dict(eyepacs='root', messidor2='root', hyper_kvasir='root', medmnist='npz', fashion_mnist_lt='root',
-                          digits=None, from_folder_table='folder', from_csv='csv')
+reader_places:dict = dict(eyepacs='root', messidor2='root', hyper_kvasir='root', medmnist='npz',
+                          fashion_mnist_lt='root', digits=None, from_folder_table='folder', from_csv='csv')
 reader_options:dict = {
     **dict.fromkeys(reader_places, ()),
     'medmnist': ('vocab','ordered'), 'from_folder_table': _of_folders, 'from_csv': (*_of_folders,*_of_tables)}
