@@ -29,7 +29,9 @@
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
 - `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
+- `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.

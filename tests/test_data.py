@@ -79,7 +79,7 @@ def test_eyepacs_keeps_patients_and_usage(tmp_path):
     stem = data.df.path.str.extract(r'^(\w+)/(\w+)\.jpeg$')
     want = pd.concat([a,b]).level
     assert data.y.tolist()==want[stem[1]].tolist()
-    assert data.groups.tolist()==[int(o.split('_')[0]) for o in stem[1]]
+    assert data.groups.tolist()==[o.split('_')[0] for o in stem[1]]
     test = data.df.split=='test'
     assert test.tolist()==stem[1].isin(b.index).tolist() and (stem[0]==np.where(test, 'test', 'train')).all()
     assert data.df.usage[test].tolist()==b.Usage[stem[1][test]].tolist() and (data.df.usage[~test]=='').all()
@@ -159,7 +159,7 @@ def patient_in_both(root):
     (without('test/*'), "images of retinopathy_solution.csv in test/, all with one suffix. Got none of them"),
     (renamed('train/7_left.jpeg', 'train/7_left.png'), "in train/, all with one suffix. Got .jpeg and .png"),
     (image_twice, "each image is there once. Got '7_left.jpeg' and '7_left.png'"),
-    (patient_in_both, "groups that each lie in one part. Got 7 with items in (train|valid) and test"),
+    (patient_in_both, "groups that each lie in one part. Got '7' with items in (train|valid) and test"),
 ])
 def test_eyepacs_in_disorder(tmp_path, spoil, words):
     root = eye_tree(tmp_path/'r', '.jpeg', 20, 6)
