@@ -92,7 +92,7 @@ def check_method(
 
 # %% ../../nbs/compare/names.ipynb #2799071d
 _of_folders = 'group','missing_group','vocab','ordered','range','frame','background','parts'
-_of_tables = 'path','label','labels','sep','suffix','root','split','fold'
+_of_tables = 'path','label','labels','missing_label','sep','suffix','root','split','fold'
 
 reader_places:dict = dict(eyepacs='root', messidor2='root', hyper_kvasir='root', medmnist='npz',
                           fashion_mnist_lt='root', digits=None, from_folder_table='folder', from_csv='csv')

@@ -44,6 +44,10 @@ def _pairs_of(text, option, example):
             res[name] = value
     return res
 
+def _parts_of(text):
+    "Names of parts; 'none' where folders of such names are classes"
+    return text if text in (None,'none') else _pairs_of(text, 'parts', 'train=Ausbildung test=Prüfung')
+
 def _range_of(text):
     "The lowest and the highest value of pixels, or the name of a range"
     if re.fullmatch(r'\d+bit', text): return text
@@ -60,9 +64,10 @@ def reading_options(
     path:str|None=None, # Column of the table with the images. Default: path
     label:str|None=None, # Column of the table with the classes. Default: label
     labels:str|None=None, # Columns of 0 and 1 in place of --label, one for each class, separated by commas
+    missing_label:str|None=None, # Rows without one label, or with several: error, or drop. Default: error
     split:str|None=None, # Column of the table with parts; none leaves a column of that name unused. Default: no parts
     fold:str|None=None, # Column of the table with folds; none leaves a column of that name unused. Default: no folds
-    parts:str|None=None, # Your names of parts, such as 'train=Ausbildung test=Prüfung'. Default: the usual
+    parts:str|None=None, # Your names of parts, such as 'train=Ausbildung test=Prüfung'; none: all are classes. Default: the usual
     root:str|None=None, # Folder that the table's paths start from. Default: that of the table
     suffix:str|None=None, # Added to each path of the table, such as .jpg. Default: nothing
     sep:str|None=None, # What separates the table's columns, such as ';' or tab. Default: what fits
@@ -77,8 +82,8 @@ def reading_options(
 )->tuple: # Arguments of the reader that were given, and steps after it
     "What a reader is told, and what is done to the data then"
     asked = dict(
-        group=group, missing_group=missing_group, path=path, label=label, labels=split_list(labels), split=split,
-        fold=fold, parts=parts and _pairs_of(parts, 'parts', 'train=Ausbildung test=Prüfung'), root=root,
+        group=group, missing_group=missing_group, path=path, label=label, labels=split_list(labels),
+        missing_label=missing_label, split=split, fold=fold, parts=_parts_of(parts), root=root,
         suffix=suffix, sep='\t' if sep in ('tab',r'\t') else sep, vocab=split_list(vocab), ordered=ordered or None,
         range=range and _range_of(range), frame=frame, background=background)
     steps:list = []
@@ -156,7 +161,7 @@ def with_reading(
 # %% ../../nbs/compare/options.ipynb #91d3cb73
 _of_pixels = 'range','frame','background'
 _of_classes = 'vocab','ordered','missing_group'
-_of_one_table = 'group','path','label','labels','suffix','sep'
+_of_one_table = 'group','path','label','labels','missing_label','suffix','sep'
 
 def external_recipes(
     text:str|None, # NAME=DATA, separated by commas

@@ -53,7 +53,8 @@ def _as_option(name, value):
     if value is True: return option
     if value is False: return f"--no-{option.removeprefix('--')}"
     if value is None: return f'no {option}'
-    return f'{option}={_option_value(value)}' if str(value).startswith('-') else f'{option} {_option_value(value)}'
+    text = _option_value(value)
+    return f'{option}={text}' if text.startswith('-') else f'{option} {text}'
 
 # %% ../../nbs/compare/wording.ipynb #35adebf8
 _steps = dict(without='exclude', merged='merge', without_broken='skip_broken', with_folds='n_folds')
@@ -129,6 +130,7 @@ def of_options(
     text = re.sub(r"\b([Tt]he) '(\w+)' parameter of ([\w.]+\w)", lambda m: _parameter_words(m, options), text)
     text = re.sub(r'^(\w+(?:\.\w+)?) needs\b', lambda m: _subjects.get(m[1].removeprefix('ImageData.'), m[0]), text)
     text = re.sub(r'^(from_csv|from_folder_table) cannot\b', 'The command cannot', text)
+    text = text.replace('read it by from_csv', 'give it as --data')
     text = _with_arguments(_with_calls(text, options), options) if options else text
     text = re.sub(r'`(\w+)`', lambda m: _option_name(m[1]) if m[1] in options else m[0], text)
     text = text.replace('Make them by `with_folds` or `with_splits`.', 'balmix-compare makes folds, see --n-folds.')
