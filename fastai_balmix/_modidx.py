@@ -439,6 +439,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fastai_balmix/compare/options.py'),
                                                'fastai_balmix.compare.options._pairs_of': ( 'compare/options.html#_pairs_of',
                                                                                             'fastai_balmix/compare/options.py'),
+                                               'fastai_balmix.compare.options._parts_of': ( 'compare/options.html#_parts_of',
+                                                                                            'fastai_balmix/compare/options.py'),
                                                'fastai_balmix.compare.options._range_of': ( 'compare/options.html#_range_of',
                                                                                             'fastai_balmix/compare/options.py'),
                                                'fastai_balmix.compare.options._recipe_of_path': ( 'compare/options.html#_recipe_of_path',

@@ -112,7 +112,7 @@ def find_method(
     if isinstance(name, Method): return name
     if isinstance(name, str) and name in _methods: return _methods[name]
     check_method(name)
-    alpha = balmix_alpha(name)
+    alpha = balmix_alpha(name) or 0.
     about = described_balmix(alpha)
     return Method(f'balmix_{alpha:g}', partial(_balmix, alpha=alpha), about.line, about.source)
 
