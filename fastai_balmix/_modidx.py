@@ -109,6 +109,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'fastai_balmix/callback/fitcheck.py'),
                                                  'fastai_balmix.callback.fitcheck.check_order': ( 'callback/fitcheck.html#check_order',
                                                                                                   'fastai_balmix/callback/fitcheck.py'),
+                                                 'fastai_balmix.callback.fitcheck.drawn_shares': ( 'callback/fitcheck.html#drawn_shares',
+                                                                                                   'fastai_balmix/callback/fitcheck.py'),
                                                  'fastai_balmix.callback.fitcheck.nominal_prior': ( 'callback/fitcheck.html#nominal_prior',
                                                                                                     'fastai_balmix/callback/fitcheck.py')},
             'fastai_balmix.callback.mixup': { 'fastai_balmix.callback.mixup.BalancedMixUp': ( 'callback/mixup.html#balancedmixup',
