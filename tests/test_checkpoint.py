@@ -40,7 +40,7 @@ from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.compare.methods import Training, find_method, method_table
 from fastai_balmix.datasets.longtail import digits_lt
 from fastai_balmix.files import DiskFull, write_file
-from fastai_balmix.metrics.learner import BrierError, CalibrationError, ConfusionMetric, MCC, imbalance_metrics
+from fastai_balmix.metrics.learner import MCC, BrierError, CalibrationError, ConfusionMetric, imbalance_metrics
 from fastai_balmix.metrics.scores import mcc
 
 
@@ -647,7 +647,7 @@ def test_a_file_of_another_recipe_is_refused(case, one_file):
     if args['lr_max'] is None: del args['lr_max']
     with pytest.raises(ValueError) as e: go(one_file, **args)
     said = str(e.value)
-    assert "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got a.pth, of a fit with" in said
+    assert "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got a.pth" in said
     assert f'of a fit with {words}' in said and said.endswith(', instead.') and one_file.read_bytes()==before
 
 def test_what_does_not_determine_a_fit_may_differ(one_file, tmp_path):
