@@ -4,6 +4,7 @@
 - `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
+- `fastai_balmix.callback.recipe`: What determines a fit, in words that another process can compare.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
 - `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
