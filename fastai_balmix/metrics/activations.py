@@ -93,16 +93,3 @@ def two_classes(
     p = act(pred.float().flatten())
     y = targ.flatten()
     return torch.stack([1-p, p], 1),torch.where((y==0) | (y==1), y, -1).long()
-
-def _class_numbers(pred, targ, axis, name):
-    "`targ` as int64, once shapes and types fit: these can be looked at without waiting for the device"
-    if pred.ndim<2 or pred.shape[axis]<2:
-        raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
-                         f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
-    shape = pred.shape[:axis] + pred.shape[axis:][1:]
-    # Class numbers may be a column
-    if targ.shape==(*shape,1): targ = targ[...,0]
-    if shape!=targ.shape or targ.is_floating_point():
-        raise ValueError(f'{name} needs class numbers of shape {tuple(shape)} as targets, but they are {targ.dtype} of '
-                         f'shape {tuple(targ.shape)}.')
-    return targ.long()

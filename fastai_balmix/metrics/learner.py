@@ -27,6 +27,19 @@ from .cells import CellCounts,most_classes
 from .scores import binned_error,brier_sums,calibration_sums,mean_distance,score_registry
 
 # %% ../../nbs/metrics/learner.ipynb #4d8d7d45
+def _class_numbers(pred, targ, axis, name):
+    "`targ` as int64, once shapes and types fit: these can be looked at without waiting for the device"
+    if pred.ndim<2 or pred.shape[axis]<2:
+        raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
+                         f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
+    shape = pred.shape[:axis] + pred.shape[axis:][1:]
+    # Class numbers may be a column
+    if targ.shape==(*shape,1): targ = targ[...,0]
+    if shape!=targ.shape or targ.is_floating_point():
+        raise ValueError(f'{name} needs class numbers of shape {tuple(shape)} as targets, but they are {targ.dtype} of '
+                         f'shape {tuple(targ.shape)}.')
+    return targ.long()
+
 def _n_own(dl, n):
     "How many of a batch's `n` items are this process's own, the rest being repeated to make shares equal"
     if not all(hasattr(dl, o) for o in ('i','n','n_padded','rank','world_size')): return n
