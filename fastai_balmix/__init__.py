@@ -11,9 +11,11 @@
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
 - `fastai_balmix.commands`: A function as a command: its parameters are options, and help comes at once.
 - `fastai_balmix.compare.before`: What the data are, in a terminal: counts, notes, unreadable files and doubles, and how much there is to train.
+- `fastai_balmix.compare.calibration`: Images of its own for the calibrator of a run.
 - `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
 - `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command; `balmix-data`: what data are, without training anything.
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
+- `fastai_balmix.compare.identity`: What tells a method of your own from another, in this process and in the next.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.names`: What methods and readers are called and take, known before PyTorch is imported.
 - `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
@@ -63,6 +65,8 @@
 - `fastai_balmix.loaders.store`: Items as bytes, in memory of a fixed size that all worker processes share.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
 - `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
+- `fastai_balmix.metrics.activations`: From a network's outputs to probabilities.
+- `fastai_balmix.metrics.cells`: A confusion matrix by its sums, or by its occupied cells.
 - `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.
 - `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than images alone explain.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?

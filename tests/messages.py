@@ -321,9 +321,10 @@ learn.fit(1, cbs=[Checkpoint('fit.pth'), BalancedMixUp()])''',
     'Predicting and calibrating': [
         Message('adjust_prior([[.5,.2]], [.5,.5])',
             "The 'probs' parameter of adjust_prior must be rows of probabilities: none negative, sum 1. Got [0.5, "
-            "0.2] at index 0 instead.",
+            "0.2] at index 0 instead. If they come from a learner, the outputs of this network are no probabilities; "
+            "state activation=, such as 'softmax'.",
             "These are no probabilities: logits, perhaps, or a sigmoid's.",
-            'Softmax first; `learn.get_preds()` does.'),
+            "Softmax first; `learn.tta_flip(activation='softmax')` does, whatever the loss."),
         Message('adjust_prior(probs, [.5,.5])',
             "The 'from_prior' parameter of adjust_prior must be 3 probabilities, one for each class. Got 2 of them "
             "instead.",

@@ -205,6 +205,12 @@ def check_order(
             "`imbalance_metrics(ordered=[...])`.", stacklevel=2)
 
 # %% ../../nbs/callback/fitcheck.ipynb #914dab78
+def _n_classes(learn):
+    "Number of classes as loaders or the network's last layer tell it; 0 where neither does"
+    n = getattr(learn.dls, 'c', 0)
+    last = [*learn.model.modules()][-1]
+    return max(n if isinstance(n, int) else 0, getattr(last, 'out_features', 0))
+
 class FitCheck(Callback):
     """Warn before the first batch of a fit if its prior is corrected twice or its ordered classes are out of order.
 
@@ -223,7 +229,10 @@ class FitCheck(Callback):
         self._check_order()
 
     def before_validate(self):
-        if not any(isinstance(cb, GatherPredsCallback) for cb in self.learn.cbs): self._check_order()
+        predicting = any(isinstance(cb, GatherPredsCallback) for cb in self.learn.cbs)
+        for m in self.learn.metrics:
+            if hasattr(type(m), 'expects_labels'): m.expects_labels = not predicting
+        if not predicting: self._check_order()
 
     def _check_metrics(self):
         "An error, as the metric itself could raise it only after a whole epoch"
@@ -233,6 +242,8 @@ class FitCheck(Callback):
             raise task_error(f'{len(y)} labels, or shares, for each',
                              'use metrics such as `accuracy_multi` and `F1ScoreMulti`',
                              ', '.join(names), 'with one class for each item of validation')
+        of_matrices = [m for m in self.learn.metrics if hasattr(type(m), 'check_size')]
+        for m in of_matrices: m.check_size(_n_classes(self.learn))
 
     def _new(self, said):
         "Is this said for the first time?"

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
-from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc,roc_curve
 from ..checks import as_labels,as_prob_rows,check,check_int,check_real
 from fastai_balmix.metrics.scores import (
     OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
@@ -76,6 +75,13 @@ def worst_mistakes(
     return df.drop_duplicates('path').head(n).reset_index(drop=True)
 
 # %% ../../nbs/report/answers.ipynb #67a22d5f
+def _share_below(x, others, weight):
+    "Share, by weight, of `others` that lie below each `x`; those that are equal count half"
+    order = others.argsort()
+    sums = np.r_[0, weight[order].cumsum()]
+    below,up_to = (sums[np.searchsorted(others[order], x, side)] for side in ('left','right'))
+    return (below+up_to)/2/sums[-1]
+
 def auroc_interval(
     score, # Probability of the group, (N,)
     y, # Does the item belong to it? (N,) bools
@@ -85,15 +91,14 @@ def auroc_interval(
     "Area under the ROC with the interval of DeLong et al. (1988), on the scale of its logit"
     score,y = np.asarray(score, dtype=np.float64),np.asarray(y, dtype=bool)
     if y.all() or not y.any(): return Interval(np.nan, np.nan, np.nan)
-    # share of the other side that each item of the group, and of the rest, is on the right side of
-    ranks = rankdata(score)
-    inside = (ranks[y]-rankdata(score[y]))/(~y).sum()
-    outside = 1-(ranks[~y]-rankdata(score[~y]))/y.sum()
+    # An image counts once, however many answers it has, as in the curve that is drawn
+    images = np.arange(len(y)) if items is None else np.asarray(items)
+    weight = 1/np.unique(images, return_counts=True)[1][np.unique(images, return_inverse=True)[1]]
+    inside = _share_below(score[y], score[~y], weight[~y])
+    outside = 1-_share_below(score[~y], score[y], weight[y])
+    inside = pd.Series(inside).groupby(images[y]).mean().to_numpy()
+    outside = pd.Series(outside).groupby(images[~y]).mean().to_numpy()
     area = float(inside.mean())
-    if items is not None:
-        items = np.asarray(items)
-        inside = pd.Series(inside).groupby(items[y]).mean().to_numpy()
-        outside = pd.Series(outside).groupby(items[~y]).mean().to_numpy()
     def variance(x): return x.var(ddof=1)/len(x) if len(x)>1 else .25
     error = math.sqrt(variance(inside)+variance(outside))
     if not 0<area<1 or not error: return Interval(area, np.nan, np.nan)
@@ -179,9 +184,13 @@ def _mean_curve(runs, k, prevalence):
 # %% ../../nbs/report/answers.ipynb #5f46c933
 def _records(df): return df.reset_index().to_dict('records')
 
-def _thinned(x, n=200):
-    "At most `n` of the rows, the ends among them"
-    return x if len(x)<=n else x[np.unique(np.linspace(0, len(x)-1, n).round().astype(int))]
+def _thinned(curve, n=200):
+    "Points of a curve (M,2), the ends among them, twice as many as long as the area below changes by 0.0002 or more"
+    while len(curve)>n:
+        part = curve[np.unique(np.linspace(0, len(curve)-1, n).round().astype(int))]
+        if abs(auc(*part.T)-auc(*curve.T))<2e-4: return part
+        n *= 2
+    return curve
 
 def _reliability(probs, targs):
     "Calibration bins and errors; `probs` by name"
