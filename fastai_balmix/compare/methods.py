@@ -95,7 +95,7 @@ def add_method(
     described[name] = Description(line or _first_line(func), source, ordered)
     return _register(name, func, version)
 
-def _register(name, func, version=''):
+def _register(name, func, version=None):
     about = described[name]
     _methods[name] = Method(name, func, about.line, about.source, about.ordered, version)
     return func
