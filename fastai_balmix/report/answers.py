@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc,roc_curve
 from ..checks import as_labels,as_prob_rows,check,check_int,check_real
 from fastai_balmix.metrics.scores import (
     OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
