@@ -25,6 +25,7 @@
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.contents`: What image files hold, in sentences.
 - `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
 - `fastai_balmix.datasets.dicom`: Open the files of scanners and hospital archives.
 - `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
