@@ -34,6 +34,7 @@
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.cells`: Read a table as text, whatever program wrote it.
 - `fastai_balmix.datasets.columns`: What columns look like: parts, patients, one column for each class, paths.
+- `fastai_balmix.datasets.contents`: What image files hold, in sentences.
 - `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
 - `fastai_balmix.datasets.dicom`: Open the files of scanners and hospital archives.
 - `fastai_balmix.datasets.folders`: Find the images of a folder, and say what else is there.

@@ -28,7 +28,7 @@ from PIL import Image
 from fastcore.basics import defaults
 from fastcore.parallel import parallel
 from ..checks import nearest
-from .depth import grey_levels,Reading,Values
+from .depth import as_files_say,grey_levels,Reading,Values
 
 # %% ../../nbs/datasets/dicom.ipynb #70326e47
 dicom_suffixes = ('.dcm','.dicom','.dic')
@@ -173,7 +173,7 @@ def dicom_values(
 
 def open_dicom(
     source, # Path of a file
-    reading:Reading=Reading() # How the data set is read
+    reading:Reading=as_files_say # How the data set is read
 )->Image.Image: # 8 bits, RGB
     "A DICOM file as a picture"
     name = Path(source).name

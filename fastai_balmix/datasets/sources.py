@@ -108,7 +108,7 @@ def long_tail(
 _all_readers = (eyepacs,messidor2,hyper_kvasir,medmnist,fashion_mnist_lt,digits,from_folder_table,from_csv)
 readers = {f.__name__: f for f in _all_readers}
 _steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail,
-              subset=ImageData.subset)
+              subset=ImageData.subset, without_broken=ImageData.without_broken)
 
 def _call_by_name(func, kwargs, what, *args):
     "`func(*args, **kwargs)`, with a `ValueError` for arguments that it does not have or that are missing"

@@ -30,7 +30,7 @@ from ..checks import check,check_real,first_few,nearest
 from ..loaders.draws import class_counts
 from .depth import Reading
 from .splits import fold_numbers
-from .verify import image_digest,listed_files,missing_paths,Verification,verify_images
+from .verify import file_hashes,file_remarks,image_digest,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
 from .groups import alike_groups,check_groups,filled_groups,text_of
 from .parts import checked_rows,cut_off,part_names,run_parts,split_names
@@ -142,14 +142,14 @@ def _checked_root(root, images):
 def _fingerprint(data):
     "32 hexadecimal digits that stand for what the data are"
     columns = [o for o in ('path','label','group','split','fold') if o in data.df]
-    digest = hashlib.sha256(repr((data.vocab, data.ordered, columns)).encode())
+    reading = (data.reading.range, data.reading.frame or 0, data.reading.colour)
+    digest = hashlib.sha256(repr((data.vocab, data.ordered, columns, reading)).encode())
     for row in zip(*(data.df[o].map(str) for o in columns)):
         digest.update('\x1f'.join(row).encode('utf-8', 'surrogateescape')+b'\x1e')
     if data.images is not None:
         for p in data.df.path: digest.update(image_digest(data, p))
     else:
-        there = listed_files(data.root, data.df.path)
-        for p in data.df.path: digest.update(f'{there[p].stat().st_size if p in there else -1},'.encode())
+        for sha in file_hashes(data): digest.update(f'{sha},'.encode())
     return digest.hexdigest()[:32]
 
 # %% ../../nbs/datasets/table.ipynb #a653d5bb
@@ -192,6 +192,7 @@ def _summary(data):
     text = [f'{data.name}: {len(data):,} images, {len(n)} {kind}{ratio}', _counts_table(data).to_string(),
             _groups_sentence(data)]
     if data.images is None: text.append(_missing_sentence(data))
+    text += [remark.text for remark in file_remarks(data)]
     if (n==0).any():
         empty = [name for name,count in zip(data.vocab, n) if not count]
         text.append(f"Classes without an image: {', '.join(empty)}.")
@@ -338,6 +339,15 @@ class ImageData:
         "Some of the rows, in their order in `rows`"
         at = checked_rows(rows, len(self), 'rows', 'ImageData.subset')
         return derived(self, self.df.iloc[at], recipe=next_step(self.recipe, 'subset', rows=at.tolist()))
+
+    def without_broken(self)->'ImageData':
+        "The same images without those that `verify` finds unreadable or missing, with a note that names them"
+        bad = self.verify().bad.path.tolist()
+        recipe = next_step(self.recipe, 'without_broken')
+        if not bad: return derived(self, self.df, recipe=recipe)
+        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else ''}"
+        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}."
+        return derived(self, self.df[~self.df.path.isin(bad)], recipe=recipe, notes=[*self.notes,note])
 
     def items(self,
         rows=None # Row numbers, or a mask (N,) of bools. Default: all.
