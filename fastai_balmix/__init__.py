@@ -25,12 +25,15 @@
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.classes`: Classes that are too small are named, left out or merged.
+- `fastai_balmix.datasets.contents`: Counts by class and part, and what has to be known before training.
 - `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
 - `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
+- `fastai_balmix.datasets.rows`: Whatever is wrong in a table is said when it is read.
 - `fastai_balmix.datasets.sources`: Every reader by name, cutting to a long tail, and the same data again from a recipe.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
