@@ -8,10 +8,13 @@
 - `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
+- `fastai_balmix.commands`: A function as a command: its parameters are options, and help comes at once.
+- `fastai_balmix.compare.before`: What the data are, in a terminal: counts, notes, unreadable files and doubles, and how much there is to train.
 - `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
-- `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command.
+- `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command; `balmix-data`: what data are, without training anything.
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
+- `fastai_balmix.compare.names`: What methods and readers are called and take, known before PyTorch is imported.
 - `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
@@ -20,13 +23,15 @@
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
-- `fastai_balmix.compare.settings`: Comparisons with a name, for `balmix-compare --preset NAME`.
+- `fastai_balmix.compare.settings`: Comparisons with a name, for `balmix-compare --preset NAME`, and those of a file.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
+- `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.classes`: Classes that are too small are named, left out or merged.
 - `fastai_balmix.datasets.contents`: Counts by class and part, and what has to be known before training.
+- `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
 - `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
 - `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
@@ -58,6 +63,7 @@
 - `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
 - `fastai_balmix.report.answers`: What a network's answers show: who gained and who paid, one class against the rest, the worst mistakes.
 - `fastai_balmix.report.card`: All that a report says, as a plain dictionary of numbers, words of the data and small pictures.
+- `fastai_balmix.report.cli`: `balmix-report`: the page about a comparison as one command.
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
 - `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.

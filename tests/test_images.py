@@ -26,7 +26,7 @@ from torch import nn
 from toys import equal, must_be
 
 from fastai_balmix.datasets import verify as module
-from fastai_balmix.datasets.images import ArrayImages, as_rgb, open_image
+from fastai_balmix.datasets.images import ArrayImages, as_rgb, open_image, Reading
 from fastai_balmix.datasets.rows import check_columns
 from fastai_balmix.datasets.table import ImageData
 
@@ -64,8 +64,9 @@ def test_every_mode_comes_as_rgb(tmp_path, mode):
     else: im = grey.convert('RGB').convert(mode) if mode in ('CMYK','RGBA') else grey.convert(mode)
     fn = tmp_path/('x.tif' if mode in ('CMYK','I') else 'x.png')
     im.save(fn)
+    reading = Reading('16bit') if mode=='I' else Reading() # 32-bit integers have no range of their own
     for source in fn,str(fn),lambda: Image.open(fn),im:
-        got = open_image(source)
+        got = open_image(source, reading)
         assert isinstance(got, PILImage) and got.mode=='RGB' and got.size==(8,8)
         if mode!='1': assert np.abs(np.asarray(got).astype(int)-a[...,None]).max()<=1
 
@@ -82,7 +83,8 @@ def test_sixteen_bits_keep_their_order():
     got = np.asarray(as_rgb(Image.fromarray(ramp)))[...,0]
     assert (np.diff(got.ravel().astype(int))>0).all() and got.max()==64512//257
     assert np.asarray(as_rgb(Image.fromarray(np.full((2,2), 65535, np.uint16)))).max()==255
-    assert np.asarray(as_rgb(Image.fromarray(np.array([[-5,200_000]], np.int32))))[0,:,0].tolist()==[0,255]
+    integers = Image.fromarray(np.array([[-5,200_000]], np.int32))
+    assert np.asarray(as_rgb(integers, Reading('16bit')))[0,:,0].tolist()==[0,255]
 
 def test_an_image_that_is_open_is_left_alone():
     im = PILImage.create(pixels[0])

@@ -31,7 +31,8 @@ from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
 from fastai_balmix.report.comparison import results_card
 from fastai_balmix.report.network import learner_card
-from fastai_balmix.report.page import Report, balmix_report, report
+from fastai_balmix.report.cli import balmix_report
+from fastai_balmix.report.page import Report, report
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
 POINTS = {'as trained':.6, 'train prevalence':1., 'balanced prior':0.}

@@ -1,4 +1,5 @@
 from .longtail import digits_lt, small_net, tail_counts, tail_idxs
+from .depth import Reading
 from .groups import group_numbers
 from .splits import authors_folds, fold_numbers, split_off
 from .images import ArrayImages, as_rgb, open_image
@@ -14,5 +15,5 @@ __all__ = [
     'ArrayImages', 'as_rgb', 'authors_folds', 'digits', 'digits_lt', 'dr_grades', 'eyepacs',
     'fashion_mnist_lt', 'fashion_names', 'fold_numbers', 'from_csv', 'from_folder_table', 'group_numbers',
     'hyper_kvasir', 'ImageData', 'long_tail', 'medmnist', 'messidor2', 'open_image', 'read_data', 'readers',
-    'small_net', 'split_off', 'tail_counts', 'tail_idxs', 'Verification',
+    'Reading', 'small_net', 'split_off', 'tail_counts', 'tail_idxs', 'Verification',
 ]

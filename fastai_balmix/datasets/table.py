@@ -27,6 +27,7 @@ import pandas as pd
 from fastai.data.all import *
 from ..checks import check,check_real
 from ..loaders.draws import class_counts
+from .depth import Reading
 from .splits import fold_numbers
 from .verify import image_digest,listed_files,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
@@ -77,7 +78,7 @@ def derived(
 ): # `ImageData`
     "The same data with another table; without a recipe, unless `changes` has one"
     kept = {o: getattr(data, o) for o in ('vocab','ordered','root','name','images','notes','prevalence')}
-    new = {**kept, **changes}
+    new = {**kept, **data.reading.arguments, **changes}
     new['notes'] = [o for o in new['notes'] if o not in unused_parts(data.df)] # they are counted anew
     return type(data)(df, **new)
 
@@ -113,6 +114,9 @@ class ImageData:
         notes=(), # Sentences that belong under every table made from these data
         recipe:dict|None=None, # What `read_data` makes the same object from
         prevalence:str|None=None, # 'train' reads scores at training shares: test images were balanced artificially
+        range=None, # Values that become black and white in all images, (low, high), or '16bit': 0 to 65,535
+        frame:int|None=None, # Which frame of files that have several, from 0. Default: the first.
+        background='white', # What shows through where an image is transparent, a name or (red, green, blue)
         missing_group:str='error' # 'own': an image without a group stands for itself. Default: an error.
     ):
         self.vocab = checked_vocab(vocab)
@@ -127,6 +131,7 @@ class ImageData:
         self.notes += [o for o in unused_parts(self.df) if o not in self.notes]
         self.recipe = recipe
         self.prevalence = prevalence
+        self.reading = Reading(range, frame, background)
         self._hash:str|None = None
 
     def __len__(self): return len(self.df)

@@ -1,8 +1,8 @@
 """How sure is a score, and is one network really better than another?
 
-Intervals by bootstrap, paired tests by permutation. With few images of a rare class a score is a rough estimate, and
-the difference of two scores a rougher one. Both are computed from confusion matrices, one for each patient or image,
-so that ten thousand resamples take a second or so.
+Intervals by random weights of patients, paired tests by permutation. With few images of a rare class a score is a
+rough estimate, and the difference of two scores a rougher one. Both are computed from confusion matrices, one for each
+patient or image, so that ten thousand draws take a second or so.
 
 ```python
 rng = np.random.default_rng(0)
@@ -21,10 +21,11 @@ __all__ = ['Interval', 'PairedTest', 'confidence_interval', 'paired_test']
 # %% ../../nbs/metrics/intervals.ipynb #8677f546
 import warnings
 from collections import namedtuple
-from functools import partial
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.sparse import csr_matrix
+from scipy.special import ndtr,ndtri
 from ..checks import check,check_int,check_real,class_pairs,in_order,label_array
 
 # %% ../../nbs/metrics/intervals.ipynb #8b308872
@@ -55,53 +56,84 @@ def _chunks(n, width):
     return sizes
 
 # %% ../../nbs/metrics/intervals.ipynb #e9f21f22
-def _draw_items(cm, k, rng, m):
-    "Resamples (m,K,K) of the items in the cells `cm` (K²,)"
-    used = np.flatnonzero(cm)
-    drawn = np.zeros((m,k*k))
-    drawn[:,used] = rng.multinomial(cm.sum(), cm[used]/cm.sum(), size=m)
-    return drawn.reshape(m, k, k)
+class _Imagined:
+    "One more image of each class that is there, answered as the classes are on average"
+    def __init__(self, cm, of_class):
+        there = cm.sum(1)>0
+        # As large as a group has images of the class
+        self.size = np.divide(cm.sum(1), of_class, out=np.ones(len(cm)), where=there)[:,None]
+        recall = ((np.diag(cm)+self.size[:,0]/2)/(cm.sum(1)+self.size[:,0]))[there].mean()
+        wrong = np.tile(np.where(there | (cm.sum(0)>0), cm.sum(0)+.5, 0), (len(cm),1))
+        np.fill_diagonal(wrong, 0)
+        sums = wrong.sum(1, keepdims=True)
+        self.shares = (1-recall)*np.divide(wrong, sums, out=np.zeros_like(wrong), where=sums>0)
+        np.fill_diagonal(self.shares, recall)
+        self.shares *= there[:,None]
 
-def _draw_groups(cells, k, rng, m):
-    "Resamples (m,K,K) of the groups whose counts are `cells` (G,K²)"
-    n_groups = cells.shape[0]
-    return _added_up(rng.multinomial(n_groups, np.full(n_groups, 1/n_groups), size=m), cells, k)
+def _draw(cm, more, cells, rng, m):
+    "Matrices (m,K,K) in which images, or the groups whose counts are `cells` (G,K²), have random weights"
+    k = len(cm)
+    if cells is None: return rng.standard_gamma(cm+more.shares, size=(m,k,k))
+    weighted = _added_up(rng.standard_exponential((m,cells.shape[0])), cells, k)
+    return weighted + more.size*rng.standard_gamma(more.shares, size=(m,k,k))
+
+# %% ../../nbs/metrics/intervals.ipynb #e9f21f24
+def _class_groups(true, group, k):
+    "How many groups have images of each class, (K,)"
+    if group is None: return np.bincount(true, minlength=k)
+    return np.bincount(np.unique(np.stack([true,group]), axis=1)[0], minlength=k)
+
+def _student(n, level):
+    "Quantile of Student's t for a mean over classes of which `n` images or groups are there"
+    n = n[n>0].astype(float)
+    df = (1/n).sum()**2/(1/n**3).sum() # Satterthwaite's, where a class has a variance of 1/n
+    return stats.t.ppf((1+level)/2, df)
 
 Interval = namedtuple('Interval', 'value low high')
 
+def _corrected_ends(scores, middle, quantile):
+    "Ends of an interval among drawn scores, their median bias corrected"
+    if np.isnan(middle): middle = np.median(scores)
+    below = ((scores<middle).sum()+(scores<=middle).sum()+1)/(2*len(scores)+2)
+    shift = 2*np.clip(ndtri(below), -1, 1)
+    return np.quantile(scores, ndtr([shift-quantile,shift+quantile]))
+
+# %% ../../nbs/metrics/intervals.ipynb #e9f21f25
 def confidence_interval(
     preds, # Probabilities (N,K), or predicted classes (N,)
     targs, # True classes, (N,) ints
     score, # Function of (..., K, K) confusion matrices, such as `mcc`
     groups=None, # What items belong together, such as their patient, (N,). Default: each item is a group of its own.
-    n:int=10_000, # Number of resamples
+    n:int=10_000, # Number of draws
     level:float=.95, # Share of such intervals that hold the true value
-    seed:int=0, # Seed of the resamples
+    seed:int=0, # Seed of the draws
     n_classes:int|None=None # Number of classes K. Default: columns of `preds`, or the largest class plus one.
 )->Interval: # `value`, `low`, `high`
-    """A score with its percentile bootstrap interval (Efron 1979), whole groups being resampled.
+    """A score with its interval from a Bayesian bootstrap (Rubin 1981), in which whole groups have random weights.
 
-    Resamples in which the score is undefined, because a class is missing, are left out, with a warning. Raises a
+    Each class has one imagined image more, the median bias is corrected (Efron 1987), and the quantile is Student's, so
+    that it holds for rare classes too. Draws in which the score is undefined are left out, with a warning. Raises a
     `ValueError` for NaN predictions, classes out of range, and lengths that differ."""
     pred,true,group,k = _checked_items(preds, targs, groups, n_classes, 'confidence_interval')
     _check_draws(score, n, seed, 'confidence_interval')
     check_real(level, 'level', 'confidence_interval', low=0, high=1, high_open=True)
-    cell = true*k+pred
-    cm = np.bincount(cell, minlength=k*k)
-    n_groups = 0 if group is None else int(group.max())+1
-    if group is None: draw = partial(_draw_items, cm, k)
-    else: draw = partial(_draw_groups, csr_matrix((np.ones(len(cell)), (group,cell)), shape=(n_groups,k*k)), k)
+    cm = np.bincount(true*k+pred, minlength=k*k).reshape(k, k)
+    of_class = _class_groups(true, group, k)
+    more = _Imagined(cm, of_class)
+    cells = None if group is None else csr_matrix((np.ones(len(true)), (group,true*k+pred)), (group.max()+1,k*k))
     rng = np.random.default_rng(seed)
-    scores = np.concatenate([np.atleast_1d(score(draw(rng, m))) for m in _chunks(n, max(n_groups, k*k))])
-    value = float(score(cm.reshape(k, k)))
+    width = max(0 if group is None else cells.shape[0], k*k)
+    scores = [np.atleast_1d(score(_draw(cm, more, cells, rng, m))) for m in _chunks(n, width)]
+    scores = np.concatenate(scores)
+    value = float(score(cm))
     lost = np.isnan(scores).sum()
     if lost:
-        warnings.warn(f'confidence_interval: the score is undefined in {lost} of {n} resamples, which are left out.',
+        warnings.warn(f'confidence_interval: the score is undefined in {lost} of {n} draws, which are left out.',
                       stacklevel=2)
     if lost==n: return Interval(value, np.nan, np.nan)
-    tail = (1-level)/2
-    low,high = np.quantile(scores[~np.isnan(scores)], [tail,1-tail])
-    return Interval(value, float(low), float(high))
+    middle = float(score(cm+more.size*more.shares))
+    low,high = _corrected_ends(scores[~np.isnan(scores)], middle, _student(of_class, level))
+    return Interval(value, float(np.fmin(low, value)), float(np.fmax(high, value)))
 
 # %% ../../nbs/metrics/intervals.ipynb #cbea1e2d
 def _swaps(cell_a, cell_b, group, k):
