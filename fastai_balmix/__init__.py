@@ -33,6 +33,7 @@
 - `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.cells`: Read a table as text, whatever program wrote it.
+- `fastai_balmix.datasets.classes`: Classes that are too small are named, left out or merged.
 - `fastai_balmix.datasets.columns`: What columns look like: parts, patients, one column for each class, paths.
 - `fastai_balmix.datasets.contents`: What image files hold, in sentences.
 - `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
@@ -45,8 +46,10 @@
 - `fastai_balmix.datasets.masks`: Which images are masks of others, and no images of their class.
 - `fastai_balmix.datasets.names`: What folders and columns are called: parts, classes, and the order of grades.
 - `fastai_balmix.datasets.nearby`: Find the files of a table, and name the file that is there where one is not.
+- `fastai_balmix.datasets.overview`: Counts by class and part, and what has to be known before training.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
+- `fastai_balmix.datasets.rows`: Whatever is wrong in a table is said when it is read.
 - `fastai_balmix.datasets.sources`: Every reader by name, cutting to a long tail, and the same data again from a recipe.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.

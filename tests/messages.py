@@ -461,6 +461,28 @@ nominal_prior(DataLoaders(own, own))''',
             "The 'df' parameter of ImageData must be a table with a column 'path'. There are: 'file', 'label'.",
             'The table has no column `path`.',
             "Rename it: `df.rename(columns={'file': 'path'})`."),
+        Message("ImageData(pd.DataFrame(dict(path=['a.png','b.png'], label='polyp', group=[7,None])), ['polyp'], "
+                "root='endoscopy')",
+            'ImageData needs a group of each image, such as its patient, but 1 of 2 have none, first in row 1. With '
+            "missing_group='own' each of them stands for itself.",
+            'The patient of an image is not known.',
+            "Complete the table, or `missing_group='own'`, which a note then tells."),
+        Message("ImageData(pd.DataFrame(dict(path=['a.png'], label='polyp', group=7)), ['polyp'], root='endoscopy', "
+                "missing_group='drop')",
+            "The 'missing_group' parameter of ImageData must be 'error', or 'own', which lets each image without a "
+            "group stand for itself. Got 'drop' instead.",
+            'There are two ways with images whose patient is not known.',
+            "`'own'`."),
+        Message("images.without('heathy')",
+            "The 'names' parameter of ImageData.without must be classes of endoscopy. Got 'heathy' instead. Did you "
+            "mean 'healthy'?",
+            'There is no class of that name.',
+            'One of the names in the message.'),
+        Message("images.merged({'other': ['heathy','polyp']})",
+            "The 'classes' parameter of ImageData.merged must be classes of endoscopy. Got 'heathy' instead. Did you "
+            "mean 'healthy'?",
+            'There is no class of that name.',
+            'One of the names in the message.'),
         Message('images.dataloaders(fold=1)',
             "The 'fold' parameter of ImageData.dataloaders must be None, as the data have no folds. Got 1 instead.",
             'The data have no folds.',
@@ -496,10 +518,15 @@ nominal_prior(DataLoaders(own, own))''',
             'One fold is no cross-validation.',
             '5, or `split_off` for a single split.'),
         Message('fold_numbers([0,0,0,1], n_folds=2)',
-            "The 'y' parameter of fold_numbers must be classes with at least two images each, so that one can be "
-            "trained on while the other is reported. Got 1 with 1 image instead.",
+            'fold_numbers needs two images or more of each class, so that one is trained on while the other is '
+            'reported, but class 1 has 1 image; 2 folds need 2. Leave it out, or merge it with another class.',
             'A class that has a single item cannot be trained on and reported.',
-            'Leave the class out, or join it with another.'),
+            "`data.without('polyp')`, or `data.merged({'other': ['polyp','ulcer']})`."),
+        Message("fold_numbers([0,0,1,1], groups=['ada','ben','ada','unknown'], n_folds=2)",
+            "The 'groups' parameter of fold_numbers must be one value for each item. Got 'unknown' at index 3, which "
+            'says that it is missing, instead.',
+            'The patient of an image is not known, or the word that stands there says so.',
+            "Give each such image a name of its own; `ImageData(..., missing_group='own')` does so."),
     ],
     'Comparing': [
         Message("compare(images.with_folds(2), methods='balmix_02', out='results')",

@@ -24,7 +24,7 @@ from fastai.vision.augment import *
 from fastai.vision.core import *
 from ..checks import check,check_int,first_few
 from .images import before_resize,OpenFast,OpenImage
-from .parts import check_fold,checked_rows,run_parts,split_rows
+from .parts import check_fold,checked_rows,split_rows,warn_of_unused_parts
 from .verify import check_dicom,file_remarks
 
 # %% ../../nbs/datasets/batches.ipynb #bd4f87de
@@ -53,9 +53,11 @@ def _train_valid(data, fold, parts):
     check_fold(data, fold, owner)
     if data.folds: return np.flatnonzero(data.df.fold!=fold),np.flatnonzero(data.df.fold==fold)
     train,valid = (split_rows(data, name) for name in ('train','valid'))
-    if len(valid): return train,valid
-    inner = run_parts(data)
-    return inner['train'],inner['select']
+    if not len(valid):
+        inner = data.parts()
+        return inner['train'],inner['select']
+    warn_of_unused_parts(data, stacklevel=5)
+    return train,valid
 
 def _check_there(data, rows):
     "Raise a `ValueError` that names files of `rows` that are missing"
