@@ -16,12 +16,12 @@ demo_settings(quick=True)
 __all__ = ['demo_settings', 'version_lines', 'demo']
 
 # %% ../nbs/demo.ipynb #0a128581
-import os,platform,shutil,sys,textwrap,warnings
+import os,platform,shutil,sys,textwrap
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from fastcore.script import call_parse
 import fastai_balmix
+from .commands import command,quiet_import
 from .compare.settings import presets
 
 # %% ../nbs/demo.ipynb #e34dafa8
@@ -70,7 +70,7 @@ _written_by_run = {'lock','predictions.npz','run.json','error.json','checkpoint1
 
 def _has_demo_settings(path):
     "Does a file of settings hold those of the demonstration, but for its seeds and epochs?"
-    from fastai_balmix.compare.plan import read_settings
+    from fastai_balmix.compare.settings import read_settings
     try: settings = read_settings(path)
     except ValueError: return False
     want = presets['demo']
@@ -121,7 +121,7 @@ def _one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/demo.ipynb #5aab82b3
-@call_parse
+@command('balmix-demo', ['balmix-demo', 'balmix-demo --quick --out try --force'], {'out': 'where to, and how'})
 def demo(
     out:Path=Path('balmix-demo'), # Folder for the report, the pictures and the results
     quick:bool=False, # One seed and fewer epochs?
@@ -132,9 +132,7 @@ def demo(
     if versions: return print(version_lines())
     out = Path(out)
     _make_room(out, force)
-    # A first-time user should see the demonstration, not what fastai's import has to say about PyTorch's future
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with quiet_import():
         from fastai_balmix.compare.plan import compare
         from fastai_balmix.compare.summary import summarise
         from fastai_balmix.datasets.sources import read_data

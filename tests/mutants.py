@@ -26,7 +26,9 @@ for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, '1')
 os.environ['MPLBACKEND'] = 'agg'
 root = Path(__file__).resolve().parent.parent
 concerned = {
-    'loaders.draws': ['sampling'], 'loaders.pairing': ['pairing'], 'metrics.learner': ['metrics','targets'],
+    'loaders.draws': ['sampling'],
+    'loaders.pairing': ['pairing','wrong_labels','targets','callback_pipelines'],
+    'metrics.learner': ['metrics','targets'],
     'callback.mixup': ['callback','callback_faults','callback_pipelines','rivals','targets'],
     'callback.rivals': ['callback','rivals','targets'],
 }

@@ -29,9 +29,9 @@ def test_versions_and_help_need_no_fastai(tmp_path):
               'Python 3','','cores: ','GPU: ']
     lines = said.stdout.splitlines()
     assert len(lines)==len(starts) and all(a.startswith(b) for a,b in zip(lines, starts))
-    for module in 'demo','compare.cli':
+    for module in 'demo','compare.cli','report.cli':
         seen = run(sys.executable, '-c', f"import sys, fastai_balmix.{module}; print(*sys.modules)").stdout.split()
-        assert 'fastcore.script' in seen and not {'torch','fastai','numpy','pandas'} & {*seen}
+        assert 'fastai_balmix.commands' in seen and not {'torch','fastai','numpy','pandas'} & {*seen}
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):

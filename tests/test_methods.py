@@ -38,6 +38,7 @@ from toys import (
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.compare import methods
+from fastai_balmix.compare.names import described
 from fastai_balmix.compare.methods import Method, Training, add_method, find_method, method_table, taus
 from fastai_balmix.metrics.learner import MCC, imbalance_metrics
 
@@ -421,7 +422,12 @@ def test_a_method_of_ones_own_goes_to_another_process(registry):
 # --- the registry ---
 
 @pytest.fixture
-def registry(monkeypatch): monkeypatch.setattr(methods, '_methods', dict(methods._methods))
+def registry(monkeypatch):
+    monkeypatch.setattr(methods, '_methods', dict(methods._methods))
+    before = dict(described)
+    yield
+    described.clear()
+    described.update(before)
 
 def test_names_are_those_of_the_tables():
     df = method_table()

@@ -29,7 +29,6 @@ import pytest
 import yaml
 from conftest import warm_call
 from fastai.vision.all import Callback
-from fastcore.script import anno_parser
 from filelock import FileLock
 from PIL import Image
 from test_runs import grades, net, picture, pixels, recipe, split_of
@@ -40,6 +39,7 @@ from fastai_balmix.compare import methods, plan as planning, pool, progress, run
 from fastai_balmix.compare.cli import balmix_compare
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import Method, find_method
+from fastai_balmix.compare.names import Description, described
 from fastai_balmix.compare.plan import compare, plan_runs
 from fastai_balmix.compare.pool import process_pool
 from fastai_balmix.compare.progress import Estimate, in_words
@@ -77,9 +77,7 @@ def compared(out, methods=('instance',), data=None, archs=net, **kwargs):
 
 def shell(*args):
     "What the command ends with: None, or the words after which a shell sees a 1"
-    given = vars(anno_parser(balmix_compare).parse_args([*map(str, args)]))
-    for k in 'pdb','xtra': del given[k]
-    try: return balmix_compare(**given)
+    try: return balmix_compare(**vars(balmix_compare.parser.parse_args([*map(str, args)])))
     except SystemExit as e: return e.code
 
 small = '--archs','small','--epochs',1,'--size',8,'--bs',8,'--augment','none','--pretrained','no'
@@ -267,6 +265,7 @@ class CtrlC(Callback):
 def test_ctrl_c_in_the_middle_of_a_run(tmp_path, out, monkeypatch, scans, capsys):
     def method(t): t.cbs.append(CtrlC(tmp_path/'flag'))
     monkeypatch.setitem(methods._methods, 'stopped', Method('stopped', method, 'x'))
+    monkeypatch.setitem(described, 'stopped', Description('x'))
     args = [*of_scans(scans), '--methods', 'instance,stopped', '--epochs', 2, '--folds', 1]
     assert 'Stopped. The same command resumes here.' in shell(*args, '--out', out)
     kept,(ck,) = ages(out),out.glob('runs/stopped*/checkpoint1.pth')
@@ -291,6 +290,7 @@ def test_a_failing_method_stops_no_other(tmp_path, out, monkeypatch, scans, caps
     def mended(t):
         if not (tmp_path/'mended').exists(): raise RuntimeError('no such luck,\n"really"')
     monkeypatch.setitem(methods._methods, 'boom', Method('boom', mended, 'x'))
+    monkeypatch.setitem(described, 'boom', Description('x'))
     args = [*of_scans(scans), '--methods', 'boom,instance', '--out', out]
     said = shell(*args)
     text = capsys.readouterr().out
@@ -748,7 +748,7 @@ def test_a_file_with_mistakes(tmp_path, out, text, words):
     ('preset', 'quick --settings x', 'not both'),
     ('data', 'nowhere', "no folder, CSV file or reader 'nowhere'"),
     ('data', 'eyepac:x', "Did you mean 'eyepacs'"),
-    ('data', 'eyepacs:x', "eyepacs has no argument 'group'")])
+    ('data', 'eyepacs:x', 'The --group option is for folders and tables of your own')])
 def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scans, monkeypatch, option, value, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pool, 'attempt', None)
@@ -757,8 +757,8 @@ def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scan
     assert 'parameter of compare' not in said and 'TrainConfig' not in said and not out.exists()
 
 @pytest.mark.parametrize('data, words', [
-    ('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs',"needs an argument 'root'"),
-    ('digits:x','root')])
+    ('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs','--data eyepacs:PLACE'),
+    ('digits:x','Leave :x out')])
 def test_readers_that_do_not_find_their_data(out, data, words):
     assert_told(shell('--data', data, '--out', out), words)
 
@@ -833,7 +833,8 @@ def test_the_command_on_a_folder_of_images(one):
     assert groups[0]|groups[1]=={f'p{i}' for i in range(8)} and not groups[0]&groups[1]
     md = (out/'summary.md').read_text()
     assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text
-    assert text.startswith('1/4  instance · small · fold 1')
+    assert text.startswith('Reading  scans: 36 images, 2 classes')
+    assert '\nPlan     2 methods × 2 folds = 4 runs\n\n1/4  instance · small · fold 1' in text
 
 def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
     rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]

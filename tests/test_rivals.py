@@ -404,11 +404,13 @@ def _reference_ce(logits, y, y1, w):
     return -(((1-w)[:,None]*hot[y] + w[:,None]*hot[y1])*logits.log_softmax(1)).sum(1).mean()
 
 def _reference_weighted(logits, y, y1, w, weight):
-    "Either label's losses make a mean weighted by the classes of that label"
-    logp,tot = logits.log_softmax(1),0.
-    for u,t in ((1-w, y), (w, y1)):
-        tot = tot - sum(u[i]*weight[t[i]]*logp[i,t[i]] for i in range(len(t)))/sum(weight[k] for k in t)
-    return tot
+    "One mean over either label, weighted by classes and pairs"
+    logp,tot,divisor = logits.log_softmax(1),0.,0.
+    for i in range(len(y)):
+        for share,k in (1-w[i], y[i]),(w[i], y1[i]):
+            tot = tot - share*weight[k]*logp[i,k]
+            divisor = divisor + share*weight[k]
+    return tot/divisor
 
 def _reference_focal(logits, y, y1, w, gamma=2):
     p,tot = logits.softmax(1),0.

@@ -513,33 +513,26 @@ def grouped(n_groups, sizes, k=3, seed=0, right=(.4,1.)):
 
 def cells(p, t, g, k): return np.stack([skm.confusion_matrix(t[g==o], p[g==o], labels=range(k)) for o in np.unique(g)])
 
-def agree_with(interval, values, level, n):
-    """Are the ends quantiles of `values`, which are all equally likely, as far as `n` draws can tell?
+def recall_of_1(cm): return cm[...,1,1]/cm[...,1,:].sum(-1)
 
-    The share of draws below an end has standard deviation √(q(1-q)/n); five of them are allowed"""
-    q = (1-level)/2
-    tol = 5*np.sqrt(q*(1-q)/n) + 1/n
-    low,high = ((values<=interval.low+1e-12).mean(),
-        (values<interval.low-1e-12).mean()),((values<=interval.high+1e-12).mean(),(values<interval.high-1e-12).mean())
-    return low[0]>=q-tol and low[1]<=q+tol and high[0]>=1-q-tol and high[1]<=1-q+tol
-
-@pytest.mark.parametrize('score', [mcc, balanced_acc, quad_kappa], ids=lambda f: f.__name__)
-@pytest.mark.parametrize('level', [.5, .9])
-@pytest.mark.parametrize('sizes', [1, [1,4,2,7,3,5]], ids=['items', 'groups'])
-def test_an_interval_is_the_quantiles_of_all_resamples(score, level, sizes):
-    "Six groups can be drawn in 6^6 ways, all of which are looked at"
-    p,t,g = grouped(6, sizes, seed=1)
-    parts = cells(p, t, g, 3)
-    draws = np.stack([(np.array(list(product(range(6), repeat=6)))==o).sum(1) for o in range(6)], axis=1)
-    values = score(np.tensordot(draws, parts, 1))
-    values = values[~np.isnan(values)]
-    # Each item by itself, or as a group of its own, is the same draw
-    for groups in [g]+[None]*(sizes==1):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            got = confidence_interval(p, t, score, groups=groups, n=4000, level=level, seed=3)
-        close(got.value, reference(score.__name__, t, p, 3))
-        assert agree_with(got, values, level, 4000)
+@pytest.mark.parametrize('level', [.5, .9, .95])
+@pytest.mark.parametrize('hits', [0, 3, 9, 12])
+def test_of_one_recall_the_draws_are_a_beta_distribution(hits, level):
+    "40 images of class 0, all right, and 12 of class 1; one more is imagined, right as often as classes are on average"
+    t = np.repeat([0,1], [40,12])
+    p = np.repeat([0,1,0], [40,hits,12-hits])
+    mean = (40.5/41 + (hits+.5)/13)/2
+    drawn = stats.beta(hits+mean, 12-hits+1-mean)
+    # The median bias, and Student's t with Satterthwaite's degrees of freedom
+    shift = 2*np.clip(stats.norm.ppf(drawn.cdf((hits+mean)/13)), -1, 1)
+    t_ = stats.t.ppf((1+level)/2, (1/40+1/12)**2/(1/40**3+1/12**3))
+    levels = stats.norm.cdf([shift-t_,shift+t_])
+    got = confidence_interval(p, t, recall_of_1, n=20_000, level=level)
+    close(got.value, hits/12)
+    for end,q in zip(got[1:], levels):
+        # five standard deviations of a share of 20,000 draws, unless the score itself is the end
+        tol = 5*np.sqrt(q*(1-q)/20_000)
+        assert abs(drawn.cdf(end)-q)<tol or end==got.value in (0,1)
 
 def recorded(score, keep):
     def f(cm):
@@ -552,35 +545,35 @@ def drawn_matrices(p, t, score=mcc, **kwargs):
     confidence_interval(p, t, recorded(score, keep), **kwargs)
     return np.concatenate([o.reshape(-1, *o.shape[-2:]) for o in keep if o.ndim>2])
 
-def test_groups_are_drawn_whole_as_often_as_there_are_groups():
-    "Group i is 2^i items in a place of its own, so that a matrix tells how often each was drawn"
+def test_groups_are_weighted_whole_and_one_of_each_class_is_imagined():
+    """Group i is 2^i items in a place of its own, so that a matrix tells its weight. Weights are exponential, and what
+    is imagined is as large as a group: right, as 2 of 2 would be on average, in a share of it that is drawn"""
     g = np.repeat(np.arange(8), 2**np.arange(8))
     cm = drawn_matrices(g, g, groups=g.astype(str), n=5000)
     times = np.diagonal(cm, axis1=1, axis2=2)/2**np.arange(8)
-    assert cm.shape==(5000,8,8) and (times==times.astype(int)).all() and (times.sum(1)==8).all()
-    assert (cm.sum((1,2))==np.trace(cm, axis1=1, axis2=2)).all()
-    # Draws of a group: mean 1 and variance 7/8, as of Binomial(8, 1/8); five standard errors of the mean, and 15 % for
-    # the variance
-    assert (np.abs(times.mean(0)-1)<5*np.sqrt(7/8/5000)).all() and (np.abs(times.var(0)/(7/8)-1)<.15).all()
-    # Two groups drawn together less often than apart: covariance -1/8, whose standard error is about 1/√5000
-    assert np.abs(np.cov(times.T)[~np.eye(8, dtype=bool)]+1/8).max()<5/np.sqrt(5000)
+    # All are right: of two groups, one of them imagined, three quarters
+    mean = 1+.75
+    assert cm.shape==(5000,8,8)
+    assert (np.abs(times.mean(0)-mean)<5*np.sqrt(mean/5000)).all() and (np.abs(times.var(0)/mean-1)<.15).all()
+    assert np.abs(np.corrcoef(times.T)[~np.eye(8, dtype=bool)]).max()<5/np.sqrt(5000)
 
-def test_items_are_drawn_with_replacement_and_keep_their_number():
+def test_items_have_weights_of_mean_and_variance_1():
     p,t,_ = grouped(50, 1, k=4)
     cm,seen = drawn_matrices(p, t, n=3000, n_classes=6),confusion(p, t, 6)
-    assert cm.shape==(3000,6,6) and (cm.sum((1,2))==50).all() and not cm[:,seen==0].any()
-    assert np.abs(cm.mean(0)-seen).max() < 5*np.sqrt(seen.max()/3000)
-    var = seen*(1-seen/50)
-    assert (np.abs(cm.var(0)-var)<=.2*var).all()
+    assert cm.shape==(3000,6,6) and not cm[:,4:].any() and not cm[...,4:].any()
+    # One image of each class that is there is imagined
+    assert np.abs(cm.sum((1,2)).mean()-54)<5*np.sqrt(54/3000)
+    more,error = cm.mean(0)-seen,5*np.sqrt((seen+1)/3000)
+    assert (more>-error).all() and (more<1+error).all()
+    assert (np.abs(cm.var(0)-cm.mean(0))<=.25*cm.mean(0)+.02).all()
 
 @pytest.mark.parametrize('groups', [False, True])
-def test_as_many_resamples_as_asked_for_however_wide(groups):
-    "Of many classes or groups not all resamples fit in memory at once"
+def test_as_many_draws_as_asked_for_however_wide(groups):
+    "Of many classes or groups not all draws fit in memory at once"
     n_items = 9000
     t = np.arange(n_items)%70
     cm = drawn_matrices(t, t, groups=np.arange(n_items)//2 if groups else None, n=2500)
-    assert len(cm)==2500 and (cm.sum((1,2))==n_items).all()
-    assert len(np.unique(cm.reshape(2500,-1), axis=0))==2500
+    assert len(cm)==2500 and len(np.unique(cm.sum((1,2))))==2500
 
 TWENTY = grouped(20, 3)
 OTHER = np.where(np.arange(60)%4, TWENTY[0], 0)
@@ -612,20 +605,27 @@ def test_the_order_of_items_does_not_matter():
 def test_higher_levels_have_wider_intervals():
     p,t,_ = grouped(60, 1)
     ends = [confidence_interval(p, t, mcc, n=2000, level=level) for level in (0, .5, .9, .99)]
-    assert ends[0].low==ends[0].high
+    assert all(o.low<=o.value<=o.high for o in ends)
     assert all(a.low>b.low and a.high<b.high and a.value==b.value for a,b in pairwise(ends))
 
-def test_undefined_resamples_are_left_out_and_told():
-    y,recall = [0]*9+[1],lambda cm: balanced_acc(cm, classes=[1])
-    words = r'confidence_interval: the score is undefined in (\d+) of 5000 resamples'
-    with pytest.warns(UserWarning, match=words) as w:
-        got = confidence_interval(y, y, recall, n=5000)
-    lost = int(str(w[0].message).split(' in ')[1].split()[0])
-    # A resample lacks the one item with probability .9^10 = .349; five standard deviations
-    assert abs(lost/5000-.9**10)<5*np.sqrt(.35*.65/5000) and got==(1,1,1) and w[0].filename==__file__
-    with pytest.warns(UserWarning, match='in 100 of 100 resamples'):
+def test_undefined_draws_are_left_out_and_told():
+    def often_undefined(cm): return np.where(cm[...,0,0]/cm.sum((-2,-1))<=.5, np.nan, balanced_acc(cm))
+    y = np.arange(20)%2
+    with pytest.warns(UserWarning, match=r'confidence_interval: the score is undefined in \d+ of 5000 draws') as w:
+        got = confidence_interval(y, y, often_undefined, n=5000)
+    assert np.isnan(got.value) and 0<got.low<got.high<=1 and w[0].filename==__file__
+    with pytest.warns(UserWarning, match='in 100 of 100 draws'):
         got = confidence_interval([0], [0], kendall_tau, n=100)
     assert np.isnan(got).all()
+
+@pytest.mark.parametrize('score', [mcc,balanced_acc,macro_f1,geometric_mean,quad_kappa], ids=lambda f: f.__name__)
+def test_a_class_of_one_image_is_uncertain_and_no_interval_leaves_its_range(score):
+    y = np.repeat([0,1,2], [30,4,1])
+    got = confidence_interval(y, y, score, n=2000)
+    close([got.value,got.high], [1,1])
+    assert -1<=got.low<.97 and got.high<=1
+    wrong = confidence_interval((y+1)%3, y, score, n=2000)
+    assert wrong.low<=wrong.value<=wrong.high<1
 
 # --- paired tests ---
 

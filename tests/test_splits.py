@@ -17,7 +17,8 @@ from hypothesis import assume, given, strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 from toys import class_sizes, must_be, tail_targets
 
-from fastai_balmix.datasets.splits import authors_folds, check_groups, fold_numbers, group_numbers, split_off
+from fastai_balmix.datasets.groups import check_groups, group_numbers
+from fastai_balmix.datasets.splits import authors_folds, fold_numbers, split_off
 
 seeds = st.integers(0, 50)
 shares = st.sampled_from([.05,.1,.15,.2,.25,.3,1/3,.4,.5,.7,.9])

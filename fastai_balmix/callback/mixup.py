@@ -20,6 +20,8 @@ learn.fit_one_cycle(5, 1e-2, cbs=BalancedMixUp(seed=0))
 __all__ = ['MixedLoss', 'BalancedMixUp']
 
 # %% ../../nbs/callback/mixup.ipynb #d6b0b80d
+import warnings
+from contextlib import nullcontext
 import numpy as np
 import torch
 from fastai.basics import *
@@ -49,15 +51,75 @@ def _has_reduction(loss_func):
     try: return 'reduction' in inspect.signature(loss_func).parameters
     except ValueError: return False
 
+# %% ../../nbs/callback/mixup.ipynb #0cc55d15
+class PassCount:
+    "A forward hook that counts the passes of a network in training, with gradients"
+    def __init__(self): self.n = 0
+
+    def __call__(self, model, args, output):
+        if model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling(): self.n += 1
+
+    # In a file, a function that takes anything and returns None stands for it: no need of this package to load that
+    def __reduce__(self): return getattr,(nullcontext(),'__exit__')
+
+# %% ../../nbs/callback/mixup.ipynb #d3de05cd
+class ItemCounts:
+    "What the reduction of a loss counts an item of each class as: 1, the weight of the class, 0 if it is ignored"
+    def __init__(self,
+        loss_func, # The loss
+        pred, # Outputs for a batch, of which only shape and type matter
+        yb, # Targets of the batch: classes, or rows of labels or shares, of which the first stands for all
+        n_classes:int # Classes to ask for, where targets are classes
+    ):
+        y = yb[0]
+        self.of_classes = y.ndim==1 or y.shape[1]==1
+        def ask(loss_func, target, n=1):
+            def repeat(o): return torch.cat([o[:1]]*n)
+            undecided = apply(lambda o: torch.zeros_like(repeat(o)), pred)
+            return loss_func(undecided, repeat(target), *map(repeat, yb[1:])).as_subclass(torch.Tensor)
+        targets = [torch.full_like(y[:1], k) for k in range(n_classes)] if self.of_classes else [y[:1]]
+        with torch.no_grad():
+            reduced = torch.stack([ask(loss_func, o).squeeze() for o in targets])
+            with NoneReduce(loss_func) as unreduced: values = [ask(unreduced, o) for o in targets]
+            own = torch.stack([o.sum() for o in values])
+            counts = torch.where(reduced.isnan() & (own==0), 0., own/reduced)
+            # 0/0 tells nothing; a mean is one over all values
+            self.counts = torch.where(counts.isfinite(), counts, values[0].numel())
+            known = (reduced.isfinite() & (reduced!=0)).nonzero().flatten().tolist()
+            # Does the loss add up, so that two items lose twice as much as one?
+            self.adds = bool(known) and ask(loss_func, targets[known[0]], 2).isclose(2*reduced[known[0]]).item()
+
+    def total(self,
+        lam:Tensor, # Weight of the partner of each item, (B,)
+        y:Tensor, # Targets of the items
+        y1:Tensor # Targets of their partners
+    ): # A number
+        "What the loss of a mixed batch is divided by"
+        if self.adds: return self.counts.max()
+        if not self.of_classes: return len(lam)*self.counts[0]
+        total = ((1-lam)*self._count(y) + lam*self._count(y1)).sum()
+        return torch.where(total>0, total, 1.) # where all items are ignored
+
+    def _count(self, y):
+        y = y.as_subclass(torch.Tensor).flatten().long()
+        last = len(self.counts)-1
+        # A class outside, such as PyTorch's -100, is one that is ignored
+        return torch.where((y<0) | (y>last), 0., self.counts[y.clamp(0, last)])
+
 # %% ../../nbs/callback/mixup.ipynb #c80294e0
 class MixedLoss(Callback):
     """Base of callbacks that mix each item of a batch with a partner: the loss for both labels, by the learner's loss.
 
-    A subclass sets `yb1`, the partners' targets, and `lam_y`, the weight of their labels (a float,
-    or a (B,) tensor), before a batch. A loss with `soft_targets`, one that takes a (B,K)
-    distribution for each item, gets the mixed labels themselves."""
+    A subclass defines `mix_batch`, which sets `yb1`, the partners' targets, and `lam_y`, the weight
+    of their labels (a float, or a (B,) tensor). A loss with `soft_targets`, one that takes a (B,K)
+    distribution for each item, gets the mixed labels themselves. Warns once a fit if the network
+    is run again on a mixed batch, in training, and `loss` is not asked."""
     order,run_valid = -2,False
     yb1,lam_y = None,0.
+    _in_work = _asked = _warned = False
+    _passes = _hook = _counts = None
+    # They belong to a batch or a fit, and are not pickled
+    _stateattrs = 'yb1','_in_work','_asked','_warned','_passes','_hook','_counts'
 
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
@@ -70,58 +132,116 @@ class MixedLoss(Callback):
         if per_item and not takes_soft(self.loss_func) and not _has_reduction(self.loss_func):
             raise ValueError(f'{owner} needs a loss function with a `reduction`, so that the loss of each item is '
                              f'known, but the learner has {self.loss_func!r}.')
-        loader_sampler(self.dl, self.q, self.labels, owner)
+        counts = loader_sampler(self.dl, self.q, self.labels, owner).counts
         check_inputs(self.dl, owner)
         check_kept_labels(self.dl, self.labels, owner)
         self.rng = rank_rng(self.seed, self.dl)
+        self._n_classes = int(np.flatnonzero(counts)[-1])+1
+        self._counts = None
+        self._warned = False
+        self._stop_watching()
+        self._passes = PassCount()
+        self._hook = self.model.register_forward_hook(self._passes)
+
+    def _stop_watching(self):
+        if self._hook is not None: self._hook.remove()
+        self._passes = self._hook = None
+
+    def before_batch(self):
+        self._end_batch()
+        self._in_work = True
+        self.mix_batch()
+
+    # Other callbacks may run the network until the next batch begins
+    def after_train(self): self._end_batch()
+
+    def after_fit(self):
+        self._end_batch()
+        self._stop_watching()
+        self._counts = None
+
+    def _end_batch(self):
+        "Warn if the network was run again, and nobody asked for the mixed loss"
+        if self._passes is not None:
+            again = self.yb1 is not None and self._passes.n>1 and not self._asked
+            if again and not self._warned and not rank_distrib(): self._warn()
+            self._passes.n = 0
+        self.yb1 = None
+        self._in_work = self._asked = False
+
+    def _warn(self):
+        self._warned = True
+        owner = type(self).__name__
+        warnings.warn(f"{owner}: the network was run again on a mixed batch. If a loss was computed from that by "
+                      f"`learn.loss_func`, the partners' labels are missing in it: `cb.loss(pred)` of the {owner} "
+                      "callback `cb` is the mixed loss for any prediction of the batch.", stacklevel=2)
+
+    def loss(self,
+        pred # A prediction for the batch in work, such as that of a second pass
+    )->Tensor: # A number, with its gradient
+        """The loss of the batch in work for any prediction, its labels mixed as in training; plain in validation.
+
+        What other callbacks do to `learn.loss_grad`, such as accumulation or scaling, is left to
+        the caller."""
+        yb = () if self.learn is None else getattr(self.learn, 'yb', ())
+        in_work = self._in_work if getattr(self.learn, 'training', False) else any(y is not None for y in yb)
+        if not in_work:
+            raise ValueError(f'{type(self).__name__} needs a batch in work for `loss(pred)`, but no batch is: call it '
+                             'in an event of a batch, from `before_batch` to `after_batch`.')
+        self._asked = True
+        return self._mixed_loss(pred)
 
     def after_loss(self):
         "Mix the loss for the items' labels with that for the partners'"
         if self.yb1 is None: return
-        # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
-        self.yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
-        if takes_soft(self.loss_func):
-            loss = self.loss_func(self.pred, self._mixed_labels(self.yb[0], self.yb1[0]), *self.yb[1:])
-        elif isinstance(self.lam_y, float):
-            loss = torch.lerp(self.loss_grad, self.loss_func(self.pred, *self.yb1), self.lam_y)
-        else: loss = self._loss_by_pair()
+        if not isinstance(self.lam_y, float): self._check_number()
+        loss = self._mixed_loss(self.pred, self.loss_grad)
         self.learn.loss_grad = loss
         self.learn.loss = loss.clone()
-        self.yb1 = None
 
-    def before_backward(self):
+    def before_backward(self): self._check_number()
+
+    def _check_number(self):
         if self.loss_grad.numel()!=1: raise self._bad_loss('one number for a batch', self.loss_grad)
 
-    def _mixed_labels(self, y, y1):
+    def _mixed_loss(self, pred, own=None):
+        "The loss for `pred`; `own` is that for the items' own labels, where it is known already"
+        if self.yb1 is None: return self.loss_func(pred, *self.yb)
+        # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
+        yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
+        if takes_soft(self.loss_func):
+            return self.loss_func(pred, self._mixed_labels(pred, self.yb[0], yb1[0]), *self.yb[1:])
+        if not isinstance(self.lam_y, float): return self._loss_by_pair(pred, yb1)
+        if own is None: own = self.loss_func(pred, *self.yb)
+        return torch.lerp(own, self.loss_func(pred, *yb1), self.lam_y)
+
+    def _mixed_labels(self, pred, y, y1):
         "Mixed labels of a batch, (B,K)"
         y = y.as_subclass(torch.Tensor)
         y1 = y1.as_subclass(torch.Tensor)
-        k = self.pred.shape[-1]
+        k = pred.shape[-1]
         # Class numbers may be a column, (B,1)
         if y.ndim==1 or (y.shape[1]==1<k and not y.is_floating_point()):
             y = F.one_hot(y.flatten().long(), k)
             y1 = F.one_hot(y1.flatten().long(), k)
         return mix_pairs(y.float(), y1.float(), self.lam_y)
 
-    def _loss_by_pair(self):
+    def _loss_by_pair(self, pred, yb1):
         "The loss where each pair has a weight of its own"
-        loss1 = self.loss_func(self.pred, *self.yb1)
         with NoneReduce(self.loss_func) as unreduced:
-            items = unreduced(self.pred, *self.yb)
-            items1 = unreduced(self.pred, *self.yb1)
-        own = self._reweighted(1-self.lam_y, items, self.loss_grad)
-        return own + self._reweighted(self.lam_y, items1, loss1)
+            items = self._by_item(unreduced(pred, *self.yb), pred)
+            items1 = self._by_item(unreduced(pred, *yb1), pred)
+        if self._counts is None: self._counts = ItemCounts(self.loss_func, pred, self.yb, self._n_classes)
+        return torch.lerp(items, items1, self.lam_y.to(items)).sum()/self._counts.total(self.lam_y, self.yb[0], yb1[0])
 
-    def _reweighted(self, weight, items, loss):
-        "`loss` as it would be had each of its `items` the given weight, (B,)"
+    def _by_item(self, values, pred):
+        "The loss of each item, (B,)"
+        n = len(self.lam_y)
         # Binary cross-entropy and its kin give a value for each output, which fastai puts in one row
-        by_output = items.ndim>0 and isinstance(self.pred, torch.Tensor) and items.numel()==self.pred.numel()
-        if items.shape!=weight.shape and not by_output:
-            raise self._bad_loss(f"{len(weight)} values with `reduction='none'`, or one for each output", items)
-        total = (weight.to(items)[:,None]*items.reshape(len(weight), -1)).sum()
-        # What the loss divides by, the number of items, the weights of their classes or nothing, it shows itself
-        reduction = (loss/items.sum()).detach().nan_to_num()
-        return total*reduction
+        by_output = values.ndim>0 and isinstance(pred, torch.Tensor) and values.numel()==pred.numel()
+        if values.shape!=(n,) and not by_output:
+            raise self._bad_loss(f"{n} values with `reduction='none'`, or one for each output", values)
+        return values.reshape(n, -1).sum(1)
 
     def _bad_loss(self, wanted, got):
         return ValueError(f'{type(self).__name__} needs a loss function that gives {wanted}, but it gave '
@@ -161,10 +281,10 @@ class BalancedMixUp(MixedLoss):
         self.learn.dl = pair_loader(
             self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
 
-    def before_batch(self):
+    def mix_batch(self):
         "Split the batch into items and partners, and mix them"
         dl = self.dl
-        self.lam,self.yb1 = 0.,None
+        self.lam = 0.
         if not isinstance(dl, Paired): return
         self.lam = dl.lam
         if not dl.mixed:

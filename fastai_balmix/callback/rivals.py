@@ -95,9 +95,8 @@ class Remix(MixedLoss):
         single_labels(self.dl, self.labels, 'Remix')
         self.counts = loader_sampler(self.dl, self.q, self.labels, 'Remix').counts
 
-    def before_batch(self):
+    def mix_batch(self):
         "Mix the batch with itself in another order"
-        self.yb1 = None
         if self.alpha==0: return
         n = len(self.yb[0])
         classes = self._classes()

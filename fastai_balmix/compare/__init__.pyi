@@ -3,8 +3,8 @@ from .methods import add_method, find_method, Method, method_table, taus, Traini
 from .runs import attempt, Outcome, Run
 from .results import read_predictions, read_record, Results
 from .pool import process_pool
-from .plan import compare, plan_runs, read_settings
-from .settings import presets
+from .plan import compare, plan_runs
+from .settings import presets, read_settings
 from .summary import summarise, Summary
 from .tables import PrintedTable
 from .paper import paper_table, published

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from fastai.basics import *
 from fastai.callback.mixup import MixUp
-from ..checks import check,nearest
+from ..checks import check
 from fastai_balmix.losses import (
     cb_weights, ClassBalancedLoss, CostSensitiveRegularisation, GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss,
     WeightedFocalLoss)
@@ -29,6 +29,7 @@ from ..classifier import crt,tau_normalise
 from ..callback.mixup import BalancedMixUp
 from ..callback.rivals import ProgressiveSampling,Remix
 from ..callback.fitcheck import nominal_prior
+from .names import balmix_alpha,check_method,described,described_balmix,Description
 
 # %% ../../nbs/compare/methods.ipynb #57659742
 class Training:
@@ -91,8 +92,17 @@ def add_method(
     check(ok, 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
     if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered, version=version)
     check(callable(func), 'func', 'add_method', 'a function of a `Training`', repr(func))
-    _methods[name] = Method(name, func, line or _first_line(func), source, ordered, version)
+    described[name] = Description(line or _first_line(func), source, ordered)
+    return _register(name, func, version)
+
+def _register(name, func, version=None):
+    about = described[name]
+    _methods[name] = Method(name, func, about.line, about.source, about.ordered, version)
     return func
+
+def _does(name):
+    "A decorator: the function is what `described` says of this name"
+    return partial(_register, name)
 
 def _first_line(func):
     # a partial's own docstring is that of `partial`
@@ -100,13 +110,15 @@ def _first_line(func):
     return next(iter((func.__doc__ or '').strip().splitlines()), '')
 
 def find_method(
-    name # A name, or a `Method`
+    name # A name, such as 'balmix_0.15' for any α, or a `Method`
 )->Method:
     "The method of a name"
     if isinstance(name, Method): return name
-    if not isinstance(name, str) or name not in _methods:
-        raise ValueError(f'There is no method {name!r}. {nearest(name, _methods)}')
-    return _methods[name]
+    if isinstance(name, str) and name in _methods: return _methods[name]
+    check_method(name)
+    alpha = balmix_alpha(name) or 0.
+    about = described_balmix(alpha)
+    return Method(f'balmix_{alpha:g}', partial(_balmix, alpha=alpha), about.line, about.source)
 
 def method_table()->pd.DataFrame:
     "All methods: what each does, whether it needs ordered classes, and where it was proposed"
@@ -114,105 +126,84 @@ def method_table()->pd.DataFrame:
     return pd.DataFrame(rows, columns=['name','method','needs order','source']).set_index('name')
 
 # %% ../../nbs/compare/methods.ipynb #62980f7b
-_galdran = 'Galdran et al., MICCAI 2021'
-_kang = 'Kang et al., ICLR 2020'
+@_does('instance')
+def _instance(t): pass
 
-@add_method('instance', source=f'{_galdran}, eq. 2, q = 1')
-def _instance(t): "every image once an epoch"
-
-@add_method('class', source=f'{_galdran}, eq. 2, q = 0')
+@_does('class')
 def _class(t):
-    "classes drawn equally often (oversampling)"
     t.dls = t.dls.weighted('class', seed=t.seed)
 
-@add_method('sqrt', source=f'{_galdran}, eq. 2, q = 1/2; Mahajan et al., ECCV 2018')
+@_does('sqrt')
 def _sqrt(t):
-    "classes drawn ∝ √n"
     t.dls = t.dls.weighted('sqrt', seed=t.seed)
 
-@add_method('progressive', source=_kang)
+@_does('progressive')
 def _progressive(t):
-    "from instance to class-balanced sampling in the course of the epochs"
     t.cbs.append(ProgressiveSampling(seed=t.seed))
     if t.n_epoch==1: t.implied = t.counts # it would be reached in the last of several
 
 # %% ../../nbs/compare/methods.ipynb #55fa0e40
-@add_method('focal', source='Lin et al., ICCV 2017, γ = 2')
+@_does('focal')
 def _focal(t):
-    "focal loss"
     t.loss_func = WeightedFocalLoss(gamma=2.)
 
-@add_method('class_balanced_loss', source='Cui et al., CVPR 2019, β = 0.9999')
+@_does('class_balanced_loss')
 def _class_balanced(t):
-    "cross-entropy weighted by the effective number of images"
     t.loss_func = ClassBalancedLoss(t.counts, .9999)
     t.implied = t.counts*cb_weights(t.counts, .9999)
 
-@add_method('logit_adjusted', source='Menon et al., ICLR 2021; Ren et al., NeurIPS 2020')
+@_does('logit_adjusted')
 def _logit_adjusted(t):
-    "cross-entropy of logits + log prior (balanced softmax)"
     t.loss_func = LogitAdjustedLoss(t.counts/t.counts.sum())
     t.implied = 'balanced'
 
-@add_method('smoothing_uniform', source='Szegedy et al., CVPR 2016, ε = 0.1')
+@_does('smoothing_uniform')
 def _smoothing_uniform(t):
-    "label smoothing, the same for all classes"
     t.loss_func = LabelSmoothingCrossEntropyFlat(eps=.1)
 
-@add_method('smoothing_gaussian', source='Galdran et al., TVST 2020', ordered=True)
+@_does('smoothing_gaussian')
 def _smoothing_gaussian(t):
-    "label smoothing towards neighbouring grades"
     t.loss_func = GaussianLabelSmoothing()
 
-@add_method('cost_sensitive', source='Galdran et al., MICCAI 2020', ordered=True)
+@_does('cost_sensitive')
 def _cost_sensitive(t):
-    "expected cost of the grade added to the loss"
     t.loss_func = CostSensitiveRegularisation()
 
-@add_method('qwk_loss', source='de la Torre et al., Pattern Recognition Letters 2018', ordered=True)
+@_does('qwk_loss')
 def _qwk(t):
-    "log(1-κ) of each batch as the loss"
     t.loss_func = QWKLoss()
 
 # %% ../../nbs/compare/methods.ipynb #31521e65
-@add_method('mixup', source='Zhang et al., ICLR 2018, α = 0.2')
+@_does('mixup')
 def _mixup(t):
-    "MixUp, images of a batch mixed with one another"
     t.cbs.append(MixUp(.2))
 
 def _balmix(t, alpha, **kwargs): t.cbs.append(BalancedMixUp(alpha, seed=t.seed, **kwargs))
 
-for _alpha in .1,.2,.3:
-    _line = f'Balanced-MixUp, α = {_alpha:g}'
-    add_method(f'balmix_{_alpha:g}', partial(_balmix, alpha=_alpha), _line, f'{_galdran}, eq. 3')
+for _alpha in .1,.2,.3: _register(f'balmix_{_alpha:g}', partial(_balmix, alpha=_alpha))
 
-add_method('balmix_pair', partial(_balmix, alpha=.2, per_item=True), 'Balanced-MixUp, α = 0.2, one λ for each pair',
-    f'{_galdran}, eq. 3')
+_register('balmix_pair', partial(_balmix, alpha=.2, per_item=True))
 
-@add_method('balmix_sqrt', source=f'{_galdran}, eq. 2 and 3')
+@_does('balmix_sqrt')
 def _balmix_sqrt(t):
-    "Balanced-MixUp, α = 0.2, first images drawn ∝ √n"
     _sqrt(t)
     _balmix(t, .2)
 
-@add_method('remix', source='Chou et al., ECCVW 2020, κ = 3, τ = 1/2')
+@_does('remix')
 def _remix(t):
-    "MixUp whose labels go to the rarer class"
     t.cbs.append(Remix(seed=t.seed))
 
 # %% ../../nbs/compare/methods.ipynb #9d56dd21
-@add_method('crt', source=f'{_kang}, section 4.2')
+@_does('crt')
 def _crt(t):
-    "instance sampling, then the last layer retrained class-balanced"
     t.implied = 'balanced'
     n_epoch = math.ceil(t.n_epoch/3)
     t.finish = lambda learn,cbs: crt(learn, n_epoch, t.lr, seed=t.seed, cbs=cbs)
 
 taus = 0.,.25,.5,.75,1.
 
-@add_method('tau_norm', source=f'{_kang}, section 4.3')
+@_does('tau_norm')
 def _tau_norm(t):
-    "instance sampling, then the last layer's rows divided by their length to the power τ"
     def finish(learn, cbs):
         allowed = 'at least one metric, by which τ is chosen'
         check(len(learn.metrics), 'metrics', 'a Learner with tau_norm', allowed, '[]')

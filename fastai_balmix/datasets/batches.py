@@ -23,7 +23,7 @@ from fastai.data.all import *
 from fastai.vision.augment import *
 from fastai.vision.core import *
 from ..checks import check,check_int,first_few
-from .images import before_resize,open_image,OpenFast
+from .images import before_resize,OpenFast,OpenImage
 from .parts import check_fold,checked_rows,run_parts,split_rows
 
 # %% ../../nbs/datasets/batches.ipynb #bd4f87de
@@ -85,13 +85,13 @@ def _check_decode(decode, size, resize, item_tfms):
           f"'full' where an item transform comes before the resize or replaces it, as {early} would", repr(decode))
 
 # %% ../../nbs/datasets/batches.ipynb #5bdecd69
-def _block(vocab, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms):
+def _block(data, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms):
     "The pipeline from items to batches, of which the first `n_train` are for training"
-    opened = OpenFast((size[1],size[0])) if decode=='fast' else open_image
+    opened = OpenFast((size[1],size[0]), data.reading) if decode=='fast' else OpenImage(data.reading)
     images = TransformBlock(type_tfms=[opened], batch_tfms=[IntToFloatTensor])
     resized = [] if size is None else [Resize(size, method=resize)]
     return DataBlock(
-        blocks=[images, CategoryBlock(vocab=vocab, sort=False)],
+        blocks=[images, CategoryBlock(vocab=data.vocab, sort=False)],
         getters=[ItemGetter(0),ItemGetter(1)], splitter=IndexSplitter(range(n_train, n_train+n_valid)),
         item_tfms=resized+[*L(item_tfms)], batch_tfms=batch_tfms)
 
@@ -111,7 +111,7 @@ def image_loaders(
     check(bs<=len(train), 'bs', owner, f'at most {len(train)}, the number of training images', str(bs))
     _check_there(data, np.concatenate([train,valid]))
     if num_workers is not None: kwargs['num_workers'] = int(num_workers)
-    block = _block(data.vocab, len(train), len(valid), size, resize, decode, item_tfms, batch_tfms)
+    block = _block(data, len(train), len(valid), size, resize, decode, item_tfms, batch_tfms)
     dls = block.dataloaders(image_items(data, train)+image_items(data, valid), bs=int(bs), **kwargs)
     if seed is not None: dls.train.rng = random.Random(int(seed))
     return dls

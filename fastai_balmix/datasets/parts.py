@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from ..checks import as_labels,check,first_few,label_array
 from ..loaders.draws import class_counts
-from .splits import check_groups,split_off
+from .splits import split_off
+from .groups import check_groups
 
 # %% ../../nbs/datasets/parts.ipynb #7d9e3077
 split_names = ('train','valid','test')

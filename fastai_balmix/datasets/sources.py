@@ -23,7 +23,8 @@ from ..checks import check,check_int,first_few,nearest
 from ..loaders.draws import class_counts
 from .longtail import tail_counts
 from .table import ImageData,check_columns,derived,next_step
-from .folders import from_csv,from_folder_table
+from .trees import from_folder_table
+from .tables import from_csv
 from .published import digits,eyepacs,fashion_mnist_lt,hyper_kvasir,medmnist,messidor2
 
 # %% ../../nbs/datasets/sources.ipynb #7ed2102c

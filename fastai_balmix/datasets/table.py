@@ -21,17 +21,19 @@ __all__ = ['check_columns', 'next_step', 'derived', 'ImageData']
 
 # %% ../../nbs/datasets/table.ipynb #b02ff491
 import hashlib
-from pathlib import Path
-from posixpath import isabs,normpath
+from pathlib import Path,PurePath
+from posixpath import normpath
 import numpy as np
 import pandas as pd
 from fastai.data.all import *
 from ..checks import check,check_real,first_few,nearest
 from ..loaders.draws import class_counts
-from .splits import check_groups,fold_numbers,group_numbers
-from .parts import checked_rows,cut_off,part_names,run_parts,split_names
+from .depth import Reading
+from .splits import fold_numbers
 from .verify import image_digest,listed_files,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
+from .groups import alike_groups,check_groups,filled_groups,text_of
+from .parts import checked_rows,cut_off,part_names,run_parts,split_names
 
 # %% ../../nbs/datasets/table.ipynb #ae25fa08
 def check_columns(
@@ -48,26 +50,30 @@ def check_columns(
 
 def _checked_paths(paths):
     "Paths in one form: relative, with /; none twice, none outside"
-    not_paths = [p for p in paths if not isinstance(p, str | Path) or not str(p).strip()]
+    paths = [*paths]
+    not_paths = [p for p in paths if not isinstance(p, str | PurePath) or not str(p).strip()]
     check(not not_paths, 'df', 'ImageData', 'a table with a path in each row', first_few(not_paths))
-    normal = pd.Series([normpath(str(p)) for p in paths], dtype=object)
-    outside = [p for p in normal if isabs(p) or p=='..' or p.startswith('../')]
+    normal = [normpath(p) for p in map(str, paths)]
+    outside = [p for p in normal if p.startswith(('/','../')) or p=='..']
     check(not outside, 'df', 'ImageData', 'a table of paths inside the root', first_few(outside))
+    normal = pd.Series(normal, dtype=object)
     twice = normal[normal.duplicated()].unique()
     check(not len(twice), 'df', 'ImageData', 'a table with each path once', f'{first_few(twice)} more than once')
     return normal
 
 def _checked_labels(labels, vocab):
-    "Labels as strings, all of the vocabulary"
-    several = [is_listy(o) or isinstance(o, set | np.ndarray) for o in labels]
-    if any(several):
-        row = several.index(True)
+    "Labels as strings, all of the vocabulary; a number may be written there with a fraction or without"
+    several = [o for o in map(type, labels) if issubclass(o, list | tuple | set | L | np.ndarray)]
+    if several:
+        row = [*map(type, labels)].index(several[0])
         check(False, 'df', 'ImageData', 'a table with one class in each row',
               f'{labels.iloc[row]!r} in row {row}: multi-label classification')
     lost = pd.isna(labels).to_numpy()
     check(not lost.any(), 'df', 'ImageData', 'a table with a label in each row', f'none in row {lost.argmax()}')
-    labels = labels.map(str).astype(object)
-    unknown = [o for o in labels.unique() if o not in set(vocab)]
+    known = set(vocab)
+    names = {o: str(o) if str(o) in known else text_of(o) for o in labels.unique()}
+    labels = labels.map(names).astype(object)
+    unknown = [o for o in labels.unique() if o not in known]
     if unknown:
         raise ValueError("The 'df' parameter of ImageData must be a table with labels of the vocabulary. "
                          f"Got {first_few(unknown)} instead. {nearest(unknown[0], vocab)}")
@@ -91,8 +97,8 @@ def _checked_fold(fold):
           first_few(fold[~whole].unique()))
     return number.astype(np.int64)
 
-def _checked_df(df, vocab):
-    "A copy of `df` with checked columns and rows numbered from 0"
+def _checked_df(df, vocab, missing_group):
+    "A copy of `df` with checked columns and rows numbered from 0, and what has to be said of it"
     check(isinstance(df, pd.DataFrame), 'df', 'ImageData', 'a table (DataFrame)', type(df).__name__)
     check_columns(df, ['path','label'], 'df', 'ImageData')
     check(len(df), 'df', 'ImageData', 'a table of at least one image', 'none')
@@ -103,12 +109,13 @@ def _checked_df(df, vocab):
     df['label'] = _checked_labels(df.label, vocab)
     if 'split' in df: df['split'] = _checked_split(df.split)
     if 'fold' in df: df['fold'] = _checked_fold(df.fold)
-    if 'group' in df: _check_patients(df)
-    return df
+    if 'group' not in df: return df,[]
+    df['group'],notes = filled_groups(df.group, df.path, missing_group)
+    _check_patients(df)
+    return df,notes
 
 def _check_patients(df):
-    "Raise a `ValueError` for images without a group, and for groups in two parts"
-    group_numbers(df.group, len(df), 'ImageData')
+    "Raise a `ValueError` for groups in two parts"
     if 'split' in df: df = df[df.split.isin(split_names)]
     parts = part_names(df)
     if parts is not None: check_groups(df.group.to_numpy(), parts, 'ImageData')
@@ -116,7 +123,7 @@ def _check_patients(df):
 # %% ../../nbs/datasets/table.ipynb #121a166f
 def _checked_vocab(vocab):
     "Names of classes as strings, each once"
-    vocab = [str(name) for name in vocab]
+    vocab = [text_of(name) for name in vocab]
     twice = [name for i,name in enumerate(vocab) if name in vocab[:i]]
     check(vocab and not twice, 'vocab', 'ImageData', 'a list of class names, each once', first_few(twice) or 'none')
     return vocab
@@ -168,7 +175,7 @@ def _groups_sentence(data):
     size = pd.Series(data.groups).value_counts()
     span = str(size.min()) if size.min()==size.max() else f'{size.min()} to {size.max()}'
     apart = '' if part_names(data.df) is None else '; none in two parts'
-    return f'Groups: {len(size):,}, of {span} images{apart}.'
+    return f'Groups: {len(size):,}, of {span} images{apart}. {alike_groups(size.index)}'.rstrip()
 
 def _missing_sentence(data):
     "How many files are missing, and the first of them"
@@ -208,7 +215,7 @@ def derived(
 ): # `ImageData`
     "The same data with another table; without a recipe, unless `changes` has one"
     kept = {o: getattr(data, o) for o in ('vocab','ordered','root','name','images','notes','prevalence')}
-    return type(data)(df, **{**kept, **changes})
+    return type(data)(df, **{**kept, **data.reading.arguments, **changes})
 
 def _new_parts(data, step, column, values, **kwargs):
     "The same images with other parts, which `step` made"
@@ -241,19 +248,24 @@ class ImageData:
         images=None, # Function that opens an image by its path, such as `ArrayImages`. Default: files in `root`.
         notes=(), # Sentences that belong under every table made from these data
         recipe:dict|None=None, # What `read_data` makes the same object from
-        prevalence:str|None=None # 'train' reads scores at training shares: test images were balanced artificially
+        prevalence:str|None=None, # 'train' reads scores at training shares: test images were balanced artificially
+        range=None, # Values that become black and white in all images, (low, high), or '16bit': 0 to 65,535
+        frame:int|None=None, # Which frame of files that have several, from 0. Default: the first.
+        background='white', # What shows through where an image is transparent, a name or (red, green, blue)
+        missing_group:str='error' # 'own': an image without a group stands for itself. Default: an error.
     ):
         self.vocab = _checked_vocab(vocab)
         check(isinstance(ordered, bool), 'ordered', 'ImageData', 'True or False', repr(ordered))
         check(prevalence in (None,'train'), 'prevalence', 'ImageData', "None or 'train'", repr(prevalence))
         self.root = _checked_root(root, images)
-        self.df = _checked_df(df, self.vocab)
+        self.df,notes_of_df = _checked_df(df, self.vocab, missing_group)
         self.ordered = ordered
         self.name = name
         self.images = images
-        self.notes = [notes] if isinstance(notes, str) else list(notes)
+        self.notes = ([notes] if isinstance(notes, str) else list(notes)) + notes_of_df
         self.recipe = recipe
         self.prevalence = prevalence
+        self.reading = Reading(range, frame, background)
         self._hash:str|None = None
 
     def __len__(self): return len(self.df)
@@ -266,7 +278,7 @@ class ImageData:
 
     @property
     def groups(self)->np.ndarray|None: # (N,) array or None
-        "What belongs together, such as the patient of each image, (N,), or None"
+        "What belongs together, such as the patient of each image, as text, (N,), or None"
         return np.asarray(self.df.group) if 'group' in self.df else None
 
     @property

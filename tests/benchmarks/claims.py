@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fastai_balmix.metrics.differences import method_differences, recall_differences
@@ -74,15 +75,75 @@ def world(design, gain, rng):
 
 
 def trial(design, gain, rng):
-    """Does a summary claim anything, does the primary cell find the gain, does any class change, and by how much does
-    MCC differ?"""
+    "What a summary of one made-up comparison says, numbers by name"
     pred, targs, fold, groups = world(design, gain, rng)
     layout = dict(fold=None if design.folds==1 else fold, groups=None if design.per_group==1 else groups)
     table = method_differences(pred, targs, **layout)
     first = table[(table.method==1) & (table.point==1) & (table.score=='mcc')].iloc[0]
     recalls = recall_differences(pred, targs, **layout)
     moved = ((recalls.low>0) | (recalls.high<0)) & (recalls.point==1)
-    return (table.q<=.05).any(), first.q<=.05, moved.any(), first['diff']
+    return dict(claims=(table.q<=.05).any(), found=first.q<=.05, any_cell=(table[table.method==1].q<=.05).any(),
+                moved=moved.any(), diff=first['diff'], low=first.low, high=first.high, mdd80=first.mdd80)
+
+
+def row_of(equal, better):
+    "Shares of trials without and with a gain, as they are printed"
+    # Trials agree on the true difference up to a small part of an interval
+    truth = better['diff'].mean()
+    held = pd.concat([(equal.low<=0) & (equal.high>=0), (better.low<=truth) & (better.high>=truth)])
+    return [f'{equal.claims.mean():.3f}', f'{equal.moved.mean():.3f}', f'{held.mean():.3f}', f'{100*truth:.1f}',
+            f'{better.found.mean():.2f}', f'{better.any_cell.mean():.2f}', f'{100*better.mdd80.median():.1f}']
+
+
+head = ['design', 'equals: any claim', 'equals: a class gained or paid', 'the interval holds the truth',
+        'true gain in MCC, points', 'found in MCC at the training prevalence', 'found in any cell',
+        'MDD80, points']
+
+
+def made_up(trials, gain, seed):
+    "A row of the table for each design, as it is done"
+    for i, design in enumerate(designs):
+        def run(gain, stream):
+            rngs = (np.random.default_rng((seed, i, t, stream)) for t in range(trials))
+            return pd.DataFrame([trial(design, gain, rng) for rng in rngs])
+        yield [design.name, *row_of(run(0., 0), run(gain, 1))]
+
+
+def real_networks(trials, seed, networks=12, epochs=8):
+    """Small networks of one recipe on the embedded digits, `networks` a fold, are told apart as if they were those of
+    different methods. Yields the design and the share of summaries that claim anything."""
+    import tempfile
+
+    from fastai_balmix.compare.claims import RunAnswers
+    from fastai_balmix.compare.plan import compare
+    from fastai_balmix.datasets.published import digits
+    recipe = dict(archs='small', epochs=epochs, size=16, bs=32, lr=.05, mom=.9, augment='none', pretrained=False,
+                  tta=False)
+    with tempfile.TemporaryDirectory() as folder:
+        results = compare(digits(n_folds=3), ['instance'], seeds=networks, out=folder, show=False, **recipe)
+        answers = RunAnswers(results, 'report')
+        runs = results.df[(results.df.part=='report') & (results.df.point=='as trained')]
+        preds = {fold: [answers.load(fold, run) for run in rows.run] for fold, rows in runs.groupby('fold')}
+    points = [*preds[1][0]]
+    targs = {fold: answers.items[fold][0] for fold in preds}
+    rng = np.random.default_rng(seed)
+    for name, methods, seeds, folds in (
+            ('digits, 3 folds, 1 method', 1, 1, [*preds]), ('digits, 3 folds, 3 methods', 3, 1, [*preds]),
+            ('digits, 3 folds × 2 seeds, 3 methods', 3, 2, [*preds]),
+            ('digits, one split, 3 seeds, 2 methods', 2, 3, [1])):
+        claims = moved = 0
+        for _ in range(trials):
+            layout = []
+            for fold in folds:
+                drawn = rng.permutation(networks)[:(methods+1)*seeds].reshape(methods+1, seeds)
+                layout.append([[[preds[fold][i][o] for o in points] for i in row] for row in drawn])
+            pred = np.concatenate([np.array(o) for o in layout], -1)
+            fold_of = np.repeat(folds, [len(targs[o]) for o in folds]) if len(folds)>1 else None
+            truth = np.concatenate([targs[o] for o in folds])
+            claims += (method_differences(pred, truth, fold=fold_of).q<=.05).any()
+            recalls = recall_differences(pred, truth, fold=fold_of)
+            moved += ((recalls.low>0) | (recalls.high<0))[recalls.point==1].any()
+        yield [name, f'{claims/trials:.3f}', f'{moved/trials:.3f}', *['–']*5]
 
 
 def main():
@@ -91,17 +152,13 @@ def main():
     parser.add_argument('--gain', type=float, default=.12,
                         help='gain of the better method, in standard deviations of a view')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--networks', action='store_true',
+                        help='small networks of one recipe, in place of made-up ones')
     args = parser.parse_args()
-    print('| design | equals: any claim | equals: a class gained or paid | gain in MCC, points '
-          '| found in the primary cell |')
-    print('| --- | ---: | ---: | ---: | ---: |')
-    for i, design in enumerate(designs):
-        def trials(gain, stream):
-            rngs = (np.random.default_rng((args.seed, i, t, stream)) for t in range(args.trials))
-            return np.array([trial(design, gain, rng) for rng in rngs])
-        equal, better = trials(0., 0), trials(args.gain, 1)
-        print(f'| {design.name} | {equal[:, 0].mean():.3f} | {equal[:, 2].mean():.3f} | {100*better[:, 3].mean():.1f} '
-              f'| {better[:, 1].mean():.2f} |', flush=True)
+    print(f"| {' | '.join(head)} |")
+    print('| --- |'+' ---: |'*(len(head)-1))
+    rows = real_networks(args.trials, args.seed) if args.networks else made_up(args.trials, args.gain, args.seed)
+    for row in rows: print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__=='__main__': main()
