@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
 from sklearn.metrics import auc,roc_curve
-from ..checks import as_labels,as_prob_rows,check,check_int,check_real
+from ..checks import as_classes,as_labels,as_prob_rows,check,check_int,check_real
 from fastai_balmix.metrics.scores import (
     OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
     per_class)
@@ -67,7 +67,7 @@ def worst_mistakes(
     "Wrong answers, those first that gave the true class the smallest probability; each image once"
     check_int(n, 'n', 'worst_mistakes')
     p = as_prob_rows(probs, 'worst_mistakes')
-    y = as_labels(targs, 'worst_mistakes', n=len(p), n_classes=p.shape[1], name='targs')
+    y = as_classes(targs, 'worst_mistakes', len(p), p.shape[1])
     names = np.array([*map(str, range(p.shape[1]) if vocab is None else vocab)], dtype=object)
     predicted,of_true = p.argmax(1),p[np.arange(len(p)),y]
     wrong = np.flatnonzero(predicted!=y)
