@@ -119,7 +119,7 @@ refusals = dict(
     with_prefix=(['seg_train/a/1.png','seg_test/a/2.png'], {}, "parts={'train': 'seg_train', 'test': 'seg_test'}"),
     a_class_called_train=(['train/1.png','bus/2.png'], {}, "'train' looks like a part, and 'bus' holds images too"),
     some_inside=(['a/train/1.png','a/test/2.png','b/3.png'], {},
-        "whether 'test', 'train' inside the classes are parts, but other images lie beside them. If they are parts and "
+        "inside the classes 'test', 'train' look like parts, and other images lie beside them. If they are parts and "
         "the rest is left out: parts={'train': 'train', 'test': 'test'}. If they mean nothing: parts='none'"),
     no_classes=(['train/1.png','test/2.png'], {}, "'test', 'train' hold their images directly"),
     no_training_classes=(['train/1.png','test/a/2.png'], {}, "'train' holds its images directly"),
@@ -183,7 +183,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         if Path(path).name=='b': raise PermissionError(13, 'Permission denied', str(path))
         return scandir(path)
     monkeypatch.setattr(os, 'scandir', refuse)
-    words = f"needs to read every folder, but '{tmp_path}/b' cannot be opened: Permission denied"
+    words = f"needs folders that can be read, but '{tmp_path}/b' cannot be opened: Permission denied"
     with pytest.raises(ValueError, match=re.escape(words)): from_folder_table(tmp_path)
 
 # What is an image

@@ -26,7 +26,7 @@ from .folders import is_image
 from .names import part_of,proposed_parts
 from .nearby import images_below,options_for,without_suffix
 
-# %% ../../nbs/datasets/columns.ipynb #d0c7d979
+# %% ../../nbs/datasets/columns.ipynb #0954c030
 _split_words = {'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest'}
 _fold_words = {'fold','folds','kfold','cv','cvfold','foldid','foldnumber'}
 
@@ -77,13 +77,13 @@ def check_unused_parts(
     for column in found['split'] if split is None else []:
         names = [*dict.fromkeys(df[column])]
         parts = '' if all(map(part_of, names)) else f', {proposed_parts(names)}'
-        how.append(f"column {column!r} has parts, {counts_of(df[column])}. To use it: split={column!r}{parts}. "
+        how.append(f"column {column!r} has {counts_of(df[column])}. To use it: split={column!r}{parts}. "
                    "To do without: split='none'")
     for column in found['fold'] if fold is None else []:
         how.append(f"column {column!r} has folds. To use it: fold={column!r}. To do without: fold='none'")
     if how:
-        raise ValueError(f'{owner} needs to know which images are for training, but no column was named for it in '
-                         f'{fn.name}: {"; ".join(how)}.')
+        raise ValueError(f'{owner} needs a word on columns that look like parts, but none was said of {fn.name}, '
+                         f'{"; ".join(how)}.')
 
 # %% ../../nbs/datasets/columns.ipynb #0273b47d
 _patient_words = ('patient','pacient','pazient','subject','lesion','läsion','person','participant','proband','sujet',

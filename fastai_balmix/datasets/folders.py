@@ -20,27 +20,22 @@ found.images, found.left_out
 __all__ = ['is_image', 'suffix_of', 'is_passed_over', 'Found', 'find_files', 'find_images', 'checked_folder', 'stem_of',
            'by_stem', 'verified']
 
-# %% ../../nbs/datasets/folders.ipynb #382a66d7
+# %% ../../nbs/datasets/folders.ipynb #42ee6228
 import os,warnings
 from collections import Counter
 from dataclasses import dataclass,field
 from functools import cache
 from pathlib import Path
 from posixpath import splitext
-from PIL import Image
 from ..checks import check
+from .images import image_suffixes
 from .table import ImageData
 
-# %% ../../nbs/datasets/folders.ipynb #45c65cb1
-_formats = {
-    'AVIF','BMP','DDS','DIB','GIF','HEIF','ICNS','ICO','IM','JPEG','JPEG2000','MPO','MSP','PCX','PNG','PPM','PSD','QOI',
-    'SGI','SUN','TGA','TIFF','WEBP','XBM','XPM'}
-
+# %% ../../nbs/datasets/folders.ipynb #4638c18a
 @cache
 def _suffixes():
     "Suffixes of images, in lower case"
-    formats = Image.registered_extensions()
-    return {o for o,name in formats.items() if name in _formats} | {'.dcm','.dicom'}
+    return {*image_suffixes(),'.dcm','.dicom'}
 
 def is_image(
     path:str # Path or name of a file
@@ -68,7 +63,7 @@ def _is_image_file(entry):
     if is_image(entry.name): return entry.is_symlink() or entry.is_file()
     return not suffix_of(entry.name) and _begins_as_dicom(entry)
 
-# %% ../../nbs/datasets/folders.ipynb #4fff7d0c
+# %% ../../nbs/datasets/folders.ipynb #71eec983
 _of_systems = {
     '__macosx','@eadir','#recycle','#snapshot','$recycle.bin','system volume information','lost+found','__pycache__',
     'thumbs.db','desktop.ini','ehthumbs.db','icon\r'}
@@ -108,8 +103,8 @@ def _opened(folder, at, owner):
         with os.scandir(folder/at) as entries:
             kept = sorted((o for o in entries if not is_passed_over(o.name)), key=lambda o: o.name)
     except OSError as e:
-        raise ValueError(f'{owner} needs to read every folder, but {str(folder/at)!r} cannot be opened: {e.strerror}. '
-                         'Change its permissions, or move it away.') from None
+        raise ValueError(f'{owner} needs folders that can be read, but {str(folder/at)!r} cannot be opened: '
+                         f'{e.strerror}. Change its permissions, or move it away.') from None
     return (stat.st_dev,stat.st_ino),kept
 
 def find_files(

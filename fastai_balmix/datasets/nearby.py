@@ -55,7 +55,7 @@ def images_below(
     try: return find_files(root, most=200_000).images
     except ValueError: return []
 
-# %% ../../nbs/datasets/nearby.ipynb #ea4dc64c
+# %% ../../nbs/datasets/nearby.ipynb #a2a86861
 def root_of(
     path:str, # Path in a table
     file:str, # The file that is meant
@@ -93,7 +93,7 @@ def _advice(pairs, form, root):
 def _not_there(pairs, form, n, root, owner, where, rows):
     "The error of paths that are like files"
     path,file = next(iter(pairs.items()))
-    return ValueError(f'{owner} needs the files that {where}, names, but {n:,} of {len(rows):,} are not there. Row '
+    return ValueError(f'{owner} needs paths of files, but of {where}, {n:,} of {len(rows):,} are not there. Row '
                       f'{rows[path]} has {path!r}, and {file!r} is there. {_advice(pairs, form, root)}')
 
 # %% ../../nbs/datasets/nearby.ipynb #f2a86b9c
