@@ -1091,8 +1091,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fastai_balmix/datasets/folders.py'),
                                                 'fastai_balmix.datasets.folders.Found.left_out': ( 'datasets/folders.html#found.left_out',
                                                                                                    'fastai_balmix/datasets/folders.py'),
-                                                'fastai_balmix.datasets.folders._begins_as_dicom': ( 'datasets/folders.html#_begins_as_dicom',
-                                                                                                     'fastai_balmix/datasets/folders.py'),
                                                 'fastai_balmix.datasets.folders._is_folder': ( 'datasets/folders.html#_is_folder',
                                                                                                'fastai_balmix/datasets/folders.py'),
                                                 'fastai_balmix.datasets.folders._is_image_file': ( 'datasets/folders.html#_is_image_file',

@@ -3,7 +3,6 @@ read right, or refused in the words that are stated here; what an error proposes
 
 import re
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -56,12 +55,14 @@ def ham(root, folder='', suffix='.jpg'):
 
 def test_ids_without_suffix(tmp_path):
     fn = ham(tmp_path)
-    text = refused(fn, "needs a column 'path' in t.csv. There are: 'lesion_id', 'image_id', 'dx', 'dx_type', 'age', 'sex', "
+    text = refused(fn, "needs a column 'path' in t.csv. There are: 'lesion_id', 'image_id', 'dx', 'dx_type', "
+                "'age', 'sex', "
                    "'localization'. Try path='image_id', suffix='.jpg', label='dx'.")
     data = from_csv(fn, **proposed(text))
     assert data.vocab==['bkl','mel','nv'] and not data.missing
     assert {'lesion_id','age','sex','localization'}<={*data.df} and data.df.age[3]=='33.0'
-    assert data.notes==["'lesion_id' looks like patients and is not used (6 for 12 images): group='lesion_id' keeps images "
+    assert data.notes==["'lesion_id' looks like patients and is not used (6 for 12 images): group='lesion_id' "
+                "keeps images "
                         'together.']
     again(data)
     assert from_csv(fn, **proposed(text), group='lesion_id').groups.tolist()==[f'L{k//2}' for k in range(12)]
@@ -105,8 +106,10 @@ def test_yes_and_no_have_several_words(tmp_path, yes, no):
 def test_rows_with_several_and_with_none(tmp_path):
     fn = isic(tmp_path, 'I9,1.0,1.0,0.0', 'I10,0.0,0.0,0.0', 'I11,1.0,0.0,1.0')
     asked = dict(path='image', suffix='.jpg', labels=classes)
-    text = refused(fn, "one label in each row, but t.csv has 2 rows with several and 1 with none in the columns of labels, "
-                   "such as rows 11, 12, 13. More than one label an image is not yet supported by compare; the callback "
+    text = refused(fn, "one label in each row, but t.csv has 2 rows with several and 1 with none in the columns "
+                "of labels, "
+                   "such as rows 11, 12, 13. More than one label an image is not yet supported by compare; the "
+                   "callback "
                    "supports it. To leave these rows out: missing_label='drop'.", **asked)
     data = from_csv(fn, **asked, **proposed(text))
     assert len(data)==9 and data.notes==['t.csv: rows left out: 1 without a label, 2 with several labels.']
@@ -114,7 +117,8 @@ def test_rows_with_several_and_with_none(tmp_path):
 
 def test_columns_of_labels_in_disorder(tmp_path):
     fn = isic(tmp_path, 'I9,2,0.0,0.0')
-    refused(fn, "0 or 1 in the columns of labels, but t.csv, column 'MEL', row 11, has '2'", path='image', labels=classes)
+    refused(fn, "0 or 1 in the columns of labels, but t.csv, column 'MEL', row 11, has "
+                "'2'", path='image', labels=classes)
     refused(fn, "'label' parameter of from_csv must be left out where `labels` is given. Got 'NV'", label='NV',
             labels=classes)
     refused(fn, "'labels' parameter of from_csv must be a list of columns", path='image', labels='MEL')
@@ -125,7 +129,8 @@ def test_several_labels_in_one_cell(tmp_path):
     rows = [f'{k}.png,{v},{k//2}' for k,v in enumerate(values)]
     fn = table(tmp_path, 'Image Index,Finding Labels,Patient ID', *rows, files=[f'{k}.png' for k in range(6)])
     asked = dict(path='Image Index', label='Finding Labels', group='Patient ID')
-    text = refused(fn, "t.csv, column 'Finding Labels', has several in 3 rows, such as 'Effusion|Mass' in row 4. More than "
+    text = refused(fn, "t.csv, column 'Finding Labels', has several in 3 rows, such as 'Effusion|Mass' in row 4. "
+                "More than "
                    "one label an image is not yet supported by compare", **asked)
     data = from_csv(fn, **asked, **proposed(text))
     assert data.vocab==['Effusion','Mass','No Finding']
@@ -139,15 +144,17 @@ def test_several_labels_in_one_cell(tmp_path):
 def test_what_is_several_labels(labels, several): assert several_labels(labels)==several
 
 def covid(root):
-    rows = [f'{k//2},M,{("COVID","Pneumonia","")[k%3]},"January {k}, 2020",images,c{k}.{("jpg","JPG")[k%2]},"a note, with",'
-            for k in range(9)]
+    labels = ['COVID','Pneumonia','']
+    names = [f'c{k}.{("jpg","JPG")[k%2]}' for k in range(9)]
+    rows = [f'{k//2},M,{labels[k%3]},"January {k}, 2020",images,{o},"a note, with",' for k,o in enumerate(names)]
     return table(root, 'patientid,sex,finding,date,folder,filename, clinical notes,', *rows,
-                 files=[f'images/c{k}.{("jpg","JPG")[k%2]}' for k in range(9)])
+                 files=[f'images/{o}' for o in names])
 
 def test_trailing_columns_quoted_commas_and_rows_without_a_label(tmp_path):
     fn = covid(tmp_path)
     asked = dict(path='filename', label='finding', group='patientid', root=tmp_path/'images')
-    text = refused(fn, "a label in each row, but t.csv, column 'finding', has none in 3 of 9 rows: rows 4, 7, 10 (the "
+    text = refused(fn, "a label in each row, but t.csv, column 'finding', has none in 3 of 9 rows: rows 4, 7, 10 "
+                "(the "
                    "header is row 1). To leave these rows out: missing_label='drop'.", **asked)
     data = from_csv(fn, **asked, **proposed(text))
     assert len(data)==6 and data.df['clinical notes'][0]=='a note, with' and not data.missing
@@ -190,12 +197,15 @@ def test_what_is_not_said_is_asked_for(tmp_path):
     fn = klinik(tmp_path)
     asked = proposed(refused(fn, "Try path='Datei', label='Befund'."))
     text = refused(fn, "needs a word on columns that look like parts, but none was said of t.csv, column 'Teil' has "
-                   "'Training' (8 images), 'Prüfung' (4). To use it: split='Teil', parts={'train': 'Training', 'test': "
+                   "'Training' (8 images), 'Prüfung' (4). To use it: split='Teil', parts={'train': 'Training', "
+                   "'test': "
                    "'Prüfung'}. To do without: split='none'.", **asked)
     asked |= proposed(text)
-    refused(fn, "parts to train on and to test on, but t.csv, column 'Teil', has 'Training' (8 images), 'Prüfung' (4). Say "
+    refused(fn, "parts to train on and to test on, but t.csv, column 'Teil', has 'Training' (8 images), "
+                "'Prüfung' (4). Say "
             "which is which: parts={'train': 'Training', 'test': 'Prüfung'}.", **{**asked, 'parts': None})
-    refused(fn, "Copy this line and put the names of t.csv, column 'Befund' in order: vocab=['gering', 'mäßig', 'schwer', "
+    refused(fn, "Copy this line and put the names of t.csv, column 'Befund' in order: vocab=['gering', 'mäßig', "
+                "'schwer', "
             "'unauffällig']  # from low to high", **asked, ordered=True)
     data = from_csv(fn, **asked, ordered=True, vocab=grades, group='Patient')
     assert data.vocab==grades and not data.missing and data.df.split.tolist()==['train']*8+['test']*4
@@ -238,7 +248,8 @@ def test_a_package_that_is_not_installed(tmp_path, monkeypatch, package, name):
     (b'\xd0\xcf\x11\xe0old', 'it is an old Excel file. Save it as .xlsx'), (b'\x1f\x8bx', 'it is compressed'),
     (b'PK\x03\x04x', 'cannot read t.csv as a table'), ('path,label'.encode('utf-16-le'), 'it holds zero bytes'),
     (b'\x81\x8d', 'it is neither UTF-8 nor cp1252'), (b'path,label\n"x,a\n', 'unexpected end of data'),
-    (b'path,label\nx,a,b\n', 'row 2 has 3 cells, and the header 2'), (b'a.png,cat\nb.png,dog\n', 'Put a row with names of')])
+    (b'path,label\nx,a,b\n', 'row 2 has 3 cells, and the header 2'),
+    (b'a.png,cat\nb.png,dog\n', 'Put a row with names of')])
 def test_files_that_are_no_tables(tmp_path, content, words):
     (tmp_path/'t.csv').write_bytes(content)
     refused(tmp_path/'t.csv', words)
@@ -288,8 +299,10 @@ def test_parts_that_nobody_knows_are_listed(tmp_path):
     fn = parted(tmp_path, 'part', ['train','train','val','Testt','holdout','x'])
     data = from_csv(fn, split='part')
     assert data.df.split.tolist()==['train','train','valid','Testt','holdout','x']
-    assert data.notes[0]==("t.csv, column 'part': unused parts: 'Testt' (1 images), 'holdout' (1), 'x' (1). Is 'Testt' "
-                           "'test'? Then state all parts by `parts`. Is 'holdout' 'test'? Then state all parts by `parts`.")
+    assert data.notes[0]==("t.csv, column 'part': unused parts: 'Testt' (1 images), 'holdout' (1), 'x' (1). Is "
+                "'Testt' "
+                           "'test'? Then state all parts by `parts`. Is 'holdout' 'test'? Then state all parts "
+                           "by `parts`.")
     assert data.notes[0] in str(data)
     told = from_csv(fn, split='part', parts=dict(train='train', valid='val', test=['Testt','holdout']))
     assert told.df.split.tolist()==['train','train','valid','test','test','x']
@@ -298,15 +311,19 @@ def test_parts_that_nobody_knows_are_listed(tmp_path):
 
 def test_no_part_to_train_on(tmp_path):
     fn = parted(tmp_path, 'part', ['Trainn','Trainn','test'])
-    text = refused(fn, "has 'Trainn' (2 images), 'test' (1). Say which is which: parts={'train': 'Trainn', 'test': 'test'}",
+    text = refused(fn, "has 'Trainn' (2 images), 'test' (1). Say which is which: parts={'train': 'Trainn', "
+                "'test': 'test'}",
                    split='part')
     assert from_csv(fn, split='part', **proposed(text)).df.split.tolist()==['train','train','test']
-    refused(fn, "must name values of t.csv, column 'part'. Got 'train' instead", split='part', parts=dict(train='train'))
-    refused(fn, "'parts' parameter of from_csv must be None where `split` names no column", parts=dict(train='Trainn'))
+    refused(fn, "must name values of t.csv, column 'part'. Got 'train' "
+                "instead", split='part', parts=dict(train='train'))
+    refused(fn, "'parts' parameter of from_csv must be None where `split` names no "
+                "column", parts=dict(train='Trainn'))
 
 # Patients
 
-@pytest.mark.parametrize('head', ['patient','Patient ID','PatientID','subject_id','lesion','case_id','Pat.','person','eye_id'])
+@pytest.mark.parametrize('head', [
+    'patient','Patient ID','PatientID','subject_id','lesion','case_id','Pat.','person','eye_id'])
 def test_columns_that_look_like_patients(tmp_path, head):
     note, = from_csv(parted(tmp_path, head, ['p','p','q'])).notes
     assert note.startswith(f"'{head}' looks like patients and is not used (2 for 3 images): group='{head}'")
@@ -317,7 +334,8 @@ def test_columns_that_do_not(tmp_path, head): assert not from_csv(parted(tmp_pat
 @pytest.mark.parametrize('lost', ['','NA','unknown'])
 def test_a_missing_patient(tmp_path, lost):
     fn = parted(tmp_path, 'patient', ['p','p',lost,lost])
-    text = refused(fn, "a group in each row, but t.csv, column 'patient', has none in 2 of 4 rows: rows 4, 5", group='patient')
+    text = refused(fn, "a group in each row, but t.csv, column 'patient', has none in 2 of 4 rows: rows 4, "
+                "5", group='patient')
     data = from_csv(fn, group='patient', **proposed(text))
     assert len({*data.groups})==3
     again(data)
@@ -328,7 +346,8 @@ def test_a_missing_patient(tmp_path, lost):
     ('im/X.PNG', 'im/x.png', 'Names differ in case'), ('IM/x.png', 'im/x.png', 'Names differ in case'),
     ('im/x', 'im/x.png', "To read it: suffix='.png'."), ('im/x.jpg', 'im/x.png', "To read it: suffix='.png'."),
     ('im/7', 'im/007.png', 'leading zeros'), ('im/p1_2.png', 'im/p01_02.png', 'leading zeros'),
-    ('x.png', 'deep/down/x.png', "To read it: root='{root}/deep/down'."), ('x', 'im/x.png', "root='{root}/im', suffix='.png'"),
+    ('x.png', 'deep/down/x.png', "To read it: root='{root}/deep/down'."), ('x', 'im/x.png', "root='{root}/im', "
+                "suffix='.png'"),
 ])
 def test_the_file_that_is_there_is_named(tmp_path, path, file, words):
     fn = table(tmp_path, 'path,label', f'{path},a', files=[file])
@@ -351,7 +370,8 @@ def test_files_that_are_missing_and_not_near_are_listed(tmp_path):
     assert from_csv(fn).missing==['b/y.png']
 
 def test_columns_beside_those_that_are_asked_for(tmp_path):
-    fn = table(tmp_path, 'path,label,group,age,real path,real label', *(f'{k},x,g{k},0{k},{k}.png,{"ab"[k%2]}' for k in range(4)))
+    rows = [f'{k},x,g{k},0{k},{k}.png,{"ab"[k%2]}' for k in range(4)]
+    fn = table(tmp_path, 'path,label,group,age,real path,real label', *rows)
     data = from_csv(fn, path='real path', label='real label')
     assert [*data.df]==['path','label','table_path','table_label','table_group','age'] and data.df.age[1]=='01'
     assert data.notes[0]=='Columns renamed: path is table_path, label is table_label, group is table_group.'

@@ -20,7 +20,7 @@ found.images, found.left_out
 __all__ = ['is_image', 'suffix_of', 'is_passed_over', 'Found', 'find_files', 'find_images', 'checked_folder', 'stem_of',
            'by_stem', 'verified']
 
-# %% ../../nbs/datasets/folders.ipynb #42ee6228
+# %% ../../nbs/datasets/folders.ipynb #3fde32aa
 import os,warnings
 from collections import Counter
 from dataclasses import dataclass,field
@@ -28,14 +28,15 @@ from functools import cache
 from pathlib import Path
 from posixpath import splitext
 from ..checks import check
+from .dicom import dicom_suffixes,is_dicom
 from .images import image_suffixes
 from .table import ImageData
 
-# %% ../../nbs/datasets/folders.ipynb #4638c18a
+# %% ../../nbs/datasets/folders.ipynb #1b14f760
 @cache
 def _suffixes():
     "Suffixes of images, in lower case"
-    return {*image_suffixes(),'.dcm','.dicom'}
+    return {*image_suffixes(),*dicom_suffixes}
 
 def is_image(
     path:str # Path or name of a file
@@ -51,17 +52,11 @@ def suffix_of(
     if suffix in ('.gz','.bz2','.xz','.zip'): suffix = splitext(stem)[1]+suffix
     return '' if suffix[1:].isdigit() else suffix
 
-def _begins_as_dicom(entry):
-    "Does a file begin as DICOM does? The index of a disk does, and is none."
-    if entry.name.upper()=='DICOMDIR' or not entry.is_file(): return False
-    try:
-        with open(entry.path, 'rb') as f: return f.read(132)[128:]==b'DICM'
-    except OSError: return False
-
 def _is_image_file(entry):
     "Is an entry of a folder an image? So is a link that leads nowhere: an image that is missing."
     if is_image(entry.name): return entry.is_symlink() or entry.is_file()
-    return not suffix_of(entry.name) and _begins_as_dicom(entry)
+    index_of_disk = entry.name.upper()=='DICOMDIR' # begins as DICOM and is no image
+    return not index_of_disk and suffix_of(entry.name) in ('','.ima') and entry.is_file() and is_dicom(entry.path)
 
 # %% ../../nbs/datasets/folders.ipynb #71eec983
 _of_systems = {

@@ -24,7 +24,7 @@ from .folders import Found
 from .masks import find_masks,mask_folders
 from .names import is_filler,likely_part,part_of,parts_by_name,proposed_parts
 
-# %% ../../nbs/datasets/layouts.ipynb #3527309e
+# %% ../../nbs/datasets/layouts.ipynb #1b666e77
 def _listed(names): return first_few(sorted(names), 6)
 
 def _ask_for_parts(owner, names, others):
@@ -42,7 +42,8 @@ def _ask_for_inner_parts(owner, names):
     "The error of classes of which some images lie in folders that look like parts, and others do not"
     return ValueError(f'{owner} needs its parts stated, but inside the classes {_listed(names)} look like parts, and '
                       'other images lie beside them. If they are parts and the rest is left out: '
-                      f"{proposed_parts(names)}. If they mean nothing: parts='none'. Otherwise move away what does not belong.")
+                      f"{proposed_parts(names)}. If they mean nothing: parts='none'. "
+                      'Otherwise move away what does not belong.')
 
 def _ask_for_class(owner, name, inner):
     "The error of a tree with one folder, which may be a class or hold them"
