@@ -432,12 +432,13 @@ nominal_prior(DataLoaders(own, own))''',
             'The table has no such column.',
             "`label='finding'` here: the name as it stands in the first line."),
         Message("datasets.from_csv('table.csv', path='image', label='finding', parts={'test':'Final'})",
-            "The 'parts' parameter of from_csv must be None where `split` names no column. Got {'test': 'Final'} instead.",
+            "The 'parts' parameter of from_csv must be None where `split` names no column. Got {'test': 'Final'} "
+            "instead.",
             'Parts are named by the values of a column.',
             "`split='Part'` as well, the name of that column."),
         Message("datasets.from_csv('table.csv', path='image', labels='finding')",
-            "The 'labels' parameter of from_csv must be a list of columns, one for each class, each once. Got 'finding' "
-            "instead.",
+            "The 'labels' parameter of from_csv must be a list of columns, one for each class, each once. Got "
+            "'finding' instead.",
             '`labels` is for tables with one column for each class.',
             "`label='finding'` for one column with the names of the classes."),
         Message("datasets.from_csv('table.csv', path='image', label='finding', missing_label='own')",

@@ -215,7 +215,9 @@ def test_files_without_a_suffix_are_dicom_by_their_beginning(tmp_path):
 ])
 def test_odd_names_of_classes_are_said(names, said): assert class_name_notes(names)==[said]
 
-def test_names_that_are_not_odd(): assert class_name_notes(['T-shirt/top','Shirt','-1','1','a,b','c-d','10']) == []
+def test_names_that_are_not_odd():
+    assert class_name_notes(['T-shirt/top','Shirt','-1','1','a,b','c-d','10'])==[]
+    assert class_name_notes(['none','mild'], ordered=True)==[]
 
 @pytest.mark.parametrize('names', [
     ['-1','0','10.0','11'], ['grade 2','Grade 9','grade 10'], ['stage_1','stage_2','stage_10'], ['G1','G3','G11'],

@@ -91,7 +91,7 @@ def proposed_parts(
     in_order = {part: proposed[part] for part in ('train','valid','test') if part in proposed}
     return f'parts={ {part: o[0] if len(o)==1 else o for part,o in in_order.items()} }'
 
-# %% ../../nbs/datasets/names.ipynb #e9bffb4e
+# %% ../../nbs/datasets/names.ipynb #e34e6451
 _no_label = {
     '','na','n/a','nan','none','null','nil','-','--','?','unknown','unk','undefined','missing','unbekannt','k.a.',
     'keine angabe','desconocido','inconnu','not available','unlabeled','unlabelled'}
@@ -126,12 +126,13 @@ def _written_twice(vocab):
     return notes
 
 def class_name_notes(
-    vocab # Names of the classes
+    vocab, # Names of the classes
+    ordered:bool=False # Are the classes grades? The lowest is often called 'none'.
 )->list: # Sentences
     "What is odd about the names of classes"
     names = [str(o) for o in vocab]
     notes = _written_twice(names)
-    no_label = [o for o in names if o.strip().casefold() in _no_label]
+    no_label = [o for o in names if o.strip().casefold() in _no_label-({'none'} if ordered else set())]
     several = [o for o in names if '|' in o or ';' in o or len(names_in(o, ',/+&', names))>1]
     if no_label: notes.append(f"Classes named like a missing label: {', '.join(map(repr, no_label))}.")
     if several: notes.append(f'Classes named like several labels: {first_few(several)}.')

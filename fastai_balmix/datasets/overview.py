@@ -108,6 +108,6 @@ def summary_of(
     if data.images is None: text.append(_missing_sentence(data))
     text += [remark.text for remark in file_remarks(data)]
     text += _lacking(data, counts)
-    text += [note for note in class_name_notes(data.vocab) if note not in data.notes]
+    text += [note for note in class_name_notes(data.vocab, data.ordered) if note not in data.notes]
     if part_names(data.df) is None: text.append('Parts: none yet. Make them by `with_folds` or `with_splits`.')
     return '\n'.join(text+data.notes)

@@ -205,7 +205,7 @@ def _image_data(asked, df, vocab, **kwargs):
         text = str(e).replace("The 'df' parameter of ImageData must", "The 'csv' parameter of from_csv must")
         raise ValueError(text) from None
 
-# %% ../../nbs/datasets/tables.ipynb #a884057b
+# %% ../../nbs/datasets/tables.ipynb #bf07c0de
 def _checked_file(csv):
     there = isinstance(csv, str | Path) and Path(csv).expanduser().is_file()
     check(there, 'csv', 'from_csv', 'a file that is there', repr(str(csv)))
@@ -247,7 +247,7 @@ def _read_asked(asked, sep, ordered):
     where = asked.fn.name if asked.labels else asked.where(asked.label)
     vocab = class_names(df.label, asked.vocab or asked.labels, ordered, 'from_csv', where)
     check_unused_parts(table, columns.values(), asked.split, asked.fold, 'from_csv', asked.fn)
-    asked.notes += class_name_notes(vocab)
+    asked.notes += class_name_notes(vocab, ordered)
     return df,vocab
 
 def from_csv(

@@ -63,7 +63,7 @@ def groups_of(
         return header_values([root/p for p in paths], group.removeprefix('dicom:'))
     return groups_by_pattern(paths, group, owner, missing_group)
 
-# %% ../../nbs/datasets/trees.ipynb #be11da72
+# %% ../../nbs/datasets/trees.ipynb #c30fd60c
 def stated(
     **kwargs # Arguments of a reader
 )->dict: # Those that are not at their defaults
@@ -107,7 +107,7 @@ def from_folder_table(
     if group is not None: df['group'] = groups_of(df.path.tolist(), group, folder, owner, missing_group)
     else: notes += sides_note(df.path.map(stem_of))
     vocab = class_names(df.label, vocab, ordered, owner, str(folder))
-    notes += class_name_notes(vocab)
+    notes += class_name_notes(vocab, ordered)
     reading = stated(missing_group=missing_group, range=range, frame=frame, background=background)
     recipe = None
     if not callable(group):
