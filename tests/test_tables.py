@@ -269,6 +269,7 @@ def parted(root, head, values):
 @pytest.mark.parametrize('head,values,how', [
     ('split', ['train','test'], dict(split='split')), ('Usage', ['Training','PublicTest'], dict(split='Usage')),
     ('set', ['x','y'], dict(split='set')), ('where', ['Train','dev'], dict(split='where')),
+    ('is_train', ['0','1'], dict(split='is_train')),
     ('fold', ['1','2'], dict(fold='fold')), ('cv_fold', ['0','1'], dict(fold='cv_fold'))])
 def test_a_column_of_parts_that_is_not_used(tmp_path, head, values, how):
     fn = parted(tmp_path, head, values*3)
@@ -299,14 +300,13 @@ def test_parts_that_nobody_knows_are_listed(tmp_path):
     fn = parted(tmp_path, 'part', ['train','train','val','Testt','holdout','x'])
     data = from_csv(fn, split='part')
     assert data.df.split.tolist()==['train','train','valid','Testt','holdout','x']
-    assert data.notes[0]==("t.csv, column 'part': unused parts: 'Testt' (1 images), 'holdout' (1), 'x' (1). Is "
-                "'Testt' "
-                           "'test'? Then state all parts by `parts`. Is 'holdout' 'test'? Then state all parts "
-                           "by `parts`.")
+    assert data.notes[0]==(
+        "t.csv, column 'part': unused parts: 'Testt' (1 image), 'holdout' (1), 'x' (1). To use more: parts={'train': "
+        "'train', 'valid': 'val', 'test': ['Testt', 'holdout']}.")
     assert data.notes[0] in str(data)
     told = from_csv(fn, split='part', parts=dict(train='train', valid='val', test=['Testt','holdout']))
     assert told.df.split.tolist()==['train','train','valid','test','test','x']
-    assert "unused parts: 'x' (1 images)." in told.notes[0]
+    assert "unused parts: 'x' (1 image)." in told.notes[0]
     again(told)
 
 def test_no_part_to_train_on(tmp_path):
@@ -315,6 +315,10 @@ def test_no_part_to_train_on(tmp_path):
                 "'test': 'test'}",
                    split='part')
     assert from_csv(fn, split='part', **proposed(text)).df.split.tolist()==['train','train','test']
+    fn = parted(tmp_path, 'split', ['0','1'])
+    refused(fn, "Say which is which: parts={'train': ..., 'test': ...}.", split='split')
+    assert from_csv(fn, split='split', parts=dict(train=0, test=1)).df.split.tolist()==['train','test']
+    fn = parted(tmp_path, 'part', ['Trainn','Trainn','test'])
     refused(fn, "must name values of t.csv, column 'part'. Got 'train' "
                 "instead", split='part', parts=dict(train='train'))
     refused(fn, "'parts' parameter of from_csv must be None where `split` names no "
@@ -345,7 +349,8 @@ def test_a_missing_patient(tmp_path, lost):
 @pytest.mark.parametrize('path,file,words', [
     ('im/X.PNG', 'im/x.png', 'Names differ in case'), ('IM/x.png', 'im/x.png', 'Names differ in case'),
     ('im/x', 'im/x.png', "To read it: suffix='.png'."), ('im/x.jpg', 'im/x.png', "To read it: suffix='.png'."),
-    ('im/7', 'im/007.png', 'leading zeros'), ('im/p1_2.png', 'im/p01_02.png', 'leading zeros'),
+    ('im/7', 'im/007.png', 'leading zeros'), ('im/7.0', 'im/7.png', 'zeros or decimals'),
+    ('im/p1_2.png', 'im/p01_02.png', 'leading zeros'),
     ('x.png', 'deep/down/x.png', "To read it: root='{root}/deep/down'."), ('x', 'im/x.png', "root='{root}/im', "
                 "suffix='.png'"),
 ])

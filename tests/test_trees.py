@@ -63,6 +63,8 @@ readings = dict(
              ['Classes are looked for in the folder images.']),
     wrapped_parts=(['oct/train/a/1.png','oct/val/a/2.png'], {}, {'oct/val/a/2.png': ('a','valid')},
                    ['Classes are looked for in the folder oct.']),
+    wrapped_twice=(['oct/OCT/train/a/1.png','oct/OCT/val/a/2.png'], {}, {'oct/OCT/val/a/2.png': ('a','valid')},
+                   ['Classes are looked for in the folder oct.', 'Classes are looked for in the folder OCT.']),
     wrapped_in_parts=(['train/train/a/1.png','train/train/b/1.png','test/images/a/2.png'], {},
                       {'test/images/a/2.png': ('a','test'), 'train/train/b/1.png': ('b','train')},
                       ['The classes of test are looked for in its only folder.']),

@@ -26,8 +26,10 @@ from .folders import is_image
 from .names import part_of,proposed_parts
 from .nearby import images_below,options_for,without_suffix
 
-# %% ../../nbs/datasets/columns.ipynb #0954c030
-_split_words = {'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest'}
+# %% ../../nbs/datasets/columns.ipynb #e90edb96
+_split_words = {
+    'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest','istrain','istest',
+    'train','test','valid','validation','training'}
 _fold_words = {'fold','folds','kfold','cv','cvfold','foldid','foldnumber'}
 
 def _plain(column): return re.sub(r'[\W\d_]+', '', column.casefold())
@@ -39,7 +41,8 @@ def counts_of(
     found = Counter(values)
     first,*rest = found.most_common(6)
     more = f' and {len(found)-6} more' if len(found)>6 else ''
-    return ', '.join([f'{first[0]!r} ({first[1]:,} images)', *(f'{o!r} ({n:,})' for o,n in rest)])+more
+    images = 'image' if first[1]==1 else 'images'
+    return ', '.join([f'{first[0]!r} ({first[1]:,} {images})', *(f'{o!r} ({n:,})' for o,n in rest)])+more
 
 def _names_parts(values):
     "Are the values of a column names of parts?"

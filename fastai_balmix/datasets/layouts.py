@@ -99,7 +99,7 @@ def _without_masks(layout, images):
         layout.notes.append(f"{n:,} {'mask' if n==1 else 'masks'} left out: named as an image, such as {min(masks)}.")
     return [path for path in images if path not in masks]
 
-# %% ../../nbs/datasets/layouts.ipynb #26c9526b
+# %% ../../nbs/datasets/layouts.ipynb #639e751f
 def _below(folders):
     "{first folder: the folders after it, for each image}, of images that are in one"
     found = {}
@@ -109,6 +109,11 @@ def _below(folders):
 
 def _inner(rows): return sorted({row[0] for row in rows if row})
 
+def _hold_parts(rows):
+    "Are there folders of parts, perhaps in a folder in which all others lie?"
+    while len(inner := _inner(rows))==1 and not part_of(inner[0]): rows = [row[1:] for row in rows if row]
+    return any(part_of(o)=='train' for o in inner)
+
 def _passed_through(layout, below):
     "The one folder in which all others lie; None if there are several, or if it is a class or a part"
     if len(below)!=1 or layout.all_classes: return None
@@ -116,7 +121,7 @@ def _passed_through(layout, below):
     inner = _inner(rows)
     if not inner or name in layout.vocab or name in layout.parts or part_of(name): return None
     known = {*layout.vocab,*layout.parts}
-    told = bool(known.intersection(inner)) or any(part_of(o)=='train' for o in inner)
+    told = bool(known.intersection(inner)) or _hold_parts(rows)
     if not told and not is_filler(name): raise _ask_for_class(layout.owner, name, inner)
     return name
 

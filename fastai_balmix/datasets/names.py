@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from unicodedata import normalize
 from ..checks import bad_argument,first_few,nearest
 
-# %% ../../nbs/datasets/names.ipynb #ba622ed9
+# %% ../../nbs/datasets/names.ipynb #43808c3d
 _known = dict(train='train training trn', valid='valid validation val dev development', test='test testing tst')
 _likely = dict(
     train='ausbildung lernen entrenamiento entraînement apprentissage addestramento treino treinamento',
@@ -29,7 +29,9 @@ _likely = dict(
     test='prüfung pruefung prueba teste essai prova holdout heldout eval evaluation unseen inference pred')
 _part_of_word = {word: part for part,words in _known.items() for word in words.split()}
 _guess_of_word = {word: part for part,words in _likely.items() for word in words.split()}
-_fillers = {'set','images','image','imgs','img','data','dataset','split','part','samples','files','pictures','folder'}
+_fillers = {
+    'set','images','image','imgs','img','data','dataset','split','part','samples','files','pictures','photos','folder',
+    'archive','raw','png','jpg','jpeg','tif','tiff','jpegimages'}
 
 def _words_in(name):
     "Words of a name, in lower case"
@@ -61,7 +63,7 @@ def likely_part(
         if like: return _part_of_word[like[0]]
     return None
 
-# %% ../../nbs/datasets/names.ipynb #de92ac36
+# %% ../../nbs/datasets/names.ipynb #d5dfcd03
 def parts_by_name(
     parts, # {'train': 'Ausbildung', 'test': ['Prüfung','Extern']}, or None
     owner:str # Whose parameter `parts` is
@@ -88,6 +90,7 @@ def proposed_parts(
     proposed: dict = {}
     for name in names:
         if part := likely_part(name): proposed.setdefault(part, []).append(name)
+    if not proposed: return "parts={'train': ..., 'test': ...}"
     in_order = {part: proposed[part] for part in ('train','valid','test') if part in proposed}
     return f'parts={ {part: o[0] if len(o)==1 else o for part,o in in_order.items()} }'
 

@@ -114,7 +114,7 @@ def _from_labels(asked, df):
                           f'{mixed[0]!r} in row {index[0]}. {_not_yet}{advice}')
     return df
 
-# %% ../../nbs/datasets/tables.ipynb #b6386b6e
+# %% ../../nbs/datasets/tables.ipynb #fddb280c
 def _splits(asked, values):
     "Part of each row"
     lost = [o for o in asked.parts if o not in set(values)]
@@ -129,16 +129,11 @@ def _splits(asked, values):
         raise asked.needs('parts to train on and to test on', asked.split, f'has {counts_of(values)}. Say which is '
                           f'which: {proposed_parts(found)}.')
     if unknown:
-        like = {o: guess for o in dict.fromkeys(unknown) if (guess := likely_part(o))}
-        hint = f' {_like_parts(like)}' if like and not asked.parts else ''
+        hint = f' To use more: {proposed_parts(found)}.' if any(map(likely_part, unknown)) and not asked.parts else ''
         asked.notes.append(f'{asked.where(asked.split)}: unused parts: {counts_of(unknown)}.{hint}')
     spelled = [f'{o!r} is read as {p!r}' for o,p in found.items() if p and o.lower()!=p]
     if spelled: asked.notes.append(f"{asked.where(asked.split)}: {', '.join(spelled)}.")
     return [found[o] or o for o in values]
-
-def _like_parts(like):
-    "A question about names that are like those of parts"
-    return ' '.join(f'Is {name!r} {part!r}? Then state all parts by `parts`.' for name,part in like.items())
 
 def _folds(asked, values):
     "Number of the fold of each row, from 1"
