@@ -1,6 +1,6 @@
 """The notebook opens one slice that pydicom brings along. Here are files of every kind that archives hold, made by
-pydicom or brought by it: rescaled, with windows, white at zero, in colour, of several frames, without a suffix, damaged; and what
-is said of them, with and without pydicom."""
+pydicom or brought by it: rescaled, with windows, white at zero, in colour, of several frames, without a suffix,
+damaged; and what is said of them, with and without pydicom."""
 
 import builtins
 import shutil
@@ -116,7 +116,8 @@ def test_frames(tmp_path):
     fn = dicom(tmp_path/'x.dcm', unsigned[:3], NumberOfFrames=3, BitsStored=12)
     for k in range(3): np.testing.assert_array_equal(grey(fn, frame=k, range=(0,4095)), linear(unsigned[k], 0, 4095))
     np.testing.assert_array_equal(grey(fn), grey(fn, frame=0))
-    with pytest.raises(ValueError, match='files with a frame 3, counted from 0, but x.dcm has 3 frames'): grey(fn, frame=3)
+    words = 'files with a frame 3, counted from 0, but x.dcm has 3 frames'
+    with pytest.raises(ValueError, match=words): grey(fn, frame=3)
 
 def test_enhanced_files_say_it_for_each_frame(tmp_path):
     def group(slope): return item(PixelValueTransformationSequence=Sequence([
@@ -171,7 +172,8 @@ def said(data): return data.summary(),repr(data.verify(progress=False)),data.sum
 def test_windows_that_differ_are_counted(tmp_path):
     for i in range(4): dicom(tmp_path/f'{i}.dcm', pixels[i], WindowCenter=40+1000*(i%2), WindowWidth=400, BitsStored=13)
     for text in said(of_files(tmp_path)):
-        assert '4 images are shown by 2 different windows of their own (-160 to 239 in 0.dcm, 840 to 1239 in 1.dcm)' in text
+        assert '4 images are shown by 2 different windows of their own' in text
+        assert '(-160 to 239 in 0.dcm, 840 to 1239 in 1.dcm)' in text
         assert 'state one range, such as range=(0, 4095).' in text
     for text in said(of_files(tmp_path, range=(0,4095))): assert 'windows' not in text
 
@@ -199,7 +201,8 @@ def test_headers(tmp_path):
     fields = dict(PatientName='Doe^Jane', ImageType=['ORIGINAL','PRIMARY'])
     paths = [dicom(tmp_path/f'{i}.dcm', PatientID=f' p{i%2} ', **fields) for i in range(3)]
     paths.append(dicom(tmp_path/'none.dcm'))
-    assert header_values(paths, 'PatientID')==['p0','p1','p0',''] and header_values(paths[:1], 'PatientName')==['Doe^Jane']
+    assert header_values(paths, 'PatientID')==['p0','p1','p0','']
+    assert header_values(paths[:1], 'PatientName')==['Doe^Jane']
     assert header_values(paths[:1], 'ImageType')==['ORIGINAL\\PRIMARY'] and header_values(paths[:1], 'Rows')==['8']
     assert header_values([tmp_path/'gone.dcm'], 'PatientID')==['']
     with pytest.raises(ValueError, match="There is no DICOM field 'PatientId'. Did you mean 'PatientID'"):
@@ -236,7 +239,9 @@ class Small(nn.Sequential):
 
 def predicted(export, paths):
     learn = load_learner(export)
-    with learn.no_bar(): return learn.predict(paths[0])[2].tolist(),learn.get_preds(dl=learn.dls.test_dl(paths))[0].tolist()
+    with learn.no_bar():
+        one = learn.predict(paths[0])[2].tolist()
+        return one,learn.get_preds(dl=learn.dls.test_dl(paths))[0].tolist()
 
 def test_an_exported_learner_opens_dicom_as_training_did(tmp_path):
     for i in range(8): dicom(tmp_path/f'd/{i}.dcm', pixels[i], WindowCenter=40, WindowWidth=400)
