@@ -373,7 +373,7 @@ def fitted(root, arrays, suffix, **kwargs):
 def test_training_is_the_same_in_every_depth(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        plain,want = fitted(tmp_path/'8', eight, 'png')
+        _,want = fitted(tmp_path/'8', eight, 'png')
         _,deep = fitted(tmp_path/'12', twelve, 'png', range=(0,4095))
         _,real = fitted(tmp_path/'f', floats, 'tif', range=(0,1))
         _,dark = fitted(tmp_path/'dark', twelve, 'png')

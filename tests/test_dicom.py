@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
 from conftest import warm_call
 from fastai.learner import Learner, load_learner
