@@ -521,6 +521,21 @@ nominal_prior(DataLoaders(own, own))''',
             '`with_folds` or `with_splits`.',
             'Nothing says what is to be trained on and what not.',
             '`images.with_splits(valid=.2, test=.2)`, or `with_folds(5)`.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', range=(255, 0))",
+            "The 'range' parameter of ImageData must be a pair (low, high) with low below high. Got (255, 0) instead.",
+            'The values that become black and white are in the wrong order.',
+            '`range=(0, 255)`; `data.verify()` proposes one.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', background='whit')",
+            "The 'background' parameter of ImageData must be the name of a colour, such as 'white' or '#ffffff', or "
+            "three ints from 0 to 255. Got 'whit' instead.",
+            'No colour has that name.',
+            "`background='white'` or `background=(255, 255, 255)`."),
+        Message("datasets.open_image(Image.fromarray(np.array([[-1024,3071]], dtype=np.int32)))",
+            'ImageData needs a range that all images share, but none is stated, and the image holds 32-bit integers '
+            '(-1024 to 3071), of which nobody can tell what is black and what is white. State it as in '
+            'range=(-1024, 3071); `data.verify()` proposes one for all images.',
+            'Integers of 32 bits, signed integers and floats have no range of their own.',
+            '`ImageData(..., range=(-1024, 3071))`, the same for all images.'),
         Message('images.with_splits(valid=.6, test=.6)',
             "The 'valid' parameter of ImageData.with_splits must be a share that, with `test`, leaves images for "
             "training. Got 0.6 instead.",

@@ -230,8 +230,8 @@ class ImageData:
         bad = self.verify().bad.path.tolist()
         recipe = next_step(self.recipe, 'without_broken')
         if not bad: return derived(self, self.df, recipe=recipe)
-        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else ''}"
-        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}."
+        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else '.'}"
+        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}"
         return derived(self, self.df[~self.df.path.isin(bad)], recipe=recipe, notes=[*self.notes,note])
 
     def items(self,

@@ -66,8 +66,8 @@ def _picture_from(data):
     rows = {} if data is None else {path:i for i,path in enumerate(data.df.path)}
     def picture(mistake):
         if mistake['path'] not in rows: return None
-        try: return thumbnail(open_image(data.items([rows[mistake['path']]])[0][0]))
-        except (OSError,ValueError): return None
+        try: return thumbnail(open_image(data.items([rows[mistake['path']]])[0][0], data.reading))
+        except (OSError,ValueError,ImportError): return None
     return picture
 
 # %% ../../nbs/report/comparison.ipynb #bcbf5825
