@@ -23,9 +23,9 @@ import pandas as pd
 from scipy.special import expit,logit,ndtri
 from scipy.stats import rankdata
 from sklearn.metrics import roc_curve
-from ..checks import as_labels,as_prob_rows,check,check_int,check_real
+from ..checks import as_labels,as_prob_rows,check,check_int,check_real,in_order,label_array
 from fastai_balmix.metrics.scores import (
-    OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
+    balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc, OperatingPoint,
     per_class)
 from ..metrics.intervals import Interval
 from ..inference.prior import adjust_prior,operating_curve
@@ -40,9 +40,11 @@ def recall_change(
     level:float=.95 # Share of such intervals that hold the true value
 )->pd.DataFrame: # A row a class: `support`, `change`, `low`, `high`
     "Change of each class's recall on the same images, with the paired interval of Agresti and Min (2005)"
-    d = np.asarray(right, dtype=np.float64)-np.asarray(before, dtype=np.float64)
+    owner = 'recall_change'
+    after = np.asarray(in_order(right, 'right', owner), dtype=np.float64)
+    d = after-np.asarray(in_order(before, 'before', owner), dtype=np.float64)
     k = None if vocab is None else len(vocab)
-    y = as_labels(targs, 'recall_change', n=len(d), n_classes=k, name='targs')
+    y = as_labels(targs, owner, n=len(d), n_classes=k, name='targs')
     if k is None: k = y.max(initial=-1)+1
     n,total,squares = (np.bincount(y, w, minlength=k).astype(np.float64) for w in (None,d,d*d))
     mid = total/(n+2)
@@ -66,6 +68,7 @@ def worst_mistakes(
     p = as_prob_rows(probs, 'worst_mistakes')
     y = as_labels(targs, 'worst_mistakes', n=len(p), n_classes=p.shape[1], name='targs')
     names = np.array([*map(str, range(p.shape[1]) if vocab is None else vocab)], dtype=object)
+    if paths is not None: paths = label_array(in_order(paths, 'paths', 'worst_mistakes'))
     predicted,of_true = p.argmax(1),p[np.arange(len(p)),y]
     wrong = np.flatnonzero(predicted!=y)
     wrong = wrong[np.lexsort((wrong,of_true[wrong]))]
@@ -83,7 +86,8 @@ def auroc_interval(
     level:float=.95 # Share of such intervals that hold the true value
 )->Interval: # `value`, `low`, `high`; NaN where the group or the rest is absent
     "Area under the ROC with the interval of DeLong et al. (1988), on the scale of its logit"
-    score,y = np.asarray(score, dtype=np.float64),np.asarray(y, dtype=bool)
+    score = np.asarray(in_order(score, 'score', 'auroc_interval'), dtype=np.float64)
+    y = np.asarray(in_order(y, 'y', 'auroc_interval'), dtype=bool)
     if y.all() or not y.any(): return Interval(np.nan, np.nan, np.nan)
     # share of the other side that each item of the group, and of the rest, is on the right side of
     ranks = rankdata(score)
@@ -91,7 +95,7 @@ def auroc_interval(
     outside = 1-(ranks[~y]-rankdata(score[~y]))/y.sum()
     area = float(inside.mean())
     if items is not None:
-        items = np.asarray(items)
+        items = np.asarray(in_order(items, 'items', 'auroc_interval'))
         inside = pd.Series(inside).groupby(items[y]).mean().to_numpy()
         outside = pd.Series(outside).groupby(items[~y]).mean().to_numpy()
     def variance(x): return x.var(ddof=1)/len(x) if len(x)>1 else .25
