@@ -688,7 +688,7 @@ def test_processes_find_the_same(broken):
 def count_looks(monkeypatch):
     seen = []
     look = module._look
-    monkeypatch.setattr(module, '_look', lambda fn: seen.append(Path(fn).name) or look(fn))
+    monkeypatch.setattr(module, '_look', lambda fn, **kwargs: seen.append(Path(fn).name) or look(fn, **kwargs))
     return seen
 
 def test_what_was_found_is_kept(tmp_path, monkeypatch):
@@ -701,7 +701,7 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     assert len(seen)==4 and again.opened==0
     pd.testing.assert_frame_equal(first.bad, again.bad)
     kept = pd.read_csv(tmp_path/'.balmix_verified.csv')
-    assert kept.columns.tolist()==['path','size','mtime_ns','sha256','problem']
+    assert kept.columns.tolist()[:5]==['path','state','sha256','frame','problem']
     assert kept.path.tolist()==[f'x{i}.png' for i in range(4)]
     assert not [o for o in os.listdir(tmp_path) if o.startswith('.balmix') and o!='.balmix_verified.csv']
     # mended with the same size: its date tells
@@ -718,7 +718,8 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and not seen
 
 @pytest.mark.parametrize('text', [
-    '', 'x', 'path,size\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff'])
+    '', 'x', 'path,state\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff',
+    'path,state,sha256,frame,problem,kind,low,high,least,most,frames,window\nx0.png,1,a,,,8 bits,low,,,,,\n'])
 def test_a_kept_table_that_is_none_is_made_anew(tmp_path, text):
     df = on_disk(tmp_path, 'ab')
     (tmp_path/'.balmix_verified.csv').write_text(text)

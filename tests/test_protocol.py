@@ -748,7 +748,7 @@ def test_a_file_with_mistakes(tmp_path, out, text, words):
     ('preset', 'quick --settings x', 'not both'),
     ('data', 'nowhere', "no folder, CSV file or reader 'nowhere'"),
     ('data', 'eyepac:x', "Did you mean 'eyepacs'"),
-    ('data', 'eyepacs:x', 'The --group option is for folders and tables of your own, but eyepacs is a published data set.')])
+    ('data', 'eyepacs:x', 'The --group option is for folders and tables of your own')])
 def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scans, monkeypatch, option, value, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pool, 'attempt', None)

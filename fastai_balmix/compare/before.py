@@ -14,10 +14,10 @@ print(read_lines(digits(n_folds=2)))
 # %% auto #0
 __all__ = ['labelled', 'read_lines', 'verified_lines', 'plan_words']
 
-# %% ../../nbs/compare/before.ipynb #5829461f
+# %% ../../nbs/compare/before.ipynb #f6daf979
 import re,sys,textwrap
 
-# %% ../../nbs/compare/before.ipynb #b5384de9
+# %% ../../nbs/compare/before.ipynb #1e496ee7
 def labelled(
     label:str, # A word before the first line
     text:str # Prose, or a table
@@ -44,7 +44,7 @@ def read_lines(
     lines = [labelled(label, reworded(said.rstrip('\n')))]
     return '\n'.join(lines+[labelled('  note', reworded(' '.join(o.split()))) for o in notes])
 
-# %% ../../nbs/compare/before.ipynb #b066133a
+# %% ../../nbs/compare/before.ipynb #3e62e01b
 def _first_lines(lines):
     "The first ten lines, and how many more there are"
     more = [f'and {len(lines)-10} more'] if len(lines)>10 else []
@@ -74,7 +74,7 @@ def _contradictions(found):
     return (f'{_are_there(len(same))} more than once, in several parts and with different labels:{files}'
             '\nFind out which label is right, and delete the other file, or its row of the table.')
 
-# %% ../../nbs/compare/before.ipynb #c38389e4
+# %% ../../nbs/compare/before.ipynb #b10e13de
 def _doubles_notes(found):
     "Sentences on equal images that do not forbid a comparison"
     same,res = found.duplicates,[]
@@ -105,7 +105,7 @@ def verified_lines(
     lines = [labelled('Verified', _found_words(found)), *(labelled('  NOTE', o) for o in notes)]
     return '\n'.join(lines),'\n'.join(filter(None, [_unreadable(found),_contradictions(found)]))
 
-# %% ../../nbs/compare/before.ipynb #c321324f
+# %% ../../nbs/compare/before.ipynb #fd8a0696
 def plan_words(
     **counts # How many there are of what, by a word in the plural
 )->str:

@@ -9,7 +9,7 @@ image."""
 # %% auto #0
 __all__ = ['balmix_compare', 'balmix_data']
 
-# %% ../../nbs/compare/cli.ipynb #f86374ab
+# %% ../../nbs/compare/cli.ipynb #e8376438
 import re,sys
 from functools import partial
 from importlib import import_module
@@ -21,7 +21,7 @@ from .options import (
 from .names import described,reader_options
 from .wording import of_options
 
-# %% ../../nbs/compare/cli.ipynb #ebf37e8d
+# %% ../../nbs/compare/cli.ipynb #40fed7bd
 def _in_a_line(e, func):
     "What an exception says, for a terminal"
     prog = func.parser.prog
@@ -44,7 +44,7 @@ def _read_and_print(recipe, param, label, verify, reworded, n_folds=None):
     print(reworded(lines), flush=True)
     return data,wrong
 
-# %% ../../nbs/compare/cli.ipynb #0e126940
+# %% ../../nbs/compare/cli.ipynb #edf86a86
 def _print_methods():
     for name,o in described.items():
         notes = f' [{o.source}]' if o.source else ''
@@ -80,7 +80,7 @@ def _read_all(settings, verify, reworded):
         if wrong: raise ValueError(f'External data {name}: {wrong}')
     return data,external
 
-# %% ../../nbs/compare/cli.ipynb #541ba7b8
+# %% ../../nbs/compare/cli.ipynb #ad3987b6
 def _print_plan(data, settings):
     from fastai_balmix.compare.before import labelled,plan_words
     from fastai_balmix.compare.plan import plan_size
@@ -113,7 +113,7 @@ def _settings_of(preset, settings, data, external, reading, given, training):
     if data is None: res['data'] = with_reading(res['data'], asked, steps)
     return res
 
-# %% ../../nbs/compare/cli.ipynb #3d3d088c
+# %% ../../nbs/compare/cli.ipynb #03d4437e
 _compare_examples = [
     'balmix-compare --data lesions --group "(P[0-9]+)_" \\\n'
     '      --methods instance,sqrt,balmix_0.2 --size 224 --out results/lesions',
@@ -124,28 +124,28 @@ _compare_groups = dict(
     epochs='how networks are trained', out='where to, and how', jobs='where to, and how')
 
 @command('balmix-compare', _compare_examples, _compare_groups)
-@delegates(reading_options)
+@delegates(reading_options) # type: ignore[arg-type]
 def balmix_compare(
-    data:str=None, # A folder with a subfolder for each class, a table, or READER:PLACE. Needed without --preset or --settings
-    external:str=None, # Further data to predict, NAME=DATA, separated by commas; read with the same options
+    data:str|None=None, # A folder with a folder for each class, a table, or READER:PLACE. Needed without --preset
+    external:str|None=None, # Further data to predict, NAME=DATA, separated by commas; read with the same options
     verify:bool=True, # Do not look at every image first. Default: all are looked at
-    methods:str=None, # Names, separated by commas, see --list. Default: instance,balmix_0.2
-    archs:str=None, # Names of timm's, or small. Default: mobilenetv2_100
-    folds:str=None, # Numbers, separated by commas. Default: all
-    seeds:int=None, # How many. Default: 1
-    n_folds:int=None, # Folds, where data have neither folds nor a split. Default: 5
-    epochs:int=None, # Epochs of one cycle. Default: 30
-    size:int=None, # Images are resized to size × size. Default: 512
-    bs:int=None, # Batch size. Default: 8
-    lr:float=None, # Highest learning rate. Default: 0.01
-    augment:str=None, # none, flip, shift, light or paper. Default: paper
-    pretrained:str=None, # yes, no, or a file of weights. Default: yes
-    selection:str=None, # inner, or reported-fold (the published protocol: chooses on what it reports). Default: inner
-    monitor:str=None, # Metric that chooses the epoch. Default: quad_kappa for grades, else mcc
-    decode:str=None, # full, or fast: JPEGs much larger than size are decoded at a fraction of it. Default: full
-    out:Path=None, # Folder of results; made, or resumed. Needed
-    preset:str=None, # Settings by name: demo, quick, digits, fashion, paper-eyepacs or paper-hyperkvasir
-    settings:Path=None, # A settings.yaml to start from
+    methods:str|None=None, # Names, separated by commas, see --list. Default: instance,balmix_0.2
+    archs:str|None=None, # Names of timm's, or small. Default: mobilenetv2_100
+    folds:str|None=None, # Numbers, separated by commas. Default: all
+    seeds:int|None=None, # How many. Default: 1
+    n_folds:int|None=None, # Folds, where data have neither folds nor a split. Default: 5
+    epochs:int|None=None, # Epochs of one cycle. Default: 30
+    size:int|None=None, # Images are resized to size × size. Default: 512
+    bs:int|None=None, # Batch size. Default: 8
+    lr:float|None=None, # Highest learning rate. Default: 0.01
+    augment:str|None=None, # none, flip, shift, light or paper. Default: paper
+    pretrained:str|None=None, # yes, no, or a file of weights. Default: yes
+    selection:str|None=None, # inner, or reported-fold (as published: chooses on what it reports). Default: inner
+    monitor:str|None=None, # Metric that chooses the epoch. Default: quad_kappa for grades, else mcc
+    decode:str|None=None, # full, or fast: JPEGs much larger than size are decoded at a fraction of it. Default: full
+    out:Path|None=None, # Folder of results; made, or resumed. Needed
+    preset:str|None=None, # Settings by name: demo, quick, digits, fashion, paper-eyepacs or paper-hyperkvasir
+    settings:Path|None=None, # A settings.yaml to start from
     jobs:int=1, # Runs at a time, each a process
     num_workers:int=0, # Worker processes of each run's loaders
     keep_weights:bool=False, # Keep the weights of every run?
@@ -176,7 +176,7 @@ def balmix_compare(
     if failed: sys.exit(f"balmix-compare: {len(failed)} of the runs failed, the first with {failed[0]['error']} "
                         "The same command tries them again.")
 
-# %% ../../nbs/compare/cli.ipynb #784c4a0d
+# %% ../../nbs/compare/cli.ipynb #7a09aeb5
 _ours = 'fastai_balmix, balmix-data'
 
 def _check_picture(out):
@@ -194,7 +194,6 @@ def _draw(data, out):
     from io import BytesIO
     import matplotlib
     matplotlib.use('agg')
-    import numpy as np
     from fastai_balmix.callback.show import plot_class_distribution
     from fastai_balmix.files import write_file
     missing = {*data.missing}
@@ -207,7 +206,7 @@ def _draw(data, out):
     write_file(out, picture.getvalue())
     return True
 
-# %% ../../nbs/compare/cli.ipynb #06b62c50
+# %% ../../nbs/compare/cli.ipynb #dcfadd14
 _data_examples = [
     'balmix-data lesions --group "(P[0-9]+)_"',
     'balmix-data labels.csv --path image --suffix .jpg --labels MEL,NV,BCC \\\n'
@@ -215,7 +214,7 @@ _data_examples = [
 _data_groups = dict(data='what is read', group='how it is read', out='the picture')
 
 @command('balmix-data', _data_examples, _data_groups)
-@delegates(reading_options)
+@delegates(reading_options) # type: ignore[arg-type]
 def balmix_data(
     data:str, # A folder with a subfolder for each class, a table, or READER:PLACE
     out:Path=Path('class_distribution.png'), # Picture of the class distribution

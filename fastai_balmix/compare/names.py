@@ -13,11 +13,11 @@ described['balmix_0.2']
 # %% auto #0
 __all__ = ['described', 'reader_places', 'reader_options', 'Description', 'described_balmix', 'balmix_alpha', 'check_method']
 
-# %% ../../nbs/compare/names.ipynb #627f4c5c
+# %% ../../nbs/compare/names.ipynb #d0d45777
 import re
 from dataclasses import dataclass
 
-# %% ../../nbs/compare/names.ipynb #824376f0
+# %% ../../nbs/compare/names.ipynb #afeee51f
 @dataclass(frozen=True)
 class Description:
     "What is said of a method: what it does, where it was proposed, and whether it needs ordered classes"
@@ -41,7 +41,7 @@ described = {
     'progressive': Description('from instance to class-balanced sampling in the course of the epochs', _kang),
 }
 
-# %% ../../nbs/compare/names.ipynb #23c8f1b8
+# %% ../../nbs/compare/names.ipynb #a78b2991
 described |= {
     'focal': Description('focal loss', 'Lin et al., ICCV 2017, γ = 2'),
     'class_balanced_loss': Description(
@@ -59,7 +59,7 @@ described |= {
         'log(1-κ) of each batch as the loss', 'de la Torre et al., Pattern Recognition Letters 2018', ordered=True),
 }
 
-# %% ../../nbs/compare/names.ipynb #a5e85def
+# %% ../../nbs/compare/names.ipynb #0593c8a0
 described |= {
     'mixup': Description('MixUp, images of a batch mixed with one another', 'Zhang et al., ICLR 2018, α = 0.2'),
     **{f'balmix_{alpha:g}': described_balmix(alpha) for alpha in (.1,.2,.3)},
@@ -74,7 +74,7 @@ described |= {
         f'{_kang}, section 4.3'),
 }
 
-# %% ../../nbs/compare/names.ipynb #6c483965
+# %% ../../nbs/compare/names.ipynb #2af1ed94
 def balmix_alpha(
     name # Name of a method
 )->float|None:
@@ -90,12 +90,12 @@ def check_method(
     from fastai_balmix.checks import nearest # with it comes NumPy, which help can do without
     raise ValueError(f'There is no method {name!r}. {nearest(name, described)}')
 
-# %% ../../nbs/compare/names.ipynb #b26c5be1
+# %% ../../nbs/compare/names.ipynb #2799071d
 _of_folders = 'group','missing_group','vocab','ordered','range','frame','background','parts'
-_of_tables = 'path','label','labels','sep','suffix','root','split','fold'
+_of_tables = 'path','label','labels','missing_label','sep','suffix','root','split','fold'
 
-reader_places = dict(eyepacs='root', messidor2='root', hyper_kvasir='root', medmnist='npz', fashion_mnist_lt='root',
-                     digits=None, from_folder_table='folder', from_csv='csv')
+reader_places:dict = dict(eyepacs='root', messidor2='root', hyper_kvasir='root', medmnist='npz',
+                          fashion_mnist_lt='root', digits=None, from_folder_table='folder', from_csv='csv')
 reader_options:dict = {
     **dict.fromkeys(reader_places, ()),
     'medmnist': ('vocab','ordered'), 'from_folder_table': _of_folders, 'from_csv': (*_of_folders,*_of_tables)}

@@ -13,14 +13,14 @@ data_recipe('eyepacs:/data/eyepacs')
 # %% auto #0
 __all__ = ['split_list', 'reading_options', 'data_recipe', 'check_place', 'with_reading', 'external_recipes', 'merge_settings']
 
-# %% ../../nbs/compare/options.ipynb #52fe1ec1
+# %% ../../nbs/compare/options.ipynb #77052b83
 import csv,re
 from copy import deepcopy
 from pathlib import Path
 from .names import check_method,reader_options,reader_places
 from .settings import check_names,given_in_python,presets,read_settings
 
-# %% ../../nbs/compare/options.ipynb #da38d4dc
+# %% ../../nbs/compare/options.ipynb #946765b5
 def split_list(
     text:str|None, # Values, separated by commas
     kind:type=str # What each is
@@ -31,7 +31,7 @@ def split_list(
     try: return [kind(o.strip()) for o in values if o.strip()]
     except ValueError: raise ValueError(f'{text!r} is no list of whole numbers, separated by commas.') from None
 
-# %% ../../nbs/compare/options.ipynb #b829b0df
+# %% ../../nbs/compare/options.ipynb #fc071e2c
 def _pairs_of(text, option, example):
     "{name: value} of an option"
     res = {}
@@ -44,6 +44,10 @@ def _pairs_of(text, option, example):
             res[name] = value
     return res
 
+def _parts_of(text):
+    "Names of parts; 'none' where folders of such names are classes"
+    return text if text in (None,'none') else _pairs_of(text, 'parts', 'train=Ausbildung test=Prüfung')
+
 def _range_of(text):
     "The lowest and the highest value of pixels, or the name of a range"
     if re.fullmatch(r'\d+bit', text): return text
@@ -53,35 +57,36 @@ def _range_of(text):
                          f'Got {text!r} instead.') from None
     return [int(o) if o.is_integer() else o for o in (low,high)]
 
-# %% ../../nbs/compare/options.ipynb #6ba38841
+# %% ../../nbs/compare/options.ipynb #ae24385d
 def reading_options(
-    group:str=None, # Patient of an image: a column of the table; of a folder a regular expression whose first bracket finds the patient in the path; or dicom:PatientID
-    missing_group:str=None, # Images without a patient: error, or own (each stands for itself). Default: error
-    path:str=None, # Column of the table with the images. Default: path
-    label:str=None, # Column of the table with the classes. Default: label
-    labels:str=None, # Columns of 0 and 1 in place of --label, one for each class, separated by commas
-    split:str=None, # Column of the table with the parts; none leaves a column of that name unused. Default: no parts
-    fold:str=None, # Column of the table with the numbers of folds; none leaves a column of that name unused. Default: no folds
-    parts:str=None, # What the parts are called, such as 'train=Ausbildung test=Prüfung'. Default: the usual names
-    root:str=None, # Folder that the table's paths start from. Default: that of the table
-    suffix:str=None, # Added to each path of the table, such as .jpg. Default: nothing
-    sep:str=None, # What separates the table's columns, such as ';' or tab. Default: what fits
-    vocab:str=None, # Classes, separated by commas, grades from low to high. Default: all there are, sorted
+    group:str|None=None, # Patient: a column; of a folder a regular expression with it in brackets; or dicom:PatientID
+    missing_group:str|None=None, # Images without a patient: error, or own (each stands for itself). Default: error
+    path:str|None=None, # Column of the table with the images. Default: path
+    label:str|None=None, # Column of the table with the classes. Default: label
+    labels:str|None=None, # Columns of 0 and 1 in place of --label, one for each class, separated by commas
+    missing_label:str|None=None, # Rows without one label, or with several: error, or drop. Default: error
+    split:str|None=None, # Column of the table with parts; none leaves a column of that name unused. Default: no parts
+    fold:str|None=None, # Column of the table with folds; none leaves a column of that name unused. Default: no folds
+    parts:str|None=None, # Your names of parts, such as 'train=Ausbildung test=Prüfung'; none: all are classes. Default: the usual
+    root:str|None=None, # Folder that the table's paths start from. Default: that of the table
+    suffix:str|None=None, # Added to each path of the table, such as .jpg. Default: nothing
+    sep:str|None=None, # What separates the table's columns, such as ';' or tab. Default: what fits
+    vocab:str|None=None, # Classes, separated by commas, grades from low to high. Default: all there are, sorted
     ordered:bool=False, # Are the classes grades?
-    range:str=None, # Values of pixels that become black and white in all images, such as 0,4095, or 16bit. Default: those of 8 bits
-    frame:int=None, # Which frame of files that have several, from 0. Default: the first
-    background:str=None, # Colour behind transparent pixels. Default: white
-    exclude:str=None, # Classes to leave out, separated by commas
-    merge:str=None, # Classes to make one of, such as 'other=basophil+unknown'
+    range:str|None=None, # Pixel values that become black and white, such as 0,4095; or 16bit. Default: those of 8 bits
+    frame:int|None=None, # Which frame of files that have several, from 0. Default: the first
+    background:str|None=None, # Colour behind transparent pixels. Default: white
+    exclude:str|None=None, # Classes to leave out, separated by commas
+    merge:str|None=None, # Classes to make one of, such as 'other=basophil+unknown'
     skip_broken:bool=False # Leave unreadable images out, with a note under every table?
 )->tuple: # Arguments of the reader that were given, and steps after it
     "What a reader is told, and what is done to the data then"
     asked = dict(
-        group=group, missing_group=missing_group, path=path, label=label, labels=split_list(labels), split=split,
-        fold=fold, parts=parts and _pairs_of(parts, 'parts', 'train=Ausbildung test=Prüfung'), root=root,
+        group=group, missing_group=missing_group, path=path, label=label, labels=split_list(labels),
+        missing_label=missing_label, split=split, fold=fold, parts=_parts_of(parts), root=root,
         suffix=suffix, sep='\t' if sep in ('tab',r'\t') else sep, vocab=split_list(vocab), ordered=ordered or None,
         range=range and _range_of(range), frame=frame, background=background)
-    steps = []
+    steps:list = []
     if exclude: steps.append(dict(step='without', names=split_list(exclude)))
     if merge:
         merged = _pairs_of(merge, 'merge', 'other=basophil+unknown')
@@ -89,7 +94,7 @@ def reading_options(
     if skip_broken: steps.append(dict(step='without_broken'))
     return {k: v for k,v in asked.items() if v is not None},steps
 
-# %% ../../nbs/compare/options.ipynb #73592886
+# %% ../../nbs/compare/options.ipynb #74008eea
 _archives = '.zip','.tar','.tgz','.rar','.7z'
 
 def _recipe_of_path(text):
@@ -100,10 +105,11 @@ def _recipe_of_path(text):
     if path.is_file() and (suffix in _archives or path.name.lower().endswith('.tar.gz')):
         raise ValueError(f'{text} is an archive. Unpack it, and give the folder.')
     if path.is_file():
-        return dict(reader='medmnist', npz=str(path.absolute())) if suffix=='.npz' else dict(
-            reader='from_csv', csv=str(path.absolute()))
+        reader = 'medmnist' if suffix=='.npz' else 'from_csv'
+        return dict(reader=reader, **{reader_places[reader]: str(path.absolute())})
     from fastai_balmix.checks import nearest # with it comes NumPy, which help can do without
-    raise ValueError(f"There is no folder, CSV file or reader {text!r}. {nearest(text.partition(':')[0], reader_places)}")
+    like = nearest(text.partition(':')[0], reader_places)
+    raise ValueError(f'There is no folder, CSV file or reader {text!r}. {like}')
 
 def data_recipe(
     text:str, # A folder, a table, a reader's name, or `reader:place`
@@ -119,14 +125,14 @@ def data_recipe(
     check_place(recipe)
     return with_reading(recipe, asked, steps)
 
-# %% ../../nbs/compare/options.ipynb #b085d819
+# %% ../../nbs/compare/options.ipynb #f8a3ec71
 _without_place = 'digits','fashion_mnist_lt' # embedded, or with a default
 
 def check_place(
     recipe:dict # See `read_data`
 )->None:
     "Raise a `ValueError` where a reader is not told where its data are"
-    reader = recipe.get('reader')
+    reader = recipe.get('reader', '')
     place = reader_places.get(reader)
     if place and place not in recipe and reader not in _without_place:
         raise ValueError(f'{reader} must know where the data are: --data {reader}:PLACE.')
@@ -152,10 +158,10 @@ def with_reading(
     if steps: res['then'] = [*recipe.get('then', []), *steps]
     return res
 
-# %% ../../nbs/compare/options.ipynb #f4a3f7be
+# %% ../../nbs/compare/options.ipynb #91d3cb73
 _of_pixels = 'range','frame','background'
 _of_classes = 'vocab','ordered','missing_group'
-_of_one_table = 'group','path','label','labels','suffix','sep'
+_of_one_table = 'group','path','label','labels','missing_label','suffix','sep'
 
 def external_recipes(
     text:str|None, # NAME=DATA, separated by commas
@@ -175,7 +181,7 @@ def external_recipes(
         res[name] = with_reading({**recipe, **no_parts}, {k: asked[k] for k in fitting}, steps)
     return res or None
 
-# %% ../../nbs/compare/options.ipynb #15f79b13
+# %% ../../nbs/compare/options.ipynb #e624c22f
 def merge_settings(
     preset:str|None, # Name of a preset
     path, # A settings.yaml, or None

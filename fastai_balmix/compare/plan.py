@@ -292,6 +292,7 @@ def plan_size(
     "How many methods, networks, folds and seeds a comparison has"
     defaults = {k: o.default for k,o in inspect.signature(compare).parameters.items()}
     methods,archs,folds,seeds = ({**defaults, **settings}[k] for k in ('methods','archs','folds','seeds'))
-    return dict(methods=len(_as_list(methods)), networks=len(_as_list(archs)), seeds=len(_seed_list(seeds)),
-                folds=len(data.folds) or 1 if folds is None else len(_as_list(folds)))
+    n_folds = len(_as_list([*data.folds] or 0 if folds is None else folds))
+    return dict(methods=len(_as_list(methods)), networks=len(_as_list(archs)), folds=n_folds,
+                seeds=len(_seed_list(seeds)))
 

@@ -24,7 +24,8 @@ from ..loaders.draws import class_counts
 from .longtail import tail_counts
 from .table import derived,ImageData,next_step
 from .classes import ways_out
-from .folders import from_csv,from_folder_table
+from .trees import from_folder_table
+from .tables import from_csv
 from .published import digits,eyepacs,fashion_mnist_lt,hyper_kvasir,medmnist,messidor2
 from .rows import check_columns
 
@@ -112,7 +113,8 @@ _all_readers = (eyepacs,messidor2,hyper_kvasir,medmnist,fashion_mnist_lt,digits,
 readers = {f.__name__: f for f in _all_readers}
 def _without(data, names): return data.without(*names)
 _steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail,
-              subset=ImageData.subset, without=_without, merged=ImageData.merged)
+              subset=ImageData.subset, without=_without, merged=ImageData.merged,
+              without_broken=ImageData.without_broken)
 
 def _call_by_name(func, kwargs, what, *args):
     "`func(*args, **kwargs)`, with a `ValueError` for arguments that it does not have or that are missing"

@@ -28,12 +28,12 @@ from fastai.data.all import *
 from ..checks import check,check_real
 from ..loaders.draws import class_counts
 from .splits import fold_numbers
-from .verify import image_digest,listed_files,missing_paths,Verification,verify_images
+from .verify import file_hashes,image_digest,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
 from .classes import joined,left_out,still_there
-from .contents import summary_of
 from .depth import Reading
-from .parts import checked_rows,cut_off,kept_parts,unused_parts,unused_start
+from .overview import summary_of
+from .parts import checked_rows,cut_off,kept_parts,notes_on_parts,unused_start
 from .rows import checked_df,checked_vocab
 
 # %% ../../nbs/datasets/table.ipynb #121a166f
@@ -51,14 +51,14 @@ def _checked_root(root, images):
 def _fingerprint(data):
     "32 hexadecimal digits that stand for what the data are"
     columns = [o for o in ('path','label','group','split','fold') if o in data.df]
-    digest = hashlib.sha256(repr((data.vocab, data.ordered, columns)).encode())
+    reading = (data.reading.range, data.reading.frame or 0, data.reading.colour)
+    digest = hashlib.sha256(repr((data.vocab, data.ordered, columns, reading)).encode())
     for row in zip(*(data.df[o].map(str) for o in columns)):
         digest.update('\x1f'.join(row).encode('utf-8', 'surrogateescape')+b'\x1e')
     if data.images is not None:
         for p in data.df.path: digest.update(image_digest(data, p))
     else:
-        there = listed_files(data.root, data.df.path)
-        for p in data.df.path: digest.update(f'{there[p].stat().st_size if p in there else -1},'.encode())
+        for sha in file_hashes(data): digest.update(f'{sha},'.encode())
     return digest.hexdigest()[:32]
 
 # %% ../../nbs/datasets/table.ipynb #3e5529d9
@@ -128,7 +128,7 @@ class ImageData:
         self.name = name
         self.images = images
         self.notes = ([notes] if isinstance(notes, str) else list(notes)) + notes_of_df
-        self.notes += [o for o in unused_parts(self.df) if o not in self.notes]
+        self.notes += [o for o in notes_on_parts(self.df) if o not in self.notes]
         self.recipe = recipe
         self.prevalence = prevalence
         self.reading = Reading(range, frame, background)
@@ -224,6 +224,15 @@ class ImageData:
         step = {str(new): [str(o) for o in members] for new,members in classes.items()}
         recipe = next_step(self.recipe, 'merged', classes=step)
         return derived(self, self.df.assign(label=labels), vocab=vocab, notes=[*self.notes,note], recipe=recipe)
+
+    def without_broken(self)->'ImageData':
+        "The same images without those that `verify` finds unreadable or missing, with a note that names them"
+        bad = self.verify().bad.path.tolist()
+        recipe = next_step(self.recipe, 'without_broken')
+        if not bad: return derived(self, self.df, recipe=recipe)
+        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else ''}"
+        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}."
+        return derived(self, self.df[~self.df.path.isin(bad)], recipe=recipe, notes=[*self.notes,note])
 
     def items(self,
         rows=None # Row numbers, or a mask (N,) of bools. Default: all.

@@ -8,7 +8,7 @@ that help and a wrong option are answered at once."""
 # %% auto #0
 __all__ = ['balmix_report']
 
-# %% ../../nbs/report/cli.ipynb #6e5d4982
+# %% ../../nbs/report/cli.ipynb #f4dd59f3
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..commands import command,option_names,quiet_import,told_in_lines
 from ..compare.options import split_list
 from ..compare.wording import of_options
 
-# %% ../../nbs/report/cli.ipynb #51a8a807
+# %% ../../nbs/report/cli.ipynb #d2a21b69
 _examples = ['balmix-report results/lesions', 'balmix-report results/lesions --positive melanoma --prevalence 0.02 \\\n'
              '      --out melanoma.html']
 
@@ -24,9 +24,9 @@ _examples = ['balmix-report results/lesions', 'balmix-report results/lesions --p
 def balmix_report(
     folder:Path, # Folder of a comparison, as balmix-compare writes it
     out:Path=Path('report.html'), # The page
-    baseline:str=None, # Method that the others are compared with. Default: instance, or else the first
-    positive:str=None, # Class, or classes separated by commas, to look at against the rest. Default: the rarest
-    prevalence:float=None, # Share of these in use, such as 0.02. Default: their share in training
+    baseline:str|None=None, # Method that the others are compared with. Default: instance, or else the first
+    positive:str|None=None, # Class, or classes separated by commas, to look at against the rest. Default: the rarest
+    prevalence:float|None=None, # Share of these in use, such as 0.02. Default: their share in training
     part:str='report', # report, or the name of an external data set
     n_mistakes:int=12, # Most mistakes shown of each method
     debug:bool=False # Show the traceback of an error
