@@ -23,12 +23,12 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from ..checks import as_labels,check
+from ..checks import as_labels,check,in_order
 
 # %% ../../nbs/metrics/dispersion.ipynb #59db2a26
 def _codes(values, n, name, owner):
     "Numbers from 0 for what belongs together, (n,) ints"
-    values = np.asarray(values)
+    values = np.asarray(in_order(values, name, owner))
     check(values.shape==(n,), name, owner, f'{n} values, one for each image', f'an array of shape {values.shape}')
     return np.unique(values, return_inverse=True)[1]
 
