@@ -78,6 +78,11 @@ def _call_at(text, start):
         except ValueError: return None
     return None
 
+def _ended(option, rest):
+    "An option whose value cannot be taken to hold the full stop behind it"
+    name,gap,value = option.partition(' ')
+    return f"{name}{gap}'{value}'" if re.match(r'[.;:?!]\s', rest) and value and "'" not in value else option
+
 def _with_calls(text, options):
     "`text`, with calls of steps as options"
     pattern = re.compile(rf"(?:\b(?:data|ImageData)\b|(?<=`))?\.?\b({'|'.join(_steps)})(?=\()")
@@ -85,7 +90,7 @@ def _with_calls(text, options):
     while found := pattern.search(text, at):
         call,at = _call_at(text, found.end()),found.end()
         if call is None or _steps[found[1]] not in options: continue
-        said = _step_option(found[1], *call[:2])
+        said = _ended(_step_option(found[1], *call[:2]), text[call[2]:])
         text = text[:found.start()]+said+text[call[2]:]
         at = found.start()+len(said)
     return text
@@ -96,7 +101,7 @@ def _with_arguments(text, options):
     at = 0
     while found := pattern.search(text, at):
         literal,at = _literal_at(text, found.end()),found.end()
-        if literal is not None: said,end = _as_option(found[1], literal[0]),literal[1]
+        if literal is not None: said,end = _ended(_as_option(found[1], literal[0]), text[literal[1]:]),literal[1]
         elif re.match(r'[`\s.,;:)]|$', text[at:]): said,end = _option_name(found[1]),at
         else: continue
         text = text[:found.start()]+said+text[end:]
@@ -134,4 +139,7 @@ def of_options(
     text = _with_arguments(_with_calls(text, options), options) if options else text
     text = re.sub(r'`(\w+)`', lambda m: _option_name(m[1]) if m[1] in options else m[0], text)
     text = text.replace('Make them by `with_folds` or `with_splits`.', 'balmix-compare makes folds, see --n-folds.')
-    return re.sub(r'`(--[^`]*)`', r'\1', text)
+    text = re.sub(r'`(--[^`]*)`', r'\1', text)
+    # so that what is proposed can be copied as it stands
+    text = re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s,]\S*?))?),\s+(?=--)", r'\1 ', text)
+    return re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s']+?))?)(?<!\.)\.$", r'\1', text)
