@@ -4,15 +4,18 @@
 - `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
 - `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
+- `fastai_balmix.callback.recipe`: What determines a fit, in words that another process can compare.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
 - `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
 - `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
 - `fastai_balmix.commands`: A function as a command: its parameters are options, and help comes at once.
 - `fastai_balmix.compare.before`: What the data are, in a terminal: counts, notes, unreadable files and doubles, and how much there is to train.
+- `fastai_balmix.compare.calibration`: Images of its own for the calibrator of a run.
 - `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
 - `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command; `balmix-data`: what data are, without training anything.
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
+- `fastai_balmix.compare.identity`: What tells a method of your own from another, in this process and in the next.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.names`: What methods and readers are called and take, known before PyTorch is imported.
 - `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
@@ -29,16 +32,29 @@
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
 - `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
+- `fastai_balmix.datasets.cells`: Read a table as text, whatever program wrote it.
+- `fastai_balmix.datasets.classes`: Classes that are too small are named, left out or merged.
+- `fastai_balmix.datasets.columns`: What columns look like: parts, patients, one column for each class, paths.
+- `fastai_balmix.datasets.contents`: What image files hold, in sentences.
 - `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
-- `fastai_balmix.datasets.folders`: Read the images of a folder, or those that a table names.
+- `fastai_balmix.datasets.dicom`: Open the files of scanners and hospital archives.
+- `fastai_balmix.datasets.folders`: Find the images of a folder, and say what else is there.
 - `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
+- `fastai_balmix.datasets.layouts`: Which folders of a tree are classes, which are parts, and what is left out.
 - `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
+- `fastai_balmix.datasets.masks`: Which images are masks of others, and no images of their class.
+- `fastai_balmix.datasets.names`: What folders and columns are called: parts, classes, and the order of grades.
+- `fastai_balmix.datasets.nearby`: Find the files of a table, and name the file that is there where one is not.
+- `fastai_balmix.datasets.overview`: Counts by class and part, and what has to be known before training.
 - `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
 - `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
+- `fastai_balmix.datasets.rows`: Whatever is wrong in a table is said when it is read.
 - `fastai_balmix.datasets.sources`: Every reader by name, cutting to a long tail, and the same data again from a recipe.
 - `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
+- `fastai_balmix.datasets.tables`: Read the images that a table names, with their labels, patients and parts.
+- `fastai_balmix.datasets.trees`: Read the images of a folder with a subfolder for each class.
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
 - `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.
@@ -53,6 +69,8 @@
 - `fastai_balmix.loaders.store`: Items as bytes, in memory of a fixed size that all worker processes share.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
 - `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
+- `fastai_balmix.metrics.activations`: From a network's outputs to probabilities.
+- `fastai_balmix.metrics.cells`: A confusion matrix by its sums, or by its occupied cells.
 - `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.
 - `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than images alone explain.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?

@@ -222,8 +222,9 @@ class LogitAdjustedLoss(ClassLoss):
 class GaussianLabelSmoothing(ClassLoss):
     """Cross-entropy with a soft target for grades: class j of an item of class y gets a share ∝ exp(-(j-y)²/2σ²).
 
-    Galdran et al. 2020. For classes in an order. The shares of a row sum to 1. The authors'
-    released code places every row at class 0; here, as in their paper, row y is centred at y.
+    Galdran et al. 2020. For classes in an order. The shares of a row sum to 1, and row y is centred
+    at y, as in the paper. Of the authors' three repositories with this loss, that of cost-sensitive
+    classification centres every row at class 0, the other two at y; none has rows of sum 1.
     Raises a `ValueError` unless `sigma` is positive."""
     ordered = True
     def __init__(self,

@@ -137,6 +137,17 @@ train_labels(DataLoader(Wrong(), bs=8))''',
             'Checkpoint cannot be combined with SaveModelCallback, whose work it does. Remove one of them.',
             'Both would load the weights of a best epoch in the end.',
             'Leave out `SaveModelCallback`: `monitor=` does its work.'),
+        Message('''learn.fit(1, cbs=Checkpoint('fit.pth'))
+learn.fit(1, cbs=[Checkpoint('fit.pth'), BalancedMixUp()])''',
+            "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got fit.pth, of a fit with no "
+            'BalancedMixUp, instead.',
+            'The file is of a fit with other settings: optimiser, schedule, loss, data or callbacks.',
+            'Another path, or the settings of that fit. To start anew, delete the file.'),
+        Message('BalancedMixUp().loss(torch.zeros(8, 10))',
+            'BalancedMixUp needs a batch in work for `loss(pred)`, but no batch is: call it in an event of a batch, from '
+            '`before_batch` to `after_batch`.',
+            'The mixed loss is that of the batch which a fit is at.',
+            'Call it in a callback, as SAM does in `before_step`.'),
     ],
     'Looking at the data': [
         Message("sampling_probs([], 'class')",
@@ -310,9 +321,10 @@ train_labels(DataLoader(Wrong(), bs=8))''',
     'Predicting and calibrating': [
         Message('adjust_prior([[.5,.2]], [.5,.5])',
             "The 'probs' parameter of adjust_prior must be rows of probabilities: none negative, sum 1. Got [0.5, "
-            "0.2] at index 0 instead.",
+            "0.2] at index 0 instead. If they come from a learner, the outputs of this network are no probabilities; "
+            "state activation=, such as 'softmax'.",
             "These are no probabilities: logits, perhaps, or a sigmoid's.",
-            'Softmax first; `learn.get_preds()` does.'),
+            "Softmax first; `learn.tta_flip(activation='softmax')` does, whatever the loss."),
         Message('adjust_prior(probs, [.5,.5])',
             "The 'from_prior' parameter of adjust_prior must be 3 probabilities, one for each class. Got 2 of them "
             "instead.",
@@ -449,6 +461,28 @@ nominal_prior(DataLoaders(own, own))''',
             "The 'df' parameter of ImageData must be a table with a column 'path'. There are: 'file', 'label'.",
             'The table has no column `path`.',
             "Rename it: `df.rename(columns={'file': 'path'})`."),
+        Message("ImageData(pd.DataFrame(dict(path=['a.png','b.png'], label='polyp', group=[7,None])), ['polyp'], "
+                "root='endoscopy')",
+            'ImageData needs a group of each image, such as its patient, but 1 of 2 have none, first in row 1. With '
+            "missing_group='own' each of them stands for itself.",
+            'The patient of an image is not known.',
+            "Complete the table, or `missing_group='own'`, which a note then tells."),
+        Message("ImageData(pd.DataFrame(dict(path=['a.png'], label='polyp', group=7)), ['polyp'], root='endoscopy', "
+                "missing_group='drop')",
+            "The 'missing_group' parameter of ImageData must be 'error', or 'own', which lets each image without a "
+            "group stand for itself. Got 'drop' instead.",
+            'There are two ways with images whose patient is not known.',
+            "`'own'`."),
+        Message("images.without('heathy')",
+            "The 'names' parameter of ImageData.without must be classes of endoscopy. Got 'heathy' instead. Did you "
+            "mean 'healthy'?",
+            'There is no class of that name.',
+            'One of the names in the message.'),
+        Message("images.merged({'other': ['heathy','polyp']})",
+            "The 'classes' parameter of ImageData.merged must be classes of endoscopy. Got 'heathy' instead. Did you "
+            "mean 'healthy'?",
+            'There is no class of that name.',
+            'One of the names in the message.'),
         Message('images.dataloaders(fold=1)',
             "The 'fold' parameter of ImageData.dataloaders must be None, as the data have no folds. Got 1 instead.",
             'The data have no folds.',
@@ -484,10 +518,15 @@ nominal_prior(DataLoaders(own, own))''',
             'One fold is no cross-validation.',
             '5, or `split_off` for a single split.'),
         Message('fold_numbers([0,0,0,1], n_folds=2)',
-            "The 'y' parameter of fold_numbers must be classes with at least two images each, so that one can be "
-            "trained on while the other is reported. Got 1 with 1 image instead.",
+            'fold_numbers needs two images or more of each class, so that one is trained on while the other is '
+            'reported, but class 1 has 1 image; 2 folds need 2. Leave it out, or merge it with another class.',
             'A class that has a single item cannot be trained on and reported.',
-            'Leave the class out, or join it with another.'),
+            "`data.without('polyp')`, or `data.merged({'other': ['polyp','ulcer']})`."),
+        Message("fold_numbers([0,0,1,1], groups=['ada','ben','ada','unknown'], n_folds=2)",
+            "The 'groups' parameter of fold_numbers must be one value for each item. Got 'unknown' at index 3, which "
+            'says that it is missing, instead.',
+            'The patient of an image is not known, or the word that stands there says so.',
+            "Give each such image a name of its own; `ImageData(..., missing_group='own')` does so."),
     ],
     'Comparing': [
         Message("compare(images.with_folds(2), methods='balmix_02', out='results')",

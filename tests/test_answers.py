@@ -4,7 +4,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from fastai_balmix.report.answers import against_rest, auroc_interval, recall_change
+from fastai_balmix.metrics.intervals import share_intervals
+from fastai_balmix.metrics.scores import wilson
+from fastai_balmix.report.answers import against_rest, auroc_interval, network_answers, recall_change
 
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -55,3 +57,91 @@ def test_answers_for_the_same_image_do_not_make_it_surer():
     s = y+rng.normal(size=60)
     close(auroc_interval(np.tile(s, 5), np.tile(y, 5), np.tile(np.arange(60), 5)), auroc_interval(s, y))
     assert np.isnan(auroc_interval(s, np.ones(60, bool)).value)
+
+def test_areas_are_weighted_as_the_curve_is_where_images_have_unlike_numbers_of_answers():
+    rng = np.random.default_rng(3)
+    items = np.repeat(np.arange(60), rng.integers(1, 5, 60))
+    y = items<20
+    s = y+rng.normal(size=len(items))
+    weight = 1/np.bincount(items)[items]
+    close(auroc_interval(s, y, items).value, sk.roc_auc_score(y, s, sample_weight=weight))
+
+def alike(rng, n_groups, size, p):
+    "Right answers for images of which all of a group are answered alike"
+    return np.repeat(rng.random(n_groups)<p, size)
+
+def test_intervals_of_shares_count_patients():
+    rng,held,of_images,sims = np.random.default_rng(4),0,0,1500
+    groups = np.arange(60*5)//5
+    for _ in range(sims):
+        parts = [(alike(rng, 60, 5, p)*on, on) for p,on in ((.8,groups<45), (.6,groups>=45))]
+        low,high = share_intervals(parts, groups)
+        held += ((low<=[.8,.6]) & (high>=[.8,.6])).mean()
+        low,high = wilson([h.sum() for h,_ in parts], [o.sum() for _,o in parts])
+        of_images += ((low<=[.8,.6]) & (high>=[.8,.6])).mean()
+    # four standard deviations of a share of 1500; few groups may make it a little wide
+    assert .95-4*np.sqrt(.95*.05/sims)-.005<held/sims<.99 and of_images/sims<.75
+
+def test_intervals_of_shares_whose_images_are_not_alike_are_nearly_wilson_s():
+    rng,held,sims,wider = np.random.default_rng(5),0,1000,[]
+    groups = np.arange(200)//2
+    for _ in range(sims):
+        right = rng.random(200)<.7
+        low,high = share_intervals([(right, np.ones(200))], groups)
+        held += low[0]<=.7<=high[0]
+        a,b = wilson(right.sum(), 200)
+        wider.append((high[0]-low[0])/(b-a))
+    assert abs(held/sims-.955)<.025 and .99<np.mean(wider)<1.06
+
+def test_a_class_that_was_always_right_learns_from_the_others_how_alike_patients_are():
+    rng = np.random.default_rng(6)
+    groups = np.arange(400)//4
+    rare = groups<6
+    def of_rare(right): return share_intervals([(right*~rare, ~rare), (1.*rare, rare)], groups)[0][1]
+    assert of_rare(alike(rng, 100, 4, .7))<of_rare(rng.random(400)<.7)-.05
+    assert wilson(6, 6)[0]-.15<of_rare(alike(rng, 100, 4, .7))<wilson(24, 24)[0]
+
+def test_areas_of_patients():
+    "With several images of a patient the area is known as by one image of each, if they have one score"
+    rng = np.random.default_rng(7)
+    y = np.repeat([True,False], [20,40])
+    s = y+rng.normal(size=60)
+    four,groups = np.repeat(s, 4),np.repeat(np.arange(60), 4)
+    close(auroc_interval(four, np.repeat(y, 4), groups=groups), auroc_interval(s, y))
+    held,sims,true = 0,400,stats.norm.cdf(1/np.sqrt(2))
+    for _ in range(sims):
+        eyes = np.repeat(rng.normal(size=80), 2)*.8+.6*rng.normal(size=160)
+        sick = rng.random(160)<.35 # one eye of a patient may be sick alone
+        a = auroc_interval(eyes+sick, sick, groups=np.arange(160)//2)
+        held += a.low<=true<=a.high
+    assert abs(held/sims-.95)<4*np.sqrt(.95*.05/sims)+.01
+
+def test_changes_of_recall_count_patients():
+    y = np.zeros(80, int)
+    after,before = np.repeat([1,0,1,1], 20),np.repeat([0,0,1,0], 20)
+    by_image = recall_change(after, before, y)
+    by_patient = recall_change(after, before, y, groups=np.arange(80)//4)
+    close(by_patient.change, by_image.change)
+    assert (by_patient.high-by_patient.low).iloc[0]>1.6*(by_image.high-by_image.low).iloc[0]
+
+def test_a_report_counts_patients_wherever_it_shows_an_interval():
+    "Four times the same image of each patient is one image of each, to within what 80 patients tell"
+    rng = np.random.default_rng(8)
+    targs = rng.integers(0, 3, 80)
+    probs = rng.dirichlet(np.ones(3), 80)*.6+.4*np.eye(3)[np.where(rng.random(80)<.6, targs, (targs+1)%3)]
+    def run(times, groups):
+        many = np.arange(80).repeat(times)
+        return dict(targs=targs[many], paths=np.arange(len(many)).astype(str), groups=groups, shares=np.ones(3)/3,
+                    probs={'as trained':probs[many]})
+    one,four = (network_answers('net', [run(n, np.arange(80).repeat(n).astype(str))], ['a','b','c'], group=[1], at=.3)
+                for n in (1,4))
+    naive = network_answers('net', [run(4, None)], ['a','b','c'], group=[1], at=.3)
+    def widths(net):
+        at = net['detection']['points']['as trained']
+        shares = [net['detection']['auroc'],*(at[o] for o in ('sensitivity','specificity','ppv','npv'))]
+        rows = net['per_class']
+        cells = [o[f'{c}_high']-o[f'{c}_low'] for o in rows for c in ('recall','precision','specificity')]
+        return np.array([high-low for _,low,high in shares]+cells)
+    ratio = widths(four)/widths(one)
+    assert (ratio>.85).all() and (ratio<1.15).all(), ratio
+    assert (widths(naive)/widths(one)<.65).all()

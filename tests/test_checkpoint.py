@@ -22,6 +22,7 @@ import pytest
 import torch
 from conftest import warm_call
 from fastai.callback.mixup import MixUp
+from fastai.callback.progress import CSVLogger
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.metrics import accuracy, error_rate
@@ -39,7 +40,8 @@ from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.compare.methods import Training, find_method, method_table
 from fastai_balmix.datasets.longtail import digits_lt
 from fastai_balmix.files import DiskFull, write_file
-from fastai_balmix.metrics.learner import imbalance_metrics
+from fastai_balmix.metrics.learner import MCC, BrierError, CalibrationError, ConfusionMetric, imbalance_metrics
+from fastai_balmix.metrics.scores import mcc
 
 
 def seed_all(seed):
@@ -366,7 +368,8 @@ def test_nothing_is_trained_where_all_was_done(tmp_path):
     states = [json.loads(random_state(o)) for o in (learn,again)]
     assert {'python','numpy','torch','loader 0.rng'}<=states[1].keys()
     assert all(states[0][k]==v for k,v in states[1].items())
-    quiet_fit(again, 4, cbs=ck1) # the same learner and callback once more
+    with again.no_bar(), again.no_logging(): # the same learner and callback once more
+        again.fit_one_cycle(4, cbs=[BalancedMixUp(1.),ck1])
     assert not batches and ck1.history==ck.history
 
 def test_predictions_between_fits_are_not_touched(tmp_path):
@@ -390,7 +393,7 @@ def scored(values, path, cut=None, monitor='score'):
     "A fit whose metric takes `values`, cut short after epoch `cut` and gone on with; and the weights of each epoch"
     weights = {}
     for stop in [cut,None] if cut is not None else [None]:
-        learn = make_learner(ds=partial(Points, (8,4,2,2)), metrics=[fv.ValueMetric(None, 'score')])
+        learn = make_learner(ds=partial(Points, (8,4,2,2)), metrics=[fv.ValueMetric(None, monitor or 'score')])
         learn.metrics[0].func = lambda learn=learn: values[learn.epoch]
         ck = Checkpoint(path, monitor=monitor)
         def keep(self): weights[self.learn.epoch] = {k: v.clone() for k,v in self.model.state_dict().items()}
@@ -417,6 +420,37 @@ def test_the_first_of_the_best_epochs_is_restored(tmp_path_factory, values, cut)
     assert ck.best==best
     for k,v in learn.model.state_dict().items(): assert torch.equal(v, weights[best][k])
 
+@settings(max_examples=15)
+@example([np.nan,.5,.5], 1)
+@example([.5,np.nan,.5], 2)
+@example([np.inf,3.], 1)
+@example([np.nan,np.inf,1.], 2)
+@given(st.lists(st.sampled_from([np.nan,0.,.25,.5,-1.]), min_size=2, max_size=4), st.integers(0, 3))
+def test_of_an_error_the_first_of_the_lowest_is_restored(tmp_path_factory, values, cut):
+    path = tmp_path_factory.mktemp('best')/'a.pth'
+    learn,ck,weights = scored(values, path, min(cut, len(values)-1) or None, 'my_error')
+    best = 0
+    for i,v in enumerate(values):
+        if v < (np.inf if np.isnan(values[best]) else values[best]): best = i
+    assert ck.best==best and ck.keeps=='lowest'
+    for k,v in learn.model.state_dict().items(): assert torch.equal(v, weights[best][k])
+
+@pytest.mark.parametrize('metric,keeps', [(error_rate,'lowest'), (fv.Perplexity(),'lowest'), (fv.rmse,'lowest'),
+    (fv.mse,'lowest'), (fv.ValueMetric(None, 'val_loss_ema'),'lowest'), (fv.ValueMetric(None, 'MeanAbsError'),'lowest'),
+    (CalibrationError(),'lowest'), (BrierError(),'lowest'), (ConfusionMetric(len, 'total error'),'lowest'),
+    (accuracy,'highest'), (MCC(),'highest'), (ConfusionMetric(mcc, 'no_error_at_all'),'highest'),
+    (fv.F1Score(average='macro'),'highest'), (fv.ValueMetric(None, 'maes'),'highest')])
+def test_the_direction_is_that_of_the_metric_and_said(metric, keeps, tmp_path, capsys):
+    learn = make_learner(metrics=[metric])
+    name = str(learn.metrics[0].name)
+    ck = Checkpoint(tmp_path/'a.pth', monitor=name)
+    class Stop(fv.Callback):
+        def before_epoch(self): raise fv.CancelFitException
+    with learn.no_bar(): learn.fit(1, cbs=[Stop(),ck])
+    assert ck.keeps==keeps and f'Checkpoint keeps the epoch with the {keeps} {name}.' in capsys.readouterr().out
+    quiet_fit(learn, 1, [Stop(),Checkpoint(tmp_path/'a.pth', monitor=name)])
+    assert 'keeps' not in capsys.readouterr().out
+
 def test_without_a_metric_the_last_weights_stay(tmp_path):
     learn,ck,weights = scored([.9,.5,.1], tmp_path/'a.pth', 1, monitor=None)
     assert ck.best==2
@@ -428,7 +462,7 @@ def test_metrics_of_the_training_part_are_told_apart(tmp_path):
         learn.recorder.train_metrics = True
         return learn
     _,ck = go(tmp_path/'a.pth', make, monitor='valid_error_rate')
-    assert ck.best==int(np.argmax([row['valid_error_rate'] for row in ck.history]))
+    assert ck.best==int(np.argmin([row['valid_error_rate'] for row in ck.history])) and ck.keeps=='lowest'
     for nm in 'train_loss','valid_loss':
         with pytest.raises(ValueError, match='one of the metrics'): go(tmp_path/'b.pth', make, monitor=nm)
     def only_train():
@@ -557,6 +591,81 @@ def test_files_of_other_fits_are_refused(tmp_path):
         go(tmp_path/'a.pth', partial(make_learner, net=bn_net), n=3)
     with pytest.raises(ValueError, match="The 'path' parameter of Checkpoint must be a file of this fit"):
         go(tmp_path/'a.pth', partial(make_learner, splitter=lambda m: [fv.params(m[0]),fv.params(m[3])]), n=3)
+
+class Mine(fv.Callback):
+    "A callback of one's own with a setting"
+    def __init__(self, level): self.level = level
+
+def smoothed(weight): return partial(nn.CrossEntropyLoss, weight=torch.tensor(weight))
+# What the second process has otherwise, and what is said of the file of the first
+other_fits = {
+    'optimiser': (dict(make=partial(make_learner, opt_func=fv.Adam)), 'another optimiser ('),
+    'its arguments': (dict(make=partial(make_learner, opt_func=partial(fv.SGD, mom=.5))), 'another optimiser ('),
+    'torch optimiser': (dict(make=partial(make_learner, opt_func=partial(fv.OptimWrapper, opt=torch.optim.SGD))),
+        'another optimiser'),
+    'learning rate': (dict(lr_max=.02), 'another schedule'),
+    'schedule': (dict(lr_max=.1, pct_start=.6), 'another schedule'),
+    'no schedule': (dict(fit='fit', lr=.05), 'schedule'),
+    'weight decay': (dict(wd=.3), 'another weight decay ([0.0], and not [0.3])'),
+    'loss': (dict(make=partial(make_learner, loss_func=fv.FocalLossFlat)), 'another loss'),
+    'weights of the loss': (dict(make=partial(make_learner, loss_func=smoothed([1.,2,3,5]))), 'another loss'),
+    'smoothing': (dict(make=partial(make_learner, loss_func=partial(nn.CrossEntropyLoss, label_smoothing=.2))),
+        'another loss'),
+    'fewer items': (dict(make=partial(make_learner, ds=partial(Noisy, (28,14,6,2)))), 'another training set ('),
+    'batch size': (dict(make=partial(make_learner, loaders=lambda ds: (seeded_dl(ds, 16),
+        seeded_dl(ds, 32, shuffle=False)))), 'another training set ('),
+    'validation': (dict(make=partial(make_learner, loaders=lambda ds: (seeded_dl(ds),
+        seeded_dl(Noisy((5,5,5,5)), 32, shuffle=False)))), 'another validation set ('),
+    'draws': (dict(make=partial(make_learner, loaders=lambda ds: fv.DataLoaders(seeded_dl(ds),
+        seeded_dl(ds, 32, shuffle=False)).weighted('class').loaders)), 'another training set ('),
+    'alpha': (dict(cbs=lambda: [BalancedMixUp(.4, seed=1),Mine(1)]), 'another BalancedMixUp'),
+    'per item': (dict(cbs=lambda: [BalancedMixUp(1., per_item=True, seed=1),Mine(1)]), 'another BalancedMixUp'),
+    'another callback': (dict(cbs=lambda: [Remix(seed=1),Mine(1)]), 'BalancedMixUp and no Remix'),
+    'no callback': (dict(cbs=lambda: [Mine(1)]), 'BalancedMixUp'),
+    'accumulation': (dict(cbs=lambda: [BalancedMixUp(1., seed=1),Mine(1),GradientAccumulation(16)]),
+        'no GradientAccumulation'),
+    'one of mine': (dict(cbs=lambda: [BalancedMixUp(1., seed=1),Mine(2)]),
+        """another Mine ([{"level": 1}], and not [{"level": 2}])"""),
+    'monitor': (dict(make=partial(make_learner, metrics=[accuracy,error_rate]), monitor='error_rate'),
+        'another monitor (accuracy, and not error_rate)')}
+
+def first_fit(path, **kwargs):
+    return go(path, **{'cbs':lambda: [BalancedMixUp(1., seed=1),Mine(1)], 'lr_max':.1, 'n':2, **kwargs})
+
+@pytest.fixture(scope='module')
+def one_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp('recipe')/'a.pth'
+    with pytest.raises(KeyboardInterrupt): first_fit(path, more=[Cut(1)])
+    return path
+
+@pytest.mark.parametrize('case', other_fits)
+def test_a_file_of_another_recipe_is_refused(case, one_file):
+    kwargs,words = other_fits[case]
+    if kwargs.get('fit')=='fit': kwargs = {**kwargs, 'lr_max':None}
+    before = one_file.read_bytes()
+    args = {'cbs':lambda: [BalancedMixUp(1., seed=1),Mine(1)], 'lr_max':.1, 'n':2, **kwargs}
+    if args['lr_max'] is None: del args['lr_max']
+    with pytest.raises(ValueError) as e: go(one_file, **args)
+    said = str(e.value)
+    assert "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got a.pth" in said
+    assert f'of a fit with {words}' in said and said.endswith(', instead.') and one_file.read_bytes()==before
+
+def test_what_does_not_determine_a_fit_may_differ(one_file, tmp_path):
+    shutil.copy(one_file, tmp_path/'a.pth')
+    def resumed(*cbs): return len(first_fit(tmp_path/'a.pth', cbs=lambda: cbs)[1].history)
+    # a callback of one's own that is gone, a log that has come
+    assert resumed(BalancedMixUp(1., seed=1), CSVLogger(tmp_path/'log.csv'))==2
+    # a file of an earlier version says nothing
+    state = torch.load(one_file, weights_only=True)
+    del state['recipe']
+    torch.save(state, tmp_path/'a.pth')
+    assert resumed(BalancedMixUp(.4, seed=1))==2
+
+def n_epochs_of_first_fit(path): return len(first_fit(path)[1].history)
+
+def test_the_same_call_has_the_same_recipe_in_another_process(one_file, tmp_path):
+    shutil.copy(one_file, tmp_path/'a.pth')
+    assert warm_call(n_epochs_of_first_fit, tmp_path/'a.pth')==2
 
 def test_a_damaged_file_is_as_none(tmp_path):
     a = go(tmp_path/'a.pth', n=2)

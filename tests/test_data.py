@@ -20,7 +20,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from fastai_balmix.datasets import published as module
-from fastai_balmix.datasets.folders import from_csv, from_folder_table
 from fastai_balmix.datasets.images import ArrayImages
 from fastai_balmix.datasets.longtail import tail_counts
 from fastai_balmix.datasets.published import (
@@ -35,6 +34,8 @@ from fastai_balmix.datasets.published import (
 )
 from fastai_balmix.datasets.sources import long_tail, read_data, readers
 from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.datasets.tables import from_csv
+from fastai_balmix.datasets.trees import from_folder_table
 
 pixels = (load_digits().images*255/16).astype(np.uint8)
 drawn = iter(np.random.default_rng(0).integers(0, 256, (20_000,4,4), dtype=np.uint8))
@@ -656,7 +657,7 @@ def test_numbered_classes_are_in_the_order_of_numbers(tmp_path):
     (lambda r: from_folder_table(r, group='(cat'),
         r"must be a regular expression or a function of the path. Got '\(cat' instead"),
     (lambda r: from_folder_table(r, group=3), "must be a regular expression or a function of the path. Got 3 instead"),
-    (lambda r: from_folder_table(r, vocab=['cat','cow']), "labels of the vocabulary. Got 'dog' instead"),
+    (lambda r: from_folder_table(r, vocab=['cat','cow']), "must name every class of .*. Got none for 'dog' instead"),
     (lambda r: from_folder_table(r, verify='yes'), "must be True or False. Got 'yes'"),
 ])
 def test_folders_in_disorder(tmp_path, call, words):
@@ -687,7 +688,8 @@ def test_tables_are_read_whatever_separates_columns(tmp_path, sep, encoding):
     assert data.df.label.tolist()==['ok' if i%3 else 'ill' for i in n]
     assert data.groups.tolist()==[f'p{i//2}' for i in n]
     assert data.df.split.tolist()==[['train','valid','test'][i//2%3] for i in n]
-    assert from_csv(str(fn), sep=sep).fingerprint==from_csv(fn).fingerprint
+    without = dict(split='none', fold='none')
+    assert from_csv(str(fn), sep=sep, **without).fingerprint==from_csv(fn, **without).fingerprint
     again(data)
     folds = from_csv(fn, fold='cv', group='patient', vocab=['ok','ill'], ordered=True)
     assert folds.df.fold.tolist()==[i//2%3+1 for i in n]
@@ -728,26 +730,27 @@ def test_nothing_in_a_table_is_run(tmp_path, csv):
     (dict(sep=';'), "needs a column 'path' in t.csv"),
     (dict(split='part', fold='cv'), "'fold' parameter of from_csv must be None where `split` is given. Got 'cv'"),
     (dict(root='/nowhere/x'), "'root' parameter of from_csv must be a folder that is there. Got /nowhere/x"),
-    (dict(vocab=['ok','ills']), "labels of the vocabulary. Got 'ill' instead. Did you mean 'ills'"),
+    (dict(vocab=['ok','ills']), "must name every class of t.csv, column 'label'. Got none for 'ill' instead. Did you "
+        "mean 'ills'"),
     (dict(fold='patient'), "a fold in each row, numbered from 1. Got 'p0'"),
-    (dict(split='patient'), "splits named 'train', 'valid', 'test'. Got 'p0'"),
+    (dict(split='patient'), r"parts to train on and to test on, but t.csv, column 'patient', has 'p0' \(2 images\)"),
     (dict(group='label', split='part'), "groups that each lie in one part. Got 'ill' with items in train and valid "),
 ])
 def test_tables_in_disorder(tmp_path, kwargs, words):
     with pytest.raises(ValueError, match=words): from_csv(csv_tree(tmp_path), **kwargs)
 
-label_missing = "a table with a label in each row. Got none in row 0 of the column 'label'"
+label_missing = "a label in each row, but t.csv, column 'label', has none in 1 of 1 rows: row 2"
 no_table = "from_csv cannot read t.csv as a table"
 
 @pytest.mark.parametrize('text,words', [
     ('', no_table),
     ('path,label\nx,\n', label_missing),
     ('path,label\nx\n', label_missing),
-    ('path,label\nx,a\n,b\n', "a table with a path in each row. Got none in row 1"),
+    ('path,label\nx,a\n,b\n', "a path in each row, but t.csv, column 'path', has none in 1 of 2 rows: row 3"),
     ('path,label\nx,a\nx,b\n', "each path once. Got 'x'"),
     ('path,label\n', "a table of at least one image. Got none"),
     ('path,label\nx,a,b\n', no_table),
-    ('path,label\nx,\xe4\n'.encode('latin-1'), no_table),
+    ('path,label\nx,a\n'.encode('utf-16-le'), 'it holds zero bytes. Is it UTF-16'),
 ])
 def test_tables_that_are_no_tables(csv, text, words):
     csv.write_bytes(text if isinstance(text, bytes) else text.encode())

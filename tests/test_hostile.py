@@ -19,8 +19,9 @@ from PIL import Image
 
 from fastai_balmix.compare.config import make_model
 from fastai_balmix.compare.results import read_failures, read_predictions
-from fastai_balmix.datasets.folders import from_csv, from_folder_table
 from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.datasets.tables import from_csv
+from fastai_balmix.datasets.trees import from_folder_table
 
 modules = sorted((root/'fastai_balmix').rglob('*.py'))
 

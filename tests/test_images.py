@@ -27,7 +27,8 @@ from toys import equal, must_be
 
 from fastai_balmix.datasets import verify as module
 from fastai_balmix.datasets.images import ArrayImages, as_rgb, open_image, Reading
-from fastai_balmix.datasets.table import ImageData, check_columns
+from fastai_balmix.datasets.rows import check_columns
+from fastai_balmix.datasets.table import ImageData
 
 digit = load_digits()
 pixels = (digit.images*255/16).astype(np.uint8)
@@ -162,9 +163,10 @@ def test_bad_arguments_of_its_parts():
 def test_what_is_right_is_kept():
     df = table('ab', group=['p','q'], split=['train','extra'], camera=['x','y'])
     df.index = [7,9]
+    unused = "Parts that are not used: 'extra' (1 image). Known are 'train', 'valid' and 'test'."
     data = ImageData(df, ['b','a'], ordered=True, images=keys, notes='One note.')
     assert data.y.tolist()==[1,0] and data.y.dtype==np.int64 and data.counts.tolist()==[1,1] and len(data)==2
-    assert data.groups.tolist()==['p','q'] and data.folds==[] and data.notes==['One note.']
+    assert data.groups.tolist()==['p','q'] and data.folds==[] and data.notes==['One note.', unused]
     assert data.df.index.tolist()==[0,1] and data.df.camera.tolist()==['x','y'] and df.index.tolist()==[7,9]
 
 def test_a_group_may_lie_in_parts_that_are_not_used():
@@ -191,7 +193,10 @@ def test_the_summary_counts(tmp_path):
     assert lines[5].split()==['all','3','1','2','1','7','100.0%']
     assert lines[6:]==[
         'Groups: 5, of 1 to 2 images; none in two parts.', 'Missing files: 1, such as x2.png.',
-        'Classes without an image: all.', 'Folds are by image.']
+        'Classes without an image: all.',
+        "Classes without a training image: b. Leave it out with data.without('b'), or merge it with data.merged(...).",
+        "Classes without an image in 'test': a.", 'Folds are by image.',
+        "Parts that are not used: 'other' (1 image). Known are 'train', 'valid' and 'test'."]
     assert repr(data)==data.summary()
     assert data.missing==['x2.png']
 
@@ -683,7 +688,7 @@ def test_processes_find_the_same(broken):
 def count_looks(monkeypatch):
     seen = []
     look = module._look
-    monkeypatch.setattr(module, '_look', lambda fn: seen.append(Path(fn).name) or look(fn))
+    monkeypatch.setattr(module, '_look', lambda fn, **kwargs: seen.append(Path(fn).name) or look(fn, **kwargs))
     return seen
 
 def test_what_was_found_is_kept(tmp_path, monkeypatch):
@@ -696,7 +701,7 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     assert len(seen)==4 and again.opened==0
     pd.testing.assert_frame_equal(first.bad, again.bad)
     kept = pd.read_csv(tmp_path/'.balmix_verified.csv')
-    assert kept.columns.tolist()==['path','size','mtime_ns','sha256','problem']
+    assert kept.columns.tolist()[:5]==['path','state','sha256','frame','problem']
     assert kept.path.tolist()==[f'x{i}.png' for i in range(4)]
     assert not [o for o in os.listdir(tmp_path) if o.startswith('.balmix') and o!='.balmix_verified.csv']
     # mended with the same size: its date tells
@@ -713,7 +718,8 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and not seen
 
 @pytest.mark.parametrize('text', [
-    '', 'x', 'path,size\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff'])
+    '', 'x', 'path,state\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff',
+    'path,state,sha256,frame,problem,kind,low,high,least,most,frames,window\nx0.png,1,a,,,8 bits,low,,,,,\n'])
 def test_a_kept_table_that_is_none_is_made_anew(tmp_path, text):
     df = on_disk(tmp_path, 'ab')
     (tmp_path/'.balmix_verified.csv').write_text(text)

@@ -165,7 +165,8 @@ def test_imports_are_requirements():
     needs = [re.match(r'[\w-]+', o)[0].replace('-','_') for o in cfg['DEFAULT']['requirements'].split()]
     brought = 'fastcore','fastprogress','torchvision','PIL','markupsafe','sklearn','yaml'
     in_notebooks = 'IPython' # is imported only where a notebook runs
-    known = {*sys.stdlib_module_names, *needs, *brought, 'fastai_balmix', in_notebooks}
+    extra = 'pydicom' # is imported only where a DICOM file is opened
+    known = {*sys.stdlib_module_names, *needs, *brought, 'fastai_balmix', in_notebooks, extra}
     for p in package.rglob('*.py'):
         used = {o.split('.')[0] for o in imports(p)}
         assert used <= known, f'{p.name} imports {sorted(used-known)}, which a plain install does not bring'

@@ -322,8 +322,11 @@ def test_calibration_is_of_the_selection_split_alone(every):
     # the temperature and prior maximise the likelihood there, so that a small change of them makes it worse
     res = every[0]
     run = res.df.run[res.df.method=='instance'].iloc[0]
-    r,p = res.record(run),res.predictions(run, 'select')
-    probs,t = p['probs']['as trained'].astype(float),p['targs']
+    r = res.record(run)
+    with np.load(res.folder/'runs'/run/'predictions.npz') as f:
+        probs,t,paths = (f[f'select/calibration/{o}'] for o in ('probs','targs','paths'))
+        assert {*paths}=={*f['select/paths']} and len(paths)==len(f['select/paths'])
+    probs = probs.astype(float)
     counts = np.array(r['train_shares'])
     own = np.bincount(t, minlength=4)/len(t)
     def cost(prior, temp):
@@ -470,8 +473,12 @@ def test_functions_are_told_apart_by_source_and_by_what_they_hold():
     seen = []
     f = holding(seen)
     key = method_key(f)
-    seen.append(1) # what a method writes down while it runs is no other method
-    assert method_key(f)==key
+    seen.append(1) # contents count; a method that writes down what it does while it runs has a version
+    assert method_key(f)!=key
+    def version_key(): return base_run(method=Method('m', f, 'x', version=1)).key
+    key = version_key()
+    seen.append(2)
+    assert version_key()==key
     assert base_run(method=Method('n', f, 'x')).key!=key
 
 def test_functions_that_hold_one_another():

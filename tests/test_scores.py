@@ -546,8 +546,8 @@ def drawn_matrices(p, t, score=mcc, **kwargs):
     return np.concatenate([o.reshape(-1, *o.shape[-2:]) for o in keep if o.ndim>2])
 
 def test_groups_are_weighted_whole_and_one_of_each_class_is_imagined():
-    """Group i is 2^i items in a place of its own, so that a matrix tells its weight. Weights are exponential, and what is
-    imagined is as large as a group: right, as 2 of 2 would be on average, in a share of it that is drawn"""
+    """Group i is 2^i items in a place of its own, so that a matrix tells its weight. Weights are exponential, and what
+    is imagined is as large as a group: right, as 2 of 2 would be on average, in a share of it that is drawn"""
     g = np.repeat(np.arange(8), 2**np.arange(8))
     cm = drawn_matrices(g, g, groups=g.astype(str), n=5000)
     times = np.diagonal(cm, axis1=1, axis2=2)/2**np.arange(8)

@@ -236,8 +236,9 @@ def test_small_classes_are_named_once():
     g = [*range(10), 10,10,11,11, 12,13,14]
     with pytest.warns(UserWarning) as seen: fold_numbers(y, g, 5, names=['none','mild','severe'])
     assert [str(o.message) for o in seen]==[
-        "fold_numbers: some of the 5 folds will be reported without a class that has fewer groups: "
-        "'mild' with 2, 'severe' with 3 groups."]
+        'fold_numbers: mild has images of 2 groups (patients), severe has images of 3 groups (patients); 5 folds need '
+        "5, so some folds will be reported without one of them. Leave them out with data.without('mild', 'severe'), or "
+        'merge them with data.merged(...).']
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         fold_numbers(y, g, 2)
@@ -252,13 +253,10 @@ abc = ['a','b','c']
     (lambda f: f([0]*6+[1]*6, [1]*4+[2]*8, 3), 'n_folds', "at most 2, the number of groups. Got 3"),
     (lambda f: f([], n_folds=2), 'n_folds', "at most 0, the number of images"),
     (lambda f: f([], [], n_folds=2), 'n_folds', "at most 0, the number of groups"),
-    (lambda f: f([0]*4+[1]*3+[2], n_folds=2, names=abc), 'y',
-        "classes with at least two images each, .* Got 'c' with 1 image instead"),
-    (lambda f: f([0]*4+[1,2], n_folds=2), 'y', ".* Got 1 with 1, 2 with 1 images instead"),
     (lambda f: f([0,3], n_folds=2, names=['a','b']), 'y', r"ints in the range \[0, 1\]. Got 3 at index 1"),
     (lambda f: f([0,1,1,2,2,0], list('xxyyzz'), 2, names=abc), 'groups',
         "groups that can be dealt so that each class lies in two folds or more. "
-        "Got '[abc]' with 2 groups, all in one fold"),
+        r"Got [abc] has images of 2 groups \(patients\), all in one fold, instead. Leave it out with data.without"),
     (lambda f: f([0,0,1,1], [1,1,2], 2), 'groups', r"4 values, one for each item. Got an array of shape \(3,\)"),
     (lambda f: f([0,0], n_folds=2, seed=-1), 'seed', ''),
 ])
@@ -285,6 +283,18 @@ def test_bad_arguments_of_the_others():
     one_part = r"groups that each lie in one part. Got 'a' with items in 1 and 3 \(2 such groups\)"
     with pytest.raises(ValueError, match=must_be('mine', 'groups', one_part)):
         check_groups(['a','b','a','b'], [1,2,3,1], 'mine')
+
+@pytest.mark.parametrize('y,groups,names,words', [
+    ([0]*4+[1]*3+[2], None, abc, "two images or more of each class, so that one is trained on while the other is "
+        "reported, but c has 1 image; 2 folds need 2. Leave it out with data.without('c'), or merge it with data"),
+    ([0]*4+[1,2], None, abc, "but b has 1 image, c has 1 image; 2 folds need 2. Leave them out with "
+        "data.without('b', 'c'), or merge them with data.merged(...)."),
+    ([0]*4+[1]*4, [1,2,3,4]+[5]*4, abc, "two groups or more of each class, so that one is trained on while the other "
+        "is reported, but b has images of 1 group (patient); 2 folds need 2. Leave it out with data.without('b'), or"),
+    ([0]*4+[1], None, None, 'but class 1 has 1 image; 2 folds need 2. Leave it out, or merge it with another class.')])
+def test_a_class_that_cannot_be_dealt_is_named_with_the_ways_out(y, groups, names, words):
+    with pytest.raises(ValueError) as e: fold_numbers(y, groups, 2, names=names)
+    assert str(e.value).startswith('fold_numbers needs two') and words in str(e.value)
 
 def test_classes_that_are_named_but_absent_are_no_error():
     with warnings.catch_warnings(action='error'):

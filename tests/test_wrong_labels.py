@@ -335,6 +335,27 @@ def test_what_draws_as_the_data_are_raises_no_alarm(case):
     np.testing.assert_allclose(nominal_prior(dls), COUNTS/510, rtol=0, atol=chance)
     assert alarms(dls)==[]
 
+@pytest.mark.parametrize('case', [*drawing,*not_drawing])
+def test_the_distribution_that_is_shown_is_that_of_what_is_drawn(case):
+    dls = dls_of({**drawing, **not_drawing}[case])
+    got = class_distribution(dls, alpha=1.).balmix.sort_index()
+    np.testing.assert_allclose(got, 510*(nominal_prior(dls)/2 + 1/8))
+
+def test_the_distribution_of_unknown_draws_must_be_stated():
+    dls = dls_of(lambda ds: torch_loader(ds, Secret(ds)))
+    with pytest.raises(ValueError, match="The 'drawn' parameter of class_distribution must be the share of each class"):
+        class_distribution(dls)
+    got = class_distribution(dls, alpha=1., drawn=[.4,.3,.2,.1]).balmix.sort_index()
+    np.testing.assert_allclose(got, 510*(np.array([.4,.3,.2,.1])/2 + 1/8))
+
+def test_the_distribution_of_several_labels_that_are_drawn():
+    "Half of the items have the first of two labels, a quarter the second as well, and the others none"
+    rows = np.array([[1,0],[1,1],[0,0],[0,0]]*6)
+    ds = [(torch.zeros(6), torch.tensor(o).float()) for o in rows]
+    sampler = weighted_sampler(np.array([1.,3.,0.,0.]*6), 24)
+    got = class_distribution(dls_of(lambda ds: torch_loader(ds, sampler), ds), alpha=0.)
+    np.testing.assert_allclose(got.balmix.sort_index()[['0','1']], [24,18])
+
 @pytest.mark.parametrize('case', ['Balancing','Batches','BalancingDL'])
 def test_counting_changes_no_state_and_opens_nothing(case):
     dls = dls_of(drawing[case])

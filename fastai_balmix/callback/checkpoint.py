@@ -25,6 +25,7 @@ __all__ = ['random_state', 'set_random_state', 'Checkpoint']
 import io
 import json
 import random
+import re
 import time
 import warnings
 from collections import Counter
@@ -37,6 +38,7 @@ from ..checks import bad_argument,check
 from ..files import write_file
 from ..loaders.labels import item_loader
 from ..loaders.extend import generator_types
+from .recipe import fit_recipe,recipe_difference
 
 # %% ../../nbs/callback/checkpoint.ipynb #f9c65cb5
 def _named(cbs):
@@ -112,6 +114,21 @@ def set_random_state(
     for name,generator in _all_generators(learn):
         if name in states: _set_state(generator, states[name])
 
+# %% ../../nbs/callback/checkpoint.ipynb #e0a99423
+_error_words = {'mse','rmse','mae','msle','rmsle','rmspe','mape','perplexity','ppl','brier','ece','nll','eer'}
+
+def larger_is_better(
+    metrics, # Those of a learner
+    name:str # Of one of them, as in the table of epochs, where 'valid_' or 'train_' may come first
+)->bool:
+    "Is a higher value of a metric the better one?"
+    for metric in metrics:
+        ours = getattr(metric, 'entry', None) # its place in the registry of scores
+        if ours is not None and name.removeprefix('valid_').removeprefix('train_')==metric.name:
+            return metric.larger_is_better
+    words = {*re.split(r'[^a-z]+', name.lower())}
+    return not (words & _error_words or 'loss' in name.lower() or 'error' in name.lower())
+
 # %% ../../nbs/callback/checkpoint.ipynb #70bf8bdc
 def _loadable(x):
     "State of an optimiser in types that `weights_only` lets pass"
@@ -124,28 +141,32 @@ def _loadable(x):
 class Checkpoint(Callback):
     """Write after each epoch, to one file, all that the rest of a fit depends on, and resume from that file.
 
-    A fit resumes if the file exists. In the end the network has the weights of the best epoch.
-    After a fit `history` has a dict for each epoch and `best` is the number of the best one, from
-    0. A callback with a `state_dict` and a `load_state_dict` of its own is kept too. Files are read
-    with `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric
-    of the learner, or the file is of a fit with another number of epochs."""
+    A fit resumes if the file exists. In the end the network has the weights of the best epoch: that
+    with the highest value of `monitor`, or with the lowest of an error. `keeps` says which. After a
+    fit `history` has a dict for each epoch and `best` is the number of the best one, from 0. A
+    callback with a `state_dict` and a `load_state_dict` of its own is kept too. Files are read with
+    `weights_only=True`. Raises a `ValueError` before the first epoch if `monitor` is no metric of
+    the learner, or the file is of another fit: one with another number of epochs, optimiser, loss,
+    data or settings of callbacks."""
     order = 65 # after the recorder, and whatever draws random numbers before training starts
     def __init__(self,
         path, # The file
-        monitor:str|None=None, # Metric whose highest value marks the best epoch. Default: the last epoch is the best.
+        monitor:str|None=None, # Metric whose best value marks the best epoch. Default: the last epoch is the best.
         on_epoch=None # Called after each epoch with the number of epochs done
     ):
         self.path,self.monitor,self.on_epoch = Path(path),monitor,on_epoch
         self.history,self.seconds = [],0.
         self.best:int|None = None
+        self.keeps = 'highest'
 
     def after_create(self):
         raise ValueError('Checkpoint belongs to one fit: it must be among the `cbs` of `fit`, not of a Learner.')
 
     def before_fit(self):
         self._check_fit()
+        self.recipe = {**fit_recipe(self.learn, but=[self]), 'monitor':str(self.monitor)}
         self.state = self._read()
-        state = self.state or dict(history=[], best=None, value=-np.inf, weights=None, random=None, seconds=0.)
+        state = self.state or dict(history=[], best=None, value=None, weights=None, random=None, seconds=0.)
         self.history,self.best,self.value,self.weights = (state[o] for o in ('history','best','value','weights'))
         self.random,self.before = state['random'],state['seconds']
         self.done = len(self.history)
@@ -165,6 +186,10 @@ class Checkpoint(Callback):
         names = [o for o in names if o not in ('train_loss','valid_loss')]
         known = self.monitor is None or self.monitor in names
         check(known, 'monitor', 'Checkpoint', f'one of the metrics, {names}', repr(self.monitor))
+        if self.monitor is None: return
+        self.keeps = 'highest' if larger_is_better(self.learn.metrics, self.monitor) else 'lowest'
+        # Silent where the table of epochs is
+        if self.learn.logger is not noop: print(f'Checkpoint keeps the epoch with the {self.keeps} {self.monitor}.')
 
     def _read(self):
         "What the file holds, or None"
@@ -178,6 +203,9 @@ class Checkpoint(Callback):
         check(ours, 'path', 'Checkpoint', 'a file that Checkpoint wrote', self.path.name)
         n = state['n_epoch']
         check(n==self.n_epoch, 'path', 'Checkpoint', f'a file of this fit, {self.n_epoch} epochs', f'one of {n} epochs')
+        other = recipe_difference(state.get('recipe', self.recipe), self.recipe)
+        got = f'{self.path.name}, of a fit with {other},'
+        check(not other, 'path', 'Checkpoint', 'a file of this fit, or a new one', got)
         return state
 
     def before_epoch(self):
@@ -236,10 +264,11 @@ class Checkpoint(Callback):
         values = zip(self.recorder.metric_names[1:], self.recorder.values[-1])
         row = {str(name): np.nan if v is None else float(v) for name,v in values}
         self.history.append(row)
+        worst = np.inf if self.keeps=='lowest' else -np.inf
         value = self.epoch if self.monitor is None else row[self.monitor]
-        if self.best is None or value>self.value:
+        if self.best is None or (value<self.value if self.keeps=='lowest' else value>self.value):
             self.best = self.epoch
-            self.value = -np.inf if np.isnan(value) else value
+            self.value = worst if np.isnan(value) else value
             self.weights = {k: v.detach().cpu().clone() for k,v in self.model.state_dict().items()}
         self._write()
         if self.on_epoch is not None: self.on_epoch(len(self.history))
@@ -250,8 +279,8 @@ class Checkpoint(Callback):
         waiting = self._accumulators()
         smooth = self.recorder.smooth_loss
         state = dict(
-            n_epoch=self.n_epoch, train_iter=self.train_iter, history=self.history, seconds=self.seconds,
-            best=self.best, value=self.value, weights=self.weights,
+            n_epoch=self.n_epoch, recipe=self.recipe, train_iter=self.train_iter,
+            history=self.history, seconds=self.seconds, best=self.best, value=self.value, weights=self.weights,
             model=self.model.state_dict(), opt=_loadable(self.opt.state_dict()),
             grads=[p.grad for p in self._params()] if waiting else [], counts=[cb.count for cb in waiting],
             cbs={name: cb.state_dict() for name,cb in self._with_state()},

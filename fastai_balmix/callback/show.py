@@ -23,16 +23,18 @@ from fastai.torch_core import show_image
 from ..checks import check,check_int,check_real
 from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
-from ..loaders.weighted import loader_sampler,Weighted
+from ..loaders.weighted import loader_sampler
 from ..loaders.pairing import check_inputs,load_items,mix_pairs,split_pairs
 from .mixup import BalancedMixUp
+from .fitcheck import drawn_shares
 
 # %% ../../nbs/callback/show.ipynb #0b51e712
 def class_distribution(
     dls:DataLoaders, # Loaders; the training loader is looked at
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
+    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
+    drawn=None # Share of each class in what the training loader draws, (K,). Default: as the loader tells.
 )->pd.DataFrame: # A row a class, largest first: `images`, and in images per epoch `instance`, `class`, `balmix`
     """How many images each class has, and as how many a network sees it in an epoch as long as the data set.
 
@@ -43,7 +45,7 @@ def class_distribution(
     def sampler(q): return loader_sampler(train, q, labels, 'class_distribution')
     balanced = sampler(q)
     counts,n = balanced.counts,balanced.n_drawn
-    plain = sampler(dls.train.q).shares() if isinstance(dls.train, Weighted) else counts/n
+    plain = drawn_shares(train, labels, drawn, 'class_distribution')
     lam = alpha/(1+alpha) # its mean
     shares = {'instance':counts/n, 'class':sampler('class').shares(), 'balmix':(1-lam)*plain + lam*balanced.shares()}
     names = pd.Index(class_names(dls.train, len(counts), balanced.multi), name='class')
@@ -57,10 +59,11 @@ def plot_class_distribution(
     alpha:float=0.2, # Of Balanced-MixUp
     q='class', # Exponent of Balanced-MixUp's balanced draw
     labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
-    ax=None # Matplotlib `Axes` to draw on
+    ax=None, # Matplotlib `Axes` to draw on
+    drawn=None # Share of each class in what the training loader draws, (K,). Default: as the loader tells.
 )->plt.Axes: # The `Axes`
     "Images of each class, and what a network sees of it under instance, class and Balanced-MixUp sampling"
-    df = class_distribution(dls, alpha, q, labels)
+    df = class_distribution(dls, alpha, q, labels, drawn)
     k = len(df)
     few = k<=30 # else dots would merge into a band, and names would not fit
     x = np.arange(k)

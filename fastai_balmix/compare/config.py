@@ -119,7 +119,10 @@ def augmentation(
     jitter:float=0., # Largest change of brightness, contrast and saturation, as a share
     hue:float=0. # Largest change of hue, of which 1 is the full circle
 )->list: # Item transforms, none or one
-    "Flips, one of {scale, shift, rotate}, then colour jitter; images that enter as squares stay so"
+    """Flips, one of {scale, shift, rotate}, then colour jitter; images that enter as squares stay so.
+
+    The authors' released code flips last, shifts horizontally only, and takes the nearest pixel
+    where this interpolates."""
     _one_of(flip, 'flip', ('none','horizontal','vertical','both'), 'augmentation')
     pair = isinstance(scale, list | tuple) and len(scale)==2 and all(isinstance(o, int | float) for o in scale)
     ok = scale is None or (pair and 0<scale[0]<=scale[1])

@@ -62,9 +62,12 @@ class Training:
 
 # %% ../../nbs/compare/methods.ipynb #41fcec1b
 class Method:
-    "A function that changes a `Training`: its name, what it does, its source, and whether it needs ordered classes"
-    def __init__(self, name, func, line, source='', ordered=False):
+    """A function that changes a `Training`: its name, what it does, its source, and whether it needs ordered classes.
+
+    A `version` stands for the contents of a function that cannot be read, or that change while it runs."""
+    def __init__(self, name, func, line, source='', ordered=False, version=None):
         self.name,self.func,self.line,self.source,self.ordered = name,func,line,source,ordered
+        self.version = version
 
     def __call__(self, t): self.func(t)
 
@@ -79,21 +82,22 @@ def add_method(
     func=None, # Changes a `Training`. Default: what is decorated.
     line:str|None=None, # What it does, in a line. Default: the function's docstring.
     source:str='', # Where it was proposed
-    ordered:bool=False # Does it make sense for ordered classes only?
+    ordered:bool=False, # Does it make sense for ordered classes only?
+    version=None # Stands for the contents of the function, where they cannot be read or change while it runs
 ):
     """Give a method a name under which `compare` finds it; as a call or as a decorator.
 
     Another function under a name that is taken replaces it."""
     ok = isinstance(name, str) and re.fullmatch(r'[\w.+-]+', name)
     check(ok, 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
-    if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered)
+    if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered, version=version)
     check(callable(func), 'func', 'add_method', 'a function of a `Training`', repr(func))
     described[name] = Description(line or _first_line(func), source, ordered)
-    return _register(name, func)
+    return _register(name, func, version)
 
-def _register(name, func):
+def _register(name, func, version=None):
     about = described[name]
-    _methods[name] = Method(name, func, about.line, about.source, about.ordered)
+    _methods[name] = Method(name, func, about.line, about.source, about.ordered, version)
     return func
 
 def _does(name):

@@ -20,8 +20,7 @@ outcome = attempt(run)
 __all__ = ['Run', 'train', 'Outcome', 'attempt']
 
 # %% ../../nbs/compare/runs.ipynb #7b549ffd
-import hashlib,inspect,io,json,os,platform,subprocess,time,traceback,warnings
-from functools import cache
+import io,json,platform,subprocess,time,traceback,warnings
 from dataclasses import dataclass,field
 from importlib.metadata import version
 from typing import Any
@@ -36,56 +35,19 @@ from ..callback.fitcheck import FitCheck
 from ..callback.checkpoint import Checkpoint
 from ..datasets.table import ImageData
 from ..metrics.scores import OperatingPoint,score_registry,score_row
-from ..metrics.learner import activation_of,ConfusionMetric,imbalance_metrics
+from ..metrics.activations import activation_of,check_rows,known_activation
+from ..metrics.learner import ConfusionMetric,imbalance_metrics
 from ..inference.tta import FlipTTA
 from ..inference.prior import PriorCalibrator
+from .calibration import cross_fitted,HalfBest,halve
+from .identity import identity_of,short_hash,weights_id
 from .config import arch_name,augmentation,make_model,normalisation,TrainConfig
 from .methods import find_method,Training
 from .results import read_record
 
-# %% ../../nbs/compare/runs.ipynb #59a03ffa
-def _identity(func):
-    "What tells one function from another in the next process: its source, and the plain values it holds"
-    if isinstance(func, partial): return [_identity(func.func), _held(func.args), _held_by_name(func.keywords)]
-    name = f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', type(func).__qualname__)}"
-    if name.startswith('fastai_balmix.'): return name
-    try: source = inspect.getsource(func)
-    except (OSError,TypeError): source = name
-    cells = getattr(func, '__closure__', None) or ()
-    inside = [x for o in cells for x in _contents(o)]
-    defaults = getattr(func, '__defaults__', None) or ()
-    named = getattr(func, '__kwdefaults__', None) or {}
-    is_object = not inspect.isroutine(func) and not isinstance(func, type) and hasattr(func, '__dict__')
-    own = vars(func) if is_object else {}
-    return [source, _held((*inside,*defaults)), _held_by_name({**named, **own})]
-
-def _contents(cell):
-    "What a cell of a closure holds, in a list: nothing if the name is assigned later"
-    try: return [cell.cell_contents]
-    except ValueError: return []
-
-def _held(x):
-    if isinstance(x, tuple): return [_held(o) for o in x]
-    if isinstance(x, bool | int | float | str | Path | None | np.generic): return repr(x)
-    named = inspect.isroutine(x) or isinstance(x, type)
-    return f'{x.__module__}.{x.__qualname__}' if named else type(x).__qualname__
-
-def _held_by_name(values): return {k: _held(v) for k,v in values.items()}
-
-# %% ../../nbs/compare/runs.ipynb #7d151c20
-@cache
-def _content_hash(path, size, mtime): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-def _weights_id(pretrained):
-    if isinstance(pretrained, bool): return pretrained
-    st = os.stat(pretrained)
-    return _content_hash(pretrained, st.st_size, st.st_mtime_ns)
-
-def _short_hash(o):
-    text = json.dumps(o, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
 # %% ../../nbs/compare/runs.ipynb #66cb4244
+_protocol = 'calibration on images of its own' # what a run of this version does with its parts
+
 @dataclass
 class Run:
     "One training: everything that determines it, and where its results go"
@@ -102,15 +64,16 @@ class Run:
 
     def __post_init__(self):
         self.method,self.folder = find_method(self.method),Path(self.folder).absolute()
-        config = dict(asdict(self.config), pretrained=_weights_id(self.config.pretrained))
+        config = dict(asdict(self.config), pretrained=weights_id(self.config.pretrained))
         external = {k: d.fingerprint for k,d in self.external.items()}
-        self.settings = _short_hash([config, self.data.fingerprint, external, fastai_balmix.__version__])
-        self.code = dict(method=_short_hash([self.method.name, _identity(self.method.func)]),
-                         arch=_short_hash(_identity(self.arch) if callable(self.arch) else self.arch))
+        self.settings = short_hash([config, self.data.fingerprint, external, fastai_balmix.__version__, _protocol])
+        method,network = self.method,arch_name(self.arch)
+        self.code = dict(method=short_hash([method.name, identity_of(method.func, method.name, method.version)]),
+                         arch=short_hash(identity_of(self.arch, network) if callable(self.arch) else self.arch))
         # for the reader of a folder; the hash tells runs apart
         name = f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}'
         name = re.sub(r'[^\w.+-]', '_', name)
-        self.key = f'{name}-{_short_hash([self.settings, self.code, self.fold, self.seed])}'
+        self.key = f'{name}-{short_hash([self.settings, self.code, self.fold, self.seed])}'
 
     @property
     def path(self)->Path: return self.folder/'runs'/self.key
@@ -132,12 +95,12 @@ class Run:
 
 # %% ../../nbs/compare/runs.ipynb #a02e3c25
 def _learner(run, parts):
-    "Learner and `Training` of a run"
+    "Learner and `Training` of a run, whose validation images are those that choose the epoch"
     config,n_classes = run.config,len(run.data.vocab)
     set_seed(run.seed)
     model = make_model(run.arch, n_classes, config.pretrained)
     dls = run.data.dataloaders(
-        parts=(parts['train'],parts['select']), size=config.size, decode=config.decode, bs=config.bs,
+        parts=(parts['train'],parts['choose']), size=config.size, decode=config.decode, bs=config.bs,
         val_bs=4*config.bs, item_tfms=augmentation(**config.augment_args),
         batch_tfms=normalisation(config.normalise, model),
         num_workers=run.num_workers, seed=run.seed)
@@ -153,12 +116,28 @@ def _learner(run, parts):
     if not any(isinstance(o, FitCheck) for o in learn.cbs): learn.add_cb(FitCheck())
     return learn,training
 
-def _fit(run, learn, training, on_epoch):
-    "Train from where the run stands. Returns its checkpoints: of the training, and of a method's second fit."
+def _check_outputs(run, learn):
+    "Raise a `ValueError` where outputs are no probabilities, and the loss does not say what makes them so"
+    if known_activation(learn.loss_func) is not None: return
+    with learn.no_bar(), torch.no_grad():
+        device = next(learn.model.parameters()).device
+        x = to_device(learn.dls.valid.one_batch()[:learn.dls.n_inp], device)
+        check_rows(learn.model.eval()(*x), f"{run.method.name}, whose loss has no `activation`,")
+
+def _fit(run, learn, training, on_epoch, halves):
+    """Train from where the run stands. Returns its checkpoints, of the training and of a method's second fit, and the
+    callback that knows the best epoch of each half; None where there is none for the network that came out."""
     checkpoints = [Checkpoint(run.path/f'checkpoint{i}.pth', run.monitor, on_epoch) for i in (1,2)]
-    learn.fit_one_cycle(run.config.epochs, run.config.lr, cbs=[*training.cbs,checkpoints[0]])
-    if training.finish is not None: training.finish(learn, [checkpoints[1]])
-    return [o for o in checkpoints if o.history]
+    rows = np.sort(halves.choose)
+    at = [np.searchsorted(rows, o) for o in halves.parts] if halves.way=='cross-fitted' else []
+    best = [HalfBest(at, run.data.y[rows], run.monitor) for _ in checkpoints]
+    def cbs(i): return [best[i],checkpoints[i]] if at else [checkpoints[i]]
+    learn.fit_one_cycle(run.config.epochs, run.config.lr, cbs=[*training.cbs,*cbs(0)])
+    if training.finish is not None: training.finish(learn, cbs(1))
+    fits = [o for o in checkpoints if o.history]
+    # What a method does to the trained network without a fit is not done to those of other epochs
+    as_trained = training.finish is None or len(fits)>1
+    return fits,best[len(fits)-1] if at and as_trained else None
 
 # %% ../../nbs/compare/runs.ipynb #f36ba95a
 class _Before(Callback):
@@ -184,17 +163,24 @@ def _predict_all(run, learn, parts):
     external = {k: (o,np.arange(len(o))) for k,o in run.external.items()}
     return {k: _predict(learn, data, idxs, run.config.tta) for k,(data,idxs) in {**parts, **external}.items()}
 
-# %% ../../nbs/compare/runs.ipynb #e1b995b6
-def _calibrator(training, preds):
-    return PriorCalibrator(training.prior()).fit(preds['select']['probs'], preds['select']['targs'])
+def _calibration_answers(run, learn, preds, parts, halves, best, chosen):
+    "Answers that the calibrator is fitted on, and how they were come by"
+    select,rows = preds['select'],parts['select']
+    if halves.way=='halves':
+        mine = np.isin(rows, halves.fit)
+        return {k: v[mine] for k,v in select.items()},'halves'
+    if best is None: return select,'same images'
+    def predict(half): return _predict(learn, run.data, rows[half], run.config.tta)
+    return cross_fitted(learn, best, predict, select, chosen),'cross-fitted'
 
+# %% ../../nbs/compare/runs.ipynb #e1b995b6
 def _at_points(probs, calibrator, shares):
     "Probabilities by operating point"
     moved = {OperatingPoint.PREVALENCE: shares, OperatingPoint.BALANCED: 'balanced'}
     return {OperatingPoint.TRAINED: probs,
             **{k: calibrator.predict(probs, prior).astype(np.float32) for k,prior in moved.items()}}
 
-def _scored(run, preds, calibrator, shares):
+def _scored(run, preds, calibrator, shares, way):
     "Rows of scores, and the arrays of `predictions.npz` by name"
     rows,arrays = [],{}
     for part,pred in preds.items():
@@ -202,7 +188,8 @@ def _scored(run, preds, calibrator, shares):
         points = _at_points(pred['probs'], calibrator, shares)
         for point,probs in points.items():
             scores = score_row(probs, pred['targs'], run.data.ordered, shares if at_shares else None)
-            rows.append({**run.names, 'part': part, 'point': point.value, **scores, 'n_images': len(probs)})
+            rows.append({**run.names, 'part': part, 'point': point.value, **scores, 'n_images': len(probs),
+                         'calibration': way})
             arrays[f'{part}/probs/{point}'] = probs
         arrays.update({f'{part}/{k}': v for k,v in pred.items() if k!='probs'})
     return rows,arrays
@@ -242,15 +229,19 @@ def train(
     "Train a run from where it stands, predict, score, and write its predictions"
     started = _now()
     parts = run.parts()
-    learn,training = _learner(run, parts)
+    halves = halve(run.data, parts['select'], may_cut=run.config.selection=='inner')
+    learn,training = _learner(run, dict(parts, choose=halves.choose))
     # fit checks print the order of classes, which the data state
     with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()):
-        checkpoints = _fit(run, learn, training, on_epoch)
+        _check_outputs(run, learn)
+        checkpoints,best = _fit(run, learn, training, on_epoch, halves)
         begun = time.perf_counter()
         preds = _predict_all(run, learn, parts)
+        fitted,way = _calibration_answers(run, learn, preds, parts, halves, best, checkpoints[-1].best)
     shares = training.counts/training.counts.sum()
-    calibrator = _calibrator(training, preds)
-    rows,arrays = _scored(run, preds, calibrator, shares)
+    calibrator = PriorCalibrator(training.prior()).fit(fitted['probs'], fitted['targs'])
+    rows,arrays = _scored(run, preds, calibrator, shares, way)
+    arrays.update({f'select/calibration/{k}': fitted[k] for k in ('paths','targs','probs')})
     n_bytes = _write_npz(run.path/'predictions.npz', arrays)
     if run.keep_weights: _write_weights(run.path/'weights.pth', learn.model)
     history = [row for o in checkpoints for row in o.history]
@@ -260,7 +251,9 @@ def train(
         run=run.key, settings=run.settings, code=run.code, rows=rows,
         best_epoch=len(history)-len(last.history)+(last.best or 0)+1, epochs=len(history), history=history,
         seconds=round(seconds, 2), n_bytes=n_bytes,
-        calibration=dict(prior=calibrator.prior_.tolist(), temperature=calibrator.temperature_),
+        calibration=dict(
+            prior=calibrator.prior_.tolist(), temperature=float(calibrator.temperature_), way=way,
+            images=len(fitted['targs']), chose=len(halves.choose)),
         train_counts=training.counts.tolist(), train_shares=shares.tolist(),
         data=run.data.name, fingerprint=run.data.fingerprint, versions=_versions(), revision=_revision(),
         started=started, finished=_now(), host=platform.node())

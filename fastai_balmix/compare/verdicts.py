@@ -184,6 +184,32 @@ def constant_remark(
     return [f'Networks that answered one class to everything: {named}. They have learned too little to be compared, '
             'and nothing is claimed of methods with such runs.']
 
+_calibration_words = {
+    'halves':
+        'The calibrator was fitted on one half of the selection split, and the other half chose the epoch.',
+    'cross-fitted':
+        'The calibrator was cross-fitted: each half of the selection split was answered by the network of the epoch '
+        'that the other half chose.',
+    'same images':
+        'The calibrator was fitted on the very images that chose the epoch: it trusts the network too much.'}
+
+def _version_remarks(df):
+    "That runs were made with different versions of packages, and which"
+    texts = df.versions.dropna().unique() if 'versions' in df else []
+    made = [dict(o.rsplit(' ', 1) for o in text.split(', ') if ' ' in o) for text in texts]
+    res = []
+    for name in dict.fromkeys(o for versions in made for o in versions):
+        found = sorted({o[name] for o in made if name in o})
+        if len(found)>1: res.append(f"{name} {', '.join(found[:-1])} and {found[-1]}")
+    return [f"Runs were made with different versions: {'; '.join(res)}."] if res else []
+
+def _calibration_remarks(df):
+    "On which images calibrators were fitted"
+    if 'calibration' not in df: return []
+    of_way = {o: ', '.join(rows.method.unique()) for o,rows in df.groupby('calibration', sort=False)}
+    if len(of_way)==1: return [_calibration_words[o] for o in of_way]
+    return [f'{methods}: {_calibration_words[o]}' for o,methods in of_way.items()]
+
 def _wants_seeds(df, verdicts):
     "Is a difference not shown, over folds with one seed each?"
     return (verdicts.verdict=='not shown').any() and df.fold.nunique()>1 and df.seed.nunique()==1
@@ -209,6 +235,7 @@ def remarks(
     res = _missing_runs(df, meta, baseline) + [_failed_run(o) for o in meta.get('failed', ())]
     res += [words for kind,words in _repeat_remarks.items() if kind in kinds]
     if kinds-{'one run'}: res.append(_q_remark)
+    res += _calibration_remarks(df) + _version_remarks(df)
     if part=='report' and _wants_seeds(df, verdicts): res.append(_seed_advice)
     untested = [score_registry[o].label for o in metrics if score_registry[o].func is None]
     if untested:

@@ -2,10 +2,12 @@ from .longtail import digits_lt, small_net, tail_counts, tail_idxs
 from .depth import Reading
 from .groups import group_numbers
 from .splits import authors_folds, fold_numbers, split_off
+from .dicom import header_values, is_dicom
 from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
-from .folders import from_csv, from_folder_table
+from .trees import from_folder_table
+from .tables import from_csv
 from .published import (
     digits, dr_grades, eyepacs, fashion_mnist_lt, fashion_names, hyper_kvasir, medmnist, messidor2,
 )
@@ -14,6 +16,7 @@ from .sources import long_tail, read_data, readers
 __all__ = [
     'ArrayImages', 'as_rgb', 'authors_folds', 'digits', 'digits_lt', 'dr_grades', 'eyepacs',
     'fashion_mnist_lt', 'fashion_names', 'fold_numbers', 'from_csv', 'from_folder_table', 'group_numbers',
-    'hyper_kvasir', 'ImageData', 'long_tail', 'medmnist', 'messidor2', 'open_image', 'read_data', 'readers',
-    'Reading', 'small_net', 'split_off', 'tail_counts', 'tail_idxs', 'Verification',
+    'header_values', 'hyper_kvasir', 'ImageData', 'is_dicom', 'long_tail', 'medmnist', 'messidor2',
+    'open_image', 'read_data', 'readers', 'Reading', 'small_net', 'split_off', 'tail_counts', 'tail_idxs',
+    'Verification',
 ]

@@ -16,7 +16,7 @@ dls.show_batch(max_n=10, ncols=10, figsize=(10,1.4))
 __all__ = ['image_items', 'image_loaders']
 
 # %% ../../nbs/datasets/batches.ipynb #1a57148e
-import random
+import random,warnings
 from functools import partial
 import numpy as np
 from fastai.data.all import *
@@ -24,7 +24,8 @@ from fastai.vision.augment import *
 from fastai.vision.core import *
 from ..checks import check,check_int,first_few
 from .images import before_resize,OpenFast,OpenImage
-from .parts import check_fold,checked_rows,run_parts,split_rows
+from .parts import check_fold,checked_rows,split_rows,warn_of_unused_parts
+from .verify import check_dicom,file_remarks
 
 # %% ../../nbs/datasets/batches.ipynb #bd4f87de
 def image_items(
@@ -52,9 +53,11 @@ def _train_valid(data, fold, parts):
     check_fold(data, fold, owner)
     if data.folds: return np.flatnonzero(data.df.fold!=fold),np.flatnonzero(data.df.fold==fold)
     train,valid = (split_rows(data, name) for name in ('train','valid'))
-    if len(valid): return train,valid
-    inner = run_parts(data)
-    return inner['train'],inner['select']
+    if not len(valid):
+        inner = data.parts()
+        return inner['train'],inner['select']
+    warn_of_unused_parts(data, stacklevel=5)
+    return train,valid
 
 def _check_there(data, rows):
     "Raise a `ValueError` that names files of `rows` that are missing"
@@ -62,6 +65,13 @@ def _check_there(data, rows):
     lost = [p for p in data.df.path[rows] if p in missing]
     check(not lost, 'df', 'ImageData.dataloaders', 'a table of files that are all there',
           f'{len(lost)} missing: {first_few(lost, 10)}')
+
+def _tell_of_depth(data):
+    "Say before the first batch what would be seen otherwise than people see it, and refuse what cannot be opened"
+    check_dicom(data)
+    for remark in file_remarks(data):
+        if remark.blocking: raise ValueError(f'ImageData needs a range that all images share, but {remark.text}')
+        if remark.alarm: warnings.warn(f'ImageData.dataloaders: {remark.text}', stacklevel=4)
 
 # %% ../../nbs/datasets/batches.ipynb #4a7fae1f
 def _height_width(size):
@@ -110,6 +120,7 @@ def image_loaders(
     check(len(train), 'df' if parts is None else 'parts', owner, 'images to train on', 'none')
     check(bs<=len(train), 'bs', owner, f'at most {len(train)}, the number of training images', str(bs))
     _check_there(data, np.concatenate([train,valid]))
+    _tell_of_depth(data)
     if num_workers is not None: kwargs['num_workers'] = int(num_workers)
     block = _block(data, len(train), len(valid), size, resize, decode, item_tfms, batch_tfms)
     dls = block.dataloaders(image_items(data, train)+image_items(data, valid), bs=int(bs), **kwargs)

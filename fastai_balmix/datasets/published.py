@@ -29,8 +29,8 @@ from .longtail import tail_counts,tail_idxs
 from .splits import authors_folds,fold_numbers,split_off
 from .images import ArrayImages
 from .table import ImageData
-from .folders import (
-    by_stem,checked_folder,find_images,is_image,read_table,stem_of,verified)
+from .cells import read_table
+from .folders import by_stem,checked_folder,find_images,is_image,stem_of,verified
 
 # %% ../../nbs/datasets/published.ipynb #8f7f52ab
 def _digit_arrays(): return dict(digits=(load_digits().images*255/16).astype(np.uint8))

@@ -19,12 +19,15 @@ __all__ = ['readers', 'long_tail', 'read_data']
 import inspect
 import numpy as np
 import pandas as pd
-from ..checks import check,check_int,first_few,nearest
+from ..checks import bad_argument,check,check_int,first_few,nearest
 from ..loaders.draws import class_counts
 from .longtail import tail_counts
-from .table import ImageData,check_columns,derived,next_step
-from .folders import from_csv,from_folder_table
+from .table import derived,ImageData,next_step
+from .classes import ways_out
+from .trees import from_folder_table
+from .tables import from_csv
 from .published import digits,eyepacs,fashion_mnist_lt,hyper_kvasir,medmnist,messidor2
+from .rows import check_columns
 
 # %% ../../nbs/datasets/sources.ipynb #7ed2102c
 def _largest_head(have, imbalance, profile):
@@ -85,7 +88,9 @@ def long_tail(
     part,cut = _parts_to_cut(df)
     have = class_counts(y[cut], len(vocab))
     lost = [name for name,n in zip(vocab, have) if not n]
-    check(not lost, 'data', owner, 'data with training images of every class', f'none of {first_few(lost[:1])}')
+    if lost:
+        error = bad_argument('data', owner, 'data with training images of every class', f'none of {first_few(lost)}')
+        raise ValueError(f'{error} {ways_out(lost)}')
     counts,n_max = _tail_of(have, vocab, imbalance, n_max, profile, order)
     rng = np.random.default_rng(seed)
     keep = ~cut
@@ -106,8 +111,10 @@ def long_tail(
 # %% ../../nbs/datasets/sources.ipynb #101f7787
 _all_readers = (eyepacs,messidor2,hyper_kvasir,medmnist,fashion_mnist_lt,digits,from_folder_table,from_csv)
 readers = {f.__name__: f for f in _all_readers}
+def _without(data, names): return data.without(*names)
 _steps = dict(with_folds=ImageData.with_folds, with_splits=ImageData.with_splits, long_tail=long_tail,
-              subset=ImageData.subset)
+              subset=ImageData.subset, without=_without, merged=ImageData.merged,
+              without_broken=ImageData.without_broken)
 
 def _call_by_name(func, kwargs, what, *args):
     "`func(*args, **kwargs)`, with a `ValueError` for arguments that it does not have or that are missing"

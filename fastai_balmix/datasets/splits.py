@@ -33,6 +33,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold,train_test_split
 from ..checks import as_labels,check,check_int,check_real
 from ..loaders.draws import class_counts
+from .classes import class_sizes,ways_out
 from .groups import group_numbers
 
 # %% ../../nbs/datasets/splits.ipynb #ecaf6f27
@@ -174,24 +175,28 @@ def _mended(fold, holds, size, n_folds):
 
 # %% ../../nbs/datasets/splits.ipynb #a1f312c3
 def _counted(classes, names, counts, unit):
-    "Classes with their numbers of images or groups, for an error or a warning"
-    named = [f'{int(k) if names is None else names[k]!r} with {counts[k]}' for k in classes]
-    plural = '' if len(classes)==1 and counts[classes[0]]==1 else 's'
-    return f"{', '.join(named)} {unit}{plural}"
+    "Classes with their numbers of images or groups, and what can be done about them"
+    named = [f'class {k}' if names is None else names[k] for k in classes]
+    them = 'it' if len(named)==1 else 'them'
+    advice = f'Leave {them} out, or merge {them} with another class.' if names is None else ways_out(named)
+    return class_sizes(named, counts[classes], unit),advice
 
 def _check_dealable(y, counts, n_folds, names, unit):
     "Raise a `ValueError` where a class is too small to deal; warn of classes that some folds will lack"
+    need = f'{n_folds} folds need {n_folds}'
     single = np.flatnonzero(counts==1)
     if len(single):
-        check(False, 'y', 'fold_numbers',
-              f'classes with at least two {unit}s each, so that one can be trained on while the other is reported',
-              _counted(single, names, counts, unit))
+        sizes,advice = _counted(single, names, counts, unit)
+        raise ValueError(f'fold_numbers needs two {unit}s or more of each class, so that one is trained on while the '
+                         f'other is reported, but {sizes}; {need}. {advice}')
     most = class_counts(y).max()
     check(most>=n_folds, 'n_folds', 'fold_numbers', f'at most {most}, the images of the largest class', str(n_folds))
     few = np.flatnonzero((counts>0) & (counts<n_folds))
     if len(few):
-        warnings.warn(f'fold_numbers: some of the {n_folds} folds will be reported without a class that has fewer '
-                      f'{unit}s: {_counted(few, names, counts, unit)}.', stacklevel=3)
+        sizes,advice = _counted(few, names, counts, unit)
+        lack = 'it' if len(few)==1 else 'one of them'
+        warnings.warn(f'fold_numbers: {sizes}; {need}, so some folds will be reported without {lack}. {advice}',
+                      stacklevel=3)
 
 def fold_numbers(
     y, # Class of each item, (N,) ints
@@ -219,9 +224,10 @@ def fold_numbers(
         fold,faults = _mended(dealt, holds, np.bincount(g), n_folds)
         if not faults: return fold[g]+1
     stuck = _stuck(fold, holds)
-    got = f'{_counted(stuck, names, holds.sum(0), "group")}, all in one fold' if stuck else 'an empty fold'
+    sizes,advice = _counted(stuck, names, holds.sum(0), 'group')
+    got = f'{sizes}, all in one fold,' if stuck else 'an empty fold'
     raise ValueError("The 'groups' parameter of fold_numbers must be groups that can be dealt so that each class lies "
-                     f'in two folds or more. Got {got} instead.')
+                     f"in two folds or more. Got {got} instead. {advice if stuck else ''}".rstrip())
 
 # %% ../../nbs/datasets/splits.ipynb #26ec3dde
 def authors_folds(

@@ -32,7 +32,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax,softmax
 from sklearn.base import BaseEstimator
 from fastai.basics import *
-from ..checks import as_labels,as_prob_rows,as_probs,check,check_int,check_real,in_order
+from ..checks import as_classes,as_prob_rows,as_probs,check,check_int,check_real,in_order
 from ..loaders.draws import class_counts,sampling_probs
 from ..metrics.scores import balanced_acc,confusion,macro_f1,mcc,reweight
 
@@ -57,7 +57,7 @@ def _in_type_of(probs, p):
     return torch.as_tensor(p, dtype=probs.dtype, device=probs.device)
 
 def adjust_prior(
-    probs, # Probabilities, (N,K) array or tensor
+    probs, # Probabilities, (N,K) array or tensor; those of the second of two classes, (N,1), become two columns
     from_prior, # Class shares under which they hold, (K,), or 'balanced', or 'train'
     to_prior='balanced', # Class shares where they are to be used: the same forms
     counts=None # Training images of each class, what 'train' stands for, (K,)
@@ -85,7 +85,7 @@ def operating_curve(
     "Scores along the class priors ∝ nᵗ, from balanced (t=0) to that of the data (t=1)"
     p = _double_rows(probs, 'operating_curve')
     k = p.shape[1]
-    y = as_labels(targs, 'operating_curve', n=len(p), n_classes=k, name='targs')
+    y = as_classes(targs, 'operating_curve', len(p), k)
     n = class_counts(y, k) if counts is None else np.asarray(in_order(counts, 'counts', 'operating_curve'))
     check(n.shape==(k,) and (n>0).all(), 'counts', 'operating_curve',
           f'{k} numbers, all above 0: state them where `targs` lack a class', str(n.tolist()))
@@ -112,11 +112,54 @@ def _penalised_loss(w, logs, targs, log_shares, centre, strength):
     gradient = np.concatenate([[(residual*logs).sum() + strength*slope_off], -residual.sum(0) + strength*off])
     return value,gradient
 
+_least_slope = 1e-3
+
+def _curvature(q, logs, strength):
+    "Second derivatives of the penalised loss by slope and intercepts, (K+1,K+1), where `q` are the probabilities"
+    k = q.shape[1]
+    mean = (q*logs).sum(1, keepdims=True)
+    h = np.empty((k+1,k+1))
+    h[0,0] = (q*(logs-mean)**2).sum()
+    h[0,1:] = h[1:,0] = -(q*(logs-mean)).sum(0)
+    h[1:,1:] = np.diag(q.sum(0)) - q.T@q
+    return h + strength*np.eye(k+1)
+
+def _newton_step(w, gradient, q, logs, strength):
+    "Newton's step, and twice by how much it lowers the loss at a parabola; the slope stays where its bound holds it"
+    h = _curvature(q, logs, strength)
+    if w[0]<=_least_slope and gradient[0]>0:
+        gradient = np.r_[0., gradient[1:]]
+        h[0,1:] = h[1:,0] = 0
+    step = -np.linalg.solve(h, gradient)
+    return step,-float(gradient@step)
+
+def _polished(w, args):
+    "Weights after Newton's steps, each shortened until it lowers the loss, and what another step would still gain"
+    logs,_,log_shares,_,strength = args
+    for _ in range(100):
+        value,gradient = _penalised_loss(w, *args)
+        q = np.exp(_calibrated_logs(w, logs, log_shares))
+        step,gain = _newton_step(w, gradient, q, logs, strength)
+        if gain<1e-12: break
+        for size in .5**np.arange(40):
+            new = w+size*step
+            new[0] = max(new[0], _least_slope)
+            if _penalised_loss(new, *args)[0]<value: break
+        else: break # nothing but rounding is left
+        w = new
+    return w,gain
+
 def _best_weights(logs, targs, log_shares, centre, strength):
     "Slope and intercepts of the smallest penalised loss"
-    return minimize(_penalised_loss, np.r_[1., centre], args=(logs, targs, log_shares, centre, strength), jac=True,
-                    method='L-BFGS-B', bounds=[(1e-3,None)]+[(None,None)]*len(centre),
-                    options=dict(maxiter=1000, ftol=1e-12, gtol=1e-8)).x
+    args = logs,targs,log_shares,centre,strength
+    w = minimize(_penalised_loss, np.r_[1., centre], args=args, jac=True, method='L-BFGS-B',
+                 bounds=[(_least_slope,None)]+[(None,None)]*len(centre),
+                 options=dict(maxiter=1000, ftol=1e-12, gtol=1e-8)).x
+    w,gain = _polished(w, args)
+    # What a step would gain is the gradient, measured by the curvature, in units of the log-likelihood
+    if not gain<1e-6:
+        warnings.warn('PriorCalibrator: the fit did not converge; prior and temperature may be off.', stacklevel=3)
+    return w
 
 def _smoothed_shares(counts):
     "Class shares in which an absent class has half an item"
@@ -126,11 +169,7 @@ def _smoothed_shares(counts):
 def _standard_errors(q, logs, slope, prior, strength):
     "Standard errors of temperature and log prior, from the curvature at the optimum, where `q` are the probabilities"
     k = q.shape[1]
-    mean = (q*logs).sum(1, keepdims=True)
-    h = np.empty((k+1,k+1))
-    h[0,0] = (q*(logs-mean)**2).sum()
-    h[0,1:] = h[1:,0] = -(q*(logs-mean)).sum(0)
-    h[1:,1:] = np.diag(q.sum(0)) - q.T@q
+    h = _curvature(q, logs, 0)
     v = np.linalg.inv(h + strength*np.eye(k+1))
     # The shares of the split are counted, not known. Chance in them moves the intercepts along, and that part is
     # no error of the prior.
@@ -158,7 +197,7 @@ class PriorCalibrator(BaseEstimator):
         self.strength = strength
 
     def fit(self,
-        probs, # Probabilities for the items of a selection split, (N,K)
+        probs, # Probabilities for the items of a selection split, (N,K), or (N,1) of the second of two classes
         targs # Their true classes, (N,) ints
     )->'PriorCalibrator':
         """Estimate prior and temperature. Returns `self`.
@@ -166,7 +205,7 @@ class PriorCalibrator(BaseEstimator):
         Warns of classes that the split lacks, for which the nominal prior stands."""
         p = _double_rows(probs, 'PriorCalibrator.fit')
         n,k = p.shape
-        y = as_labels(targs, 'PriorCalibrator.fit', n=n, n_classes=k, name='targs')
+        y = as_classes(targs, 'PriorCalibrator.fit', n, k)
         check(n>0, 'probs', 'PriorCalibrator.fit', 'probabilities of at least one item', 'none')
         counts = class_counts(y, k)
         lacking = ', '.join(map(str, np.flatnonzero(counts==0)))

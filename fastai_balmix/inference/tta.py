@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fastai.basics import *
 from ..loaders.extend import fastai_loader
-from ..metrics.learner import activation_of
+from ..metrics.activations import activation_of,check_rows,checked_activation,known_activation
 
 # %% ../../nbs/inference/tta.ipynb #97d03247
 def _unactivated(p, act):
@@ -37,14 +37,17 @@ class FlipTTA(Callback):
 
     It works in validation and `get_preds`, not in training, as in *Balanced-MixUp for Highly Imbalanced Medical Image
     Classification*, section 3.1. Raises a `ValueError` unless the network has one input, images of shape (B,C,H,W), and
-    an output (B,K)."""
+    an output (B,K), or one output of two classes."""
     order,run_train = -1,False
+    def __init__(self,
+        activation=None # 'softmax', 'sigmoid', 'exp', 'none' or a function. Default: that of the loss.
+    ): self.activation = checked_activation(activation, 'FlipTTA')
 
     def after_pred(self):
         first = next(cb for cb in self.learn.cbs if isinstance(cb, FlipTTA))
         if self is not first: return # once is enough
         self._check_shapes()
-        act = activation_of(self.loss_func)
+        act = activation_of(self.loss_func, self.activation)
         mirrored = self.learn.model(self.xb[0].flip(-1))
         mean = (act(self.pred.float())+act(mirrored.float()))/2
         self.learn.pred = _unactivated(mean, act)
@@ -55,7 +58,7 @@ class FlipTTA(Callback):
         x = self.xb[0]
         if not isinstance(x, torch.Tensor) or x.ndim!=4:
             raise ValueError(f'{inputs}, but the input is of shape {tuple(getattr(x, "shape", ()))}.')
-        if self.pred.ndim!=2:
+        if self.pred.ndim!=2 and self.pred.shape!=x.shape[:1]:
             raise ValueError(f'FlipTTA needs a network whose output is of shape (B,K), but it is of shape '
                              f'{tuple(self.pred.shape)}.')
 
@@ -85,13 +88,15 @@ def _all_items(dl, given, n_ranks):
 @patch
 def tta_flip(self:Learner,
     ds_idx:int=1, # Loader to use where `dl` is None, 0 for training and 1 for validation
-    dl=None # A loader, such as `learn.dls.test_dl(files)`
-)->tuple: # Probabilities (N,K), and targets (N,) or None
+    dl=None, # A loader, such as `learn.dls.test_dl(files)`
+    activation=None # 'softmax', 'sigmoid', 'exp', 'none' or a function. Default: that of the loss.
+)->tuple: # Probabilities (N,K), or those of the second of two classes (N,1), and targets (N,) or None
     """Predictions by the mean of each image and its mirror image, in the order of the items.
 
     Items are taken in the validation form of the transforms, also those of the training set, so that the result is the
     same each time. Within `distrib_ctx`, where every process must call it, they share the work, and each has all
     predictions; outside, a process works by itself."""
+    stated = checked_activation(activation, 'tta_flip')
     given = dl is not None
     n_ranks = max(num_distrib(), 1) if hasattr(self, 'distributed_trainer') else 1
     dl = _all_items(fastai_loader(dl if given else self.dls[ds_idx], 'tta_flip'), given, n_ranks)
@@ -104,6 +109,9 @@ def tta_flip(self:Learner,
             dl.to_detach = _own_answers
             no_metrics = contextmanager(replacing_yield)(self.recorder, 'valid_metrics', False)
             stack.enter_context(no_metrics)
-        res = self.get_preds(dl=dl, cbs=FlipTTA(), act=activation_of(self.loss_func), reorder=False)
+        act = activation_of(self.loss_func, stated)
+        probs,*rest = self.get_preds(dl=dl, cbs=FlipTTA(stated), act=act, reorder=False)
+    if probs.ndim==1: probs = probs[:,None] # one output without an axis of its own
+    if stated is None and known_activation(self.loss_func) is None: check_rows(probs, 'tta_flip')
     order = _gathered(idxs, dl.bs, n_ranks).argsort(kind='stable')
-    return tuple(nested_reorder(res, tensor(order)))
+    return tuple(nested_reorder((probs,*rest), tensor(order)))

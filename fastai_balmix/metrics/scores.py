@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from scipy.special import ndtri
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from fastai_balmix.checks import (
-    as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs, in_order,
-    nearest)
+    as_classes, as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs,
+    in_order, nearest)
+from .cells import count_margins,Margins,most_classes
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
 def _count_pairs(pred, targ, k):
@@ -36,7 +37,7 @@ def _count_pairs(pred, targ, k):
     return np.bincount(targ*k+pred, minlength=k*k).reshape(k, k)
 
 def confusion(
-    preds, # Probabilities or network outputs (N,K), or predicted classes (N,)
+    preds, # Probabilities or network outputs (N,K), predicted classes (N,), or the second class's probability (N,1)
     targs, # True classes, (N,) ints
     n_classes:int|None=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
     owner:str='confusion' # Name that errors give
@@ -55,6 +56,12 @@ def _with_sums(cm, owner):
     return cm,true,cm.sum(-2),true.sum(-1)
 
 def _diag(cm): return np.diagonal(cm, axis1=-2, axis2=-1)
+
+def _margins(cm, owner):
+    "`Margins` of matrices, checked; where they are given in place of matrices, as they are"
+    if isinstance(cm, Margins): return cm
+    cm,true,pred,_ = _with_sums(cm, owner)
+    return Margins(true, pred, _diag(cm))
 
 def _ratio(a, b, undefined=np.nan):
     "a/b, and `undefined` where b is 0"
@@ -82,8 +89,8 @@ def mcc(
     """Matthews' correlation coefficient for K classes (Gorodkin's R_K), -1 to 1.
 
     0 where all items or all predictions are of one class."""
-    cm,true,pred,n = _with_sums(cm, 'mcc')
-    hit = _diag(cm)
+    m = _margins(cm, 'mcc')
+    true,pred,hit,n = m.true,m.pred,m.hit,m.n
     # For each class, hits times right rejections less misses times false alarms: only whole numbers of items
     # are subtracted before anything is multiplied, so that large counts lose nothing
     rejected = n[...,None]-true-pred+hit
@@ -97,25 +104,26 @@ def balanced_acc(
     classes='present' # Average over the classes in the truth, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Mean recall of the classes. NaN without any."
-    cm,true,_,_ = _with_sums(cm, 'balanced_acc')
-    return _class_mean(_ratio(_diag(cm), true), true!=0, classes, 'balanced_acc')
+    m = _margins(cm, 'balanced_acc')
+    return _class_mean(_ratio(m.hit, m.true), m.true!=0, classes, 'balanced_acc')
 
 def macro_f1(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Average over the classes in truth or prediction, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Mean F1 of the classes. NaN without any."
-    cm,true,pred,_ = _with_sums(cm, 'macro_f1')
-    return _class_mean(_ratio(2*_diag(cm), true+pred), true+pred!=0, classes, 'macro_f1')
+    m = _margins(cm, 'macro_f1')
+    both = m.true+m.pred
+    return _class_mean(_ratio(2*m.hit, both), both!=0, classes, 'macro_f1')
 
 def geometric_mean(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Of the classes in the truth, of 'all', or of a list of class numbers
 )->np.ndarray|np.float64: # (...)
     "Geometric mean of the classes' recalls: 0 as soon as one class is never found"
-    cm,true,_,_ = _with_sums(cm, 'geometric_mean')
-    with np.errstate(divide='ignore'): logs = np.log(_ratio(_diag(cm), true))
-    return np.exp(_class_mean(logs, true!=0, classes, 'geometric_mean', absent=-np.inf))
+    m = _margins(cm, 'geometric_mean')
+    with np.errstate(divide='ignore'): logs = np.log(_ratio(m.hit, m.true))
+    return np.exp(_class_mean(logs, m.true!=0, classes, 'geometric_mean', absent=-np.inf))
 
 # %% ../../nbs/metrics/scores.ipynb #1044d8e4
 def quad_kappa(
@@ -260,14 +268,14 @@ def _class_aucs(probs, targs, specificity=.95):
     return res
 
 def per_class_auc(
-    probs, # Probabilities, (N,K)
+    probs, # Probabilities, (N,K), or those of the second of two classes, (N,1)
     targs, # True classes, (N,) ints
     specificity:float=.95, # The specificity at which sensitivity is read
     vocab=None # Names of the classes. Default: their numbers.
 )->pd.DataFrame: # A row a class: `auroc`, `average_precision`, `sensitivity`
     "Each class against the rest, from its probability; NaN where the class, or the rest, is absent"
     p = as_preds(probs, 'per_class_auc', name='probs')
-    t = as_labels(targs, 'per_class_auc', n=len(p), n_classes=p.shape[1], name='targs')
+    t = as_classes(targs, 'per_class_auc', len(p), p.shape[1])
     check_real(specificity, 'specificity', 'per_class_auc', low=0, high=1)
     index = _class_index(vocab, p.shape[1], 'per_class_auc')
     columns = ['auroc','average_precision','sensitivity']
@@ -315,7 +323,7 @@ def mean_distance(
 def _probs_and_targs(probs, targs, owner)->tuple[torch.Tensor,torch.Tensor]:
     "Probabilities (N,K) and classes (N,) as tensors, checked against each other"
     p = as_prob_rows(probs, owner)
-    t = as_labels(targs, owner, n=len(p), n_classes=p.shape[1], name='targs')
+    t = as_classes(targs, owner, len(p), p.shape[1])
     return torch.from_numpy(p),torch.from_numpy(t)
 
 def calibration_bins(
@@ -359,10 +367,11 @@ class Score:
     larger_is_better:bool=True # Which direction is better?
     ordered:bool=False # Does it need ordered classes?
     of_probs:Callable|None=None # Function of probabilities (N,K) and true classes; None where a matrix is enough
+    needs_matrix:bool=False # Does `func` need every cell? If not, it takes `Margins` as well.
 
 def _accuracy(cm):
-    cm,_,_,n = _with_sums(cm, 'accuracy')
-    return _ratio(_diag(cm).sum(-1), n)
+    m = _margins(cm, 'accuracy')
+    return _ratio(m.hit.sum(-1), m.n)
 
 def _mean_auc(probs, targs): return float(per_class_auc(probs, targs).auroc.mean())
 
@@ -371,8 +380,8 @@ score_registry = {o.key:o for o in (
     Score('balanced_accuracy', 'balanced accuracy', balanced_acc),
     Score('macro_f1', 'macro-F1', macro_f1),
     Score('geometric_mean', 'geometric mean', geometric_mean),
-    Score('quad_kappa', 'quadratic κ', quad_kappa, low=-1, ordered=True),
-    Score('kendall_tau', 'Kendall’s τ-b', kendall_tau, low=-1, ordered=True),
+    Score('quad_kappa', 'quadratic κ', quad_kappa, low=-1, ordered=True, needs_matrix=True),
+    Score('kendall_tau', 'Kendall’s τ-b', kendall_tau, low=-1, ordered=True, needs_matrix=True),
     Score('accuracy', 'accuracy', _accuracy),
     Score('mean_auc', 'mean AUC', of_probs=_mean_auc),
     Score('brier', 'Brier error', of_probs=brier_error, high=2, larger_is_better=False),
@@ -401,7 +410,9 @@ def score_row(
     Calibration error and Brier error are left out where `prevalence` is given: they are of the images as they come."""
     p,t = _probs_and_targs(probs, targs, 'score_row')
     array,classes = p.numpy(),t.numpy()
-    cm = _count_pairs(array.argmax(1), classes, array.shape[1])
+    k = array.shape[1]
+    if k>most_classes and not ordered and prevalence is None: cm = count_margins(classes*k+array.argmax(1), k)
+    else: cm = _count_pairs(array.argmax(1), classes, k)
     if prevalence is not None: cm = reweight(cm, prevalence)
     row = {k: float(o.func(cm)) for k,o in score_registry.items() if o.func and (ordered or not o.ordered)}
     row['mean_auc'] = float(pd.Series(_class_aucs(array, classes)[:,0]).mean()) # of the classes that have one

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
-from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc,roc_curve
 from ..checks import as_labels,as_prob_rows,check,check_int,check_real
 from fastai_balmix.metrics.scores import (
     OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
     per_class)
-from ..metrics.intervals import Interval
+from ..metrics.intervals import Interval,share_intervals
 from ..inference.prior import adjust_prior,operating_curve
 from ..compare.reading import matrices_at,shares_present
 
@@ -37,14 +36,18 @@ def recall_change(
     before, # The same of the method it is compared with
     targs, # True classes, (N,) ints
     vocab=None, # Names of the classes. Default: their numbers.
-    level:float=.95 # Share of such intervals that hold the true value
+    level:float=.95, # Share of such intervals that hold the true value
+    groups=None # What images belong together, such as their patient, (N,). Default: each image for itself.
 )->pd.DataFrame: # A row a class: `support`, `change`, `low`, `high`
     "Change of each class's recall on the same images, with the paired interval of Agresti and Min (2005)"
     d = np.asarray(right, dtype=np.float64)-np.asarray(before, dtype=np.float64)
     k = None if vocab is None else len(vocab)
     y = as_labels(targs, 'recall_change', n=len(d), n_classes=k, name='targs')
     if k is None: k = y.max(initial=-1)+1
-    n,total,squares = (np.bincount(y, w, minlength=k).astype(np.float64) for w in (None,d,d*d))
+    n,total = (np.bincount(y, w, minlength=k).astype(np.float64) for w in (None,d))
+    unit = np.arange(len(d)) if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    sums = pd.Series(d).groupby([y,unit]).sum()
+    squares = np.bincount(sums.index.get_level_values(0), sums**2, minlength=k)
     mid = total/(n+2)
     half = ndtri((1+level)/2)*np.sqrt(squares+1-total*total/(n+2))/(n+2)
     with np.errstate(invalid='ignore'): change = total/n # NaN without images
@@ -76,26 +79,41 @@ def worst_mistakes(
     return df.drop_duplicates('path').head(n).reset_index(drop=True)
 
 # %% ../../nbs/report/answers.ipynb #67a22d5f
+def _beaten(score, by, weight):
+    "Weight of those in `by` that each score beats, ties counting half"
+    order = np.argsort(by, kind='stable')
+    sums = np.concatenate([[0.],weight[order].cumsum()])
+    below,upto = (np.searchsorted(by[order], score, side) for side in ('left','right'))
+    return (sums[below]+sums[upto])/2
+
+def _side(beaten, area, weight, unit, n_units):
+    "What each image or group adds to the area beyond its share, from one side"
+    there = len(np.unique(unit))
+    if there<2: return np.zeros(n_units),.25 # of a single one nothing is known
+    return np.sqrt(there/(there-1))*np.bincount(unit, weight*(beaten-area), n_units)/weight.sum(),0.
+
+# %% ../../nbs/report/answers.ipynb #67a22d61
 def auroc_interval(
     score, # Probability of the group, (N,)
     y, # Does the item belong to it? (N,) bools
     items=None, # What items are answers for the same image, (N,). Default: each stands for itself.
-    level:float=.95 # Share of such intervals that hold the true value
+    level:float=.95, # Share of such intervals that hold the true value
+    groups=None # What images belong together, such as their patient, (N,). Default: each image for itself.
 )->Interval: # `value`, `low`, `high`; NaN where the group or the rest is absent
-    "Area under the ROC with the interval of DeLong et al. (1988), on the scale of its logit"
+    "Area under the ROC with the interval of DeLong et al. (1988), by groups of Obuchowski (1997), on the logit scale"
     score,y = np.asarray(score, dtype=np.float64),np.asarray(y, dtype=bool)
     if y.all() or not y.any(): return Interval(np.nan, np.nan, np.nan)
+    image = pd.factorize(np.arange(len(y)) if items is None else np.asarray(items), use_na_sentinel=False)[0]
+    weight = 1/np.bincount(image)[image]
     # share of the other side that each item of the group, and of the rest, is on the right side of
-    ranks = rankdata(score)
-    inside = (ranks[y]-rankdata(score[y]))/(~y).sum()
-    outside = 1-(ranks[~y]-rankdata(score[~y]))/y.sum()
-    area = float(inside.mean())
-    if items is not None:
-        items = np.asarray(items)
-        inside = pd.Series(inside).groupby(items[y]).mean().to_numpy()
-        outside = pd.Series(outside).groupby(items[~y]).mean().to_numpy()
-    def variance(x): return x.var(ddof=1)/len(x) if len(x)>1 else .25
-    error = math.sqrt(variance(inside)+variance(outside))
+    inside = _beaten(score[y], score[~y], weight[~y])/weight[~y].sum()
+    outside = 1-_beaten(score[~y], score[y], weight[y])/weight[y].sum()
+    area = float(np.average(inside, weights=weight[y]))
+    unit = image if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    n_units = unit.max()+1
+    of_group,unknown = _side(inside, area, weight[y], unit[y], n_units)
+    of_rest,also = _side(outside, area, weight[~y], unit[~y], n_units)
+    error = math.sqrt(((of_group+of_rest)**2).sum()+unknown+also)
     if not 0<area<1 or not error: return Interval(area, np.nan, np.nan)
     half = ndtri((1+level)/2)*error/(area*(1-area))
     return Interval(area, float(expit(logit(area)-half)), float(expit(logit(area)+half)))
@@ -111,19 +129,21 @@ def _predictive_values(sensitivity, specificity, prevalence):
 def against_rest(
     cm, # Confusion matrix, (K,K)
     group, # Numbers of the classes that are looked for
-    prevalence:float # Share of the group where the network is to be used
+    prevalence:float, # Share of the group where the network is to be used
+    ends=None # Ends of the intervals of specificity and sensitivity, ((low,low), (high,high)). Default: Wilson's.
 )->dict: # `positives`, `negatives`; `sensitivity`, `specificity`, `ppv`, `npv`, each (value, low, high)
     "What the decision 'one of these classes' is worth"
     check_real(prevalence, 'prevalence', 'against_rest', low=0, high=1, high_open=True)
     two = group_classes(cm, {'group':group})
     check(len(two)==2, 'group', 'against_rest', 'some of the classes, not all', repr(list(group)))
     r = per_class(two, ['rest','group'], [1-prevalence,prevalence]).loc['group']
-    ppv_low,npv_low = _predictive_values(r.recall_low, r.specificity_low, prevalence)
-    ppv_high,npv_high = _predictive_values(r.recall_high, r.specificity_high, prevalence)
+    if ends is None: ends = (r.specificity_low,r.recall_low),(r.specificity_high,r.recall_high)
+    (rest_low,low),(rest_high,high) = ends
+    ppv_low,npv_low = _predictive_values(low, rest_low, prevalence)
+    ppv_high,npv_high = _predictive_values(high, rest_high, prevalence)
     return dict(
         positives=float(two[1].sum()), negatives=float(two[0].sum()),
-        sensitivity=[r.recall,r.recall_low,r.recall_high],
-        specificity=[r.specificity,r.specificity_low,r.specificity_high],
+        sensitivity=[r.recall,float(low),float(high)], specificity=[r.specificity,float(rest_low),float(rest_high)],
         ppv=[r.ppv,ppv_low,ppv_high], npv=[r.npv,npv_low,npv_high])
 
 # %% ../../nbs/report/answers.ipynb #d788e8a7
@@ -179,9 +199,13 @@ def _mean_curve(runs, k, prevalence):
 # %% ../../nbs/report/answers.ipynb #5f46c933
 def _records(df): return df.reset_index().to_dict('records')
 
-def _thinned(x, n=200):
-    "At most `n` of the rows, the ends among them"
-    return x if len(x)<=n else x[np.unique(np.linspace(0, len(x)-1, n).round().astype(int))]
+def _thinned(curve, n=200):
+    "Points of a curve (M,2), the ends among them, twice as many as long as the area below changes by 0.0002 or more"
+    while len(curve)>n:
+        part = curve[np.unique(np.linspace(0, len(curve)-1, n).round().astype(int))]
+        if abs(auc(*part.T)-auc(*curve.T))<2e-4: return part
+        n *= 2
+    return curve
 
 def _reliability(probs, targs):
     "Calibration bins and errors; `probs` by name"
@@ -190,6 +214,33 @@ def _reliability(probs, targs):
         o: dict(calibration_error=calibration_error(p, targs), brier=brier_error(p, targs)) for o,p in probs.items()}
     return dict(bins=bins, errors=errors)
 
+# %% ../../nbs/report/answers.ipynb #5f46c941
+def _image_shares(pool, answers):
+    "Share of the answers for each image that are `answers`, (images,)"
+    return np.bincount(pool['code'], pool['weight']*answers)
+
+def _set_ends(classes, pool, point):
+    "Let the intervals of a table of `per_class` count patients"
+    first = np.unique(pool['code'], return_index=True)[1]
+    true,groups = pool['targs'][first],pool['groups'][first]
+    pred = pool['probs'][point].argmax(1)
+    answered = [_image_shares(pool, pred==i) for i in range(len(classes))]
+    parts = dict(
+        recall=[(o*(true==i), true==i) for i,o in enumerate(answered)],
+        precision=[(o*(true==i), o) for i,o in enumerate(answered)],
+        specificity=[((1-o)*(true!=i), true!=i) for i,o in enumerate(answered)])
+    for name,of_classes in parts.items():
+        classes[f'{name}_low'],classes[f'{name}_high'] = share_intervals(of_classes, groups)
+
+def _rest_ends(pool, point, group):
+    "Ends of the intervals of specificity and sensitivity of a group, counting patients"
+    if pool['groups'] is None: return None
+    first = np.unique(pool['code'], return_index=True)[1]
+    inside = np.isin(pool['targs'][first], group)
+    said = _image_shares(pool, np.isin(pool['probs'][point].argmax(1), group))
+    return share_intervals([((1-said)*~inside, ~inside), (said*inside, inside)], pool['groups'][first])
+
+# %% ../../nbs/report/answers.ipynb #5f46c942
 def _detection(pool, cms, group, at):
     "A group against the rest; None where all images, or none, belong to it"
     y = np.isin(pool['targs'], group)
@@ -198,11 +249,9 @@ def _detection(pool, cms, group, at):
     fpr,tpr,_ = roc_curve(y, score, sample_weight=pool['weight'])
     curve = _thinned(np.stack([fpr,tpr], 1))
     return dict(
-        auroc=list(auroc_interval(score, y, pool['code'])),
+        auroc=list(auroc_interval(score, y, pool['code'], groups=pool['groups'])),
         roc=dict(fpr=curve[:,0].tolist(), tpr=curve[:,1].tolist()),
-        points={point: against_rest(cm, group, at) for point,cm in cms.items()})
-
-
+        points={point: against_rest(cm, group, at, _rest_ends(pool, point, group)) for point,cm in cms.items()})
 
 # %% ../../nbs/report/answers.ipynb #1942529a
 def network_answers(
@@ -221,6 +270,7 @@ def network_answers(
     cms = {point: _pooled_matrix(pool, point, k) for point in pool['probs']}
     cm = cms[OperatingPoint.TRAINED]
     classes = per_class(cm, vocab)
+    if pool['groups'] is not None: _set_ends(classes, pool, OperatingPoint.TRAINED)
     if sizes is not None: classes['images'] = sizes
     accuracy = float(np.trace(cm)/cm.sum())
     res = dict(name=name, confusion=cm.tolist(), accuracy=accuracy, per_class=_records(classes))

@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from fastai.learner import Learner
 import fastai_balmix
-from ..checks import as_labels,as_prob_rows,check,check_int,label_array
+from ..checks import as_classes,as_prob_rows,check,check_int
 from ..loaders.draws import class_counts
 from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
@@ -39,7 +39,7 @@ from ..loaders.weighted import Weighted
 from ..loaders.pairing import load_items
 from ..callback.fitcheck import nominal_prior
 from ..metrics.scores import score_registry
-from ..metrics.learner import activation_of
+from ..metrics.activations import activation_of,check_rows,checked_activation
 from ..metrics.intervals import confidence_interval
 from ..inference.prior import PriorCalibrator
 from .answers import shares_of
@@ -131,16 +131,19 @@ def _learner_settings(learn):
     return res | dict(q=learn.dls.train.q if isinstance(learn.dls.train, Weighted) else None)
 
 # %% ../../nbs/report/network.ipynb #d144a610
-def _validation_answers(learn, dl, preds):
+def _validation_answers(learn, dl, preds, activation):
     "Probabilities and true classes of the validation items, checked"
-    if preds is None:
-        with learn.no_bar():
-            preds = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=activation_of(learn.loss_func))
+    act = activation_of(learn.loss_func, checked_activation(activation, 'report'))
+    made_here = preds is None
+    if made_here:
+        with learn.no_bar(): preds = learn.get_preds(dl=dl.new(shuffle=False, drop_last=False), act=act)
     probs,targs = preds[:2]
     check(targs is not None, 'preds', 'report', 'probabilities and true classes', 'no classes')
-    probs = as_prob_rows(label_array(probs).astype(np.float32), 'report')
-    targs = as_labels(label_array(targs).reshape(-1), 'report', n=len(probs), n_classes=probs.shape[1], name='targs')
-    return probs,targs
+    if made_here:
+        if probs.ndim==1: probs = probs[:,None] # one output without an axis of its own
+        check_rows(probs, 'report')
+    probs = as_prob_rows(probs, 'report').astype(np.float32)
+    return probs,as_classes(targs, 'report', len(probs), probs.shape[1])
 
 def _training_labels(dls, labels):
     "Class of each training item; or None, and the error"
@@ -171,6 +174,7 @@ def _fingerprint(*parts):
 def learner_card(
     learn, # A trained `Learner`
     preds=None, # `(probs, targs)` of its validation items, such as `learn.tta_flip()`. Default: one forward pass.
+    activation=None, # 'softmax', 'sigmoid', 'exp', 'none' or a function. Default: that of the loss.
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
     prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     labels=None, # Class of each training item, (N,) ints; needed if it cannot be read from the data set
@@ -186,7 +190,7 @@ def learner_card(
     name = name or arch
     dl = fastai_loader(learn.dls.valid, 'report')
     history = _history_of(learn) # before a forward pass starts the recorder anew
-    probs,targs = _validation_answers(learn, dl, preds)
+    probs,targs = _validation_answers(learn, dl, preds, activation)
     k = probs.shape[1]
     vocab = class_names(learn.dls.valid, k)
     trained,unknown = _training_labels(learn.dls, labels)

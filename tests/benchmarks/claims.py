@@ -113,6 +113,7 @@ def real_networks(trials, seed, networks=12, epochs=8):
     """Small networks of one recipe on the embedded digits, `networks` a fold, are told apart as if they were those of
     different methods. Yields the design and the share of summaries that claim anything."""
     import tempfile
+
     from fastai_balmix.compare.claims import RunAnswers
     from fastai_balmix.compare.plan import compare
     from fastai_balmix.datasets.published import digits
@@ -151,7 +152,8 @@ def main():
     parser.add_argument('--gain', type=float, default=.12,
                         help='gain of the better method, in standard deviations of a view')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--networks', action='store_true', help='small networks of one recipe, in place of made-up ones')
+    parser.add_argument('--networks', action='store_true',
+                        help='small networks of one recipe, in place of made-up ones')
     args = parser.parse_args()
     print(f"| {' | '.join(head)} |")
     print('| --- |'+' ---: |'*(len(head)-1))

@@ -68,7 +68,8 @@ def main():
         for n, per_group in designs:
             of_patients = f', {per_group} a patient' if per_group>1 else ''
             shares = coverage(matrix, n, per_group, args.trials, args.seed)
-            cells = [name, f'{n:,}{of_patients}', f'{n*matrix.sum(1).min():.0f}', *(f'{o:.3f}' for o in shares.values())]
+            rarest = n*matrix.sum(1).min()
+            cells = [name, f'{n:,}{of_patients}', f'{rarest:.0f}', *(f'{o:.3f}' for o in shares.values())]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
