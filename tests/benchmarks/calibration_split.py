@@ -89,4 +89,4 @@ if __name__=='__main__':
         for kind in 'trained networks','lucky epochs':
             trials = [trial(n, args.epochs, i, kind=='trained networks') for i in range(args.trials)]
             print(f'\n{n} images choose and calibrate, {args.trials} times {kind}: means')
-            print(pd.DataFrame(sum(trials, [])).groupby('way', sort=False).mean().round(2).to_string())
+            print(pd.DataFrame([o for t in trials for o in t]).groupby('way', sort=False).mean().round(2).to_string())
