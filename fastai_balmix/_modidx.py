@@ -316,6 +316,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'fastai_balmix/compare/calibration.py'),
                                                    'fastai_balmix.compare.calibration.Halves': ( 'compare/calibration.html#halves',
                                                                                                  'fastai_balmix/compare/calibration.py'),
+                                                   'fastai_balmix.compare.calibration._dealt': ( 'compare/calibration.html#_dealt',
+                                                                                                 'fastai_balmix/compare/calibration.py'),
                                                    'fastai_balmix.compare.calibration.cross_fitted': ( 'compare/calibration.html#cross_fitted',
                                                                                                        'fastai_balmix/compare/calibration.py'),
                                                    'fastai_balmix.compare.calibration.halve': ( 'compare/calibration.html#halve',

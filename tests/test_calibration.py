@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from fastai.vision.all import AdaptiveAvgPool, Callback, ConvLayer, DataLoaders, Flatten
 from torch import nn
 from toys import Points, Probe, close, make_learner, quiet_fit, seeded_dl
@@ -28,7 +29,8 @@ def table(counts, group=1, n_folds=0, **kwargs):
     if n_folds: df['fold'] = [1+int(o.split('/')[1])//group%n_folds for o in df.path]
     def picture(key):
         k,i = map(int, key.split('/'))
-        return np.random.default_rng([k,i]).integers(0, 90*(k+1), (8,8,3)).clip(0, 255).astype(np.uint8)
+        pixels = np.random.default_rng([k,i]).integers(0, 90*(k+1), (8,8,3)).clip(0, 255)
+        return Image.fromarray(pixels.astype(np.uint8))
     return ImageData(df, [f'c{k}' for k in range(len(counts))], images=picture, **kwargs)
 
 @pytest.mark.parametrize('group', [1, 3])
@@ -38,14 +40,17 @@ def test_halves_share_no_patient_and_have_thirty_of_each_class(counts, way, grou
     data = table(counts, group)
     rows = np.arange(len(data))[::-1] # any order
     got = halve(data, rows)
-    a,b = got.parts
-    assert sorted([*a,*b])==[*range(len(data))] and not {*a} & {*b}
-    if group>1: assert not {*data.groups[a]} & {*data.groups[b]}
-    sizes = [np.bincount(data.y[o], minlength=2) for o in (a,b)]
     if group==1: assert got.way==way
-    assert got.way==('halves' if np.min(sizes)>=30 else 'cross-fitted')
-    if got.way=='halves': assert got.choose.tolist()==sorted(a) and got.fit.tolist()==sorted(b)
-    else: assert {*got.choose}=={*got.fit}=={*rows}
+    parts = (got.choose,got.fit) if got.way=='halves' else got.parts
+    assert sorted(np.concatenate(parts))==[*range(len(data))]
+    for i,a in enumerate(parts):
+        for b in parts[:i]:
+            assert not {*a} & {*b} and (group==1 or not {*data.groups[a]} & {*data.groups[b]})
+    sizes = np.array([np.bincount(data.y[o], minlength=2) for o in parts])
+    if got.way=='halves': assert sizes.min()>=30
+    else:
+        assert {*got.choose}=={*got.fit}=={*rows} and len(parts)==min(5, sum(-(-n//group) for n in counts))
+        assert np.ptp(sizes, axis=0).max()<=2*group
     assert halve(data, rows, may_cut=False).way=='cross-fitted'
     again = halve(data, rows)
     assert again.choose.tolist()==got.choose.tolist() # for all methods and seeds
@@ -76,21 +81,21 @@ class FromTable(nn.Module):
     def forward(self, x): return said[self.epoch][x[:,0].long()] + 0*self.w
 
 class Turn(Callback):
-    def before_epoch(self): self.learn.model.epoch.fill_(self.epoch)
+    def after_train(self): self.learn.model.epoch.fill_(self.epoch)
 
 def table_learner():
     ds = torch.utils.data.TensorDataset(torch.arange(n).float()[:,None], y)
     dls = DataLoaders(seeded_dl(ds, 16), seeded_dl(ds, 16, shuffle=False))
     return make_learner(dls, net=FromTable(), metrics=[MCC()])
 
-def best_epochs(): return [int(np.argmax([mcc(confusion(o[h], y[h])) for o in said])) for h in halves]
+def best_epochs(): return [int(np.argmax([mcc(confusion(o[h], y[h])) for o in said])) for h in reversed(halves)]
 
 def answers(learn):
     def predict(rows):
         with torch.no_grad(): return dict(probs=learn.model(torch.tensor(rows).float()[:,None]).numpy(), rows=rows)
     return predict
 
-def test_each_half_is_answered_by_the_epoch_of_the_other(tmp_path):
+def test_each_fold_is_answered_by_the_epoch_that_the_others_chose(tmp_path):
     learn,best = table_learner(),HalfBest(halves, y.numpy(), 'mcc')
     point = Checkpoint(tmp_path/'c.pth', 'mcc')
     quiet_fit(learn, n_epoch, [Turn(), best, point])
@@ -100,7 +105,7 @@ def test_each_half_is_answered_by_the_epoch_of_the_other(tmp_path):
     predict = answers(learn)
     got = cross_fitted(learn, best, predict, predict(np.arange(n)), point.best)
     assert got['rows'].tolist()==[*halves[0],*halves[1]]
-    close(got['probs'], torch.cat([said[second][halves[0]], said[first][halves[1]]]))
+    close(got['probs'], torch.cat([said[first][halves[0]], said[second][halves[1]]]))
     assert learn.model.epoch==point.best # the network is as it was
 
 def test_the_network_at_hand_is_not_asked_again(tmp_path):
@@ -138,7 +143,7 @@ def test_its_state_is_read_without_unpickling():
 def net(n_classes):
     return nn.Sequential(ConvLayer(3, 4, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(4, n_classes))
 
-recipe = dict(epochs=2, size=None, bs=32, lr=.05, augment='none', pretrained=False, select=.4)
+recipe = dict(epochs=2, size=None, bs=16, lr=.05, augment='none', pretrained=False, select=.4)
 
 def finished(folder, data, method='instance', **kwargs):
     run = Run(data, method, net, data.folds and 1 or None, 0, TrainConfig(**(recipe|kwargs)), folder)

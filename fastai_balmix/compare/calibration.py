@@ -2,8 +2,8 @@
 
 The selection split chooses the epoch. Images by which an epoch was chosen look better answered than others, so a
 calibrator that is fitted on them trusts the network too much. Where the split is large enough, one half chooses the
-epoch and the other is calibrated on. Where it is not, each half is answered by the network of the epoch that the other
-half chose, and the calibrator is fitted on these answers.
+epoch and the other is calibrated on. Where it is not, it is dealt into five folds: each is answered by the network of
+the epoch that the other four chose, and the calibrator is fitted on these answers.
 
 ```python
 from fastai_balmix.datasets import digits
@@ -21,6 +21,7 @@ __all__ = ['fewest', 'Halves', 'halve', 'HalfBest', 'cross_fitted']
 # %% ../../nbs/compare/calibration.ipynb #b1908143
 from dataclasses import dataclass
 import numpy as np
+import pandas as pd
 import torch
 from fastai.basics import *
 from ..metrics.scores import confusion,find_score
@@ -35,33 +36,42 @@ class Halves:
     way:str # 'halves', 'cross-fitted' or 'same images'
     choose:np.ndarray # Row numbers of the images that choose the epoch
     fit:np.ndarray # Row numbers of those that are calibrated on
-    parts:tuple # Row numbers of each half; empty for 'same images'
+    parts:tuple=() # Row numbers of the folds for which the others choose an epoch; none unless 'cross-fitted'
+
+def _dealt(data, rows, groups, n=5, seed=0):
+    "Row numbers of each of at most `n` folds, by group, about even in every class"
+    number,names = pd.factorize(groups)
+    largest = pd.Series(data.y[rows]).groupby(number).max().to_numpy()
+    order = np.lexsort((np.random.default_rng(seed).random(len(names)),largest))
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[order] = np.arange(len(names))%n
+    return tuple(np.sort(rows[fold[number]==i]) for i in range(min(n, len(names))))
 
 def halve(
     data, # The data
     rows:np.ndarray, # Row numbers of the selection split
     may_cut:bool=True # May a part of them choose the epoch?
 )->Halves:
-    "Halves of the selection split, by patient, with a task each where they are large enough"
+    "Halves of the selection split, by patient, with a task each where they are large enough; else folds"
     groups = rows if data.groups is None else data.groups[rows]
-    if len(np.unique(groups))<2: return Halves('same images', rows, rows, ())
-    parts = cut_off(data, rows, .5, 0)
-    if not all(map(len, parts)): return Halves('same images', rows, rows, ())
-    rarest = min(np.bincount(data.y[o], minlength=len(data.vocab))[np.unique(data.y[rows])].min() for o in parts)
-    if may_cut and rarest>=fewest: return Halves('halves', *map(np.sort, parts), parts)
-    return Halves('cross-fitted', rows, rows, tuple(map(np.sort, parts)))
+    if len(pd.unique(groups))<2: return Halves('same images', rows, rows)
+    halves = [np.sort(o) for o in cut_off(data, rows, .5, 0)]
+    present = np.unique(data.y[rows])
+    rarest = min(np.bincount(data.y[o], minlength=len(data.vocab))[present].min() for o in halves)
+    if may_cut and rarest>=fewest: return Halves('halves', *halves)
+    return Halves('cross-fitted', rows, rows, _dealt(data, rows, groups))
 
 # %% ../../nbs/compare/calibration.ipynb #582d80d7
 class HalfBest(Callback):
-    "Keeps the weights of the epoch that is best for each half of the validation images"
+    "Keeps, for each fold of the validation images, the weights of the epoch that is best for all others"
     order = 55 # after the recorder, before the checkpoint is written
     def __init__(self,
-        halves:list, # Positions of each half among the validation images, in their order
+        folds:list, # Positions of each fold among the validation images
         targs, # True classes of all of them, (N,)
         monitor:str # Score that chooses
     ):
-        self.halves,self.targs,self.score = halves,targs,find_score(monitor)
-        self.best = [dict(value=-np.inf, epoch=-1, weights={}) for _ in halves]
+        self.folds,self.targs,self.score = folds,targs,find_score(monitor)
+        self.best = [dict(value=-np.inf, epoch=-1, weights={}) for _ in folds]
 
     def state_dict(self): return dict(best=self.best)
     def load_state_dict(self, state): self.best = state['best']
@@ -74,10 +84,11 @@ class HalfBest(Callback):
         answers = torch.cat(self.answers).numpy()
         self.answers = []
         k = self.learn.pred.shape[-1]
-        for half,best in zip(self.halves, self.best):
-            value = float(self.score.func(confusion(answers[half], self.targs[half], k)))
+        weights = {k:v.detach().cpu().clone() for k,v in self.model.state_dict().items()} # shared by all folds
+        for fold,best in zip(self.folds, self.best):
+            others = np.setdiff1d(np.arange(len(answers)), fold)
+            value = float(self.score.func(confusion(answers[others], self.targs[others], k)))
             if best['epoch']>=0 and not value>best['value']: continue
-            weights = {k:v.detach().cpu().clone() for k,v in self.model.state_dict().items()}
             best.update(value=-np.inf if np.isnan(value) else value, epoch=int(self.epoch), weights=weights)
 
 # %% ../../nbs/compare/calibration.ipynb #11a05c9d
@@ -87,15 +98,15 @@ def cross_fitted(
     predict, # Function of positions of validation images that gives a dict of arrays, a row an image
     answered:dict, # What `predict` gives for all of them, with the learner's weights
     chosen:int # The epoch whose weights these are
-)->dict: # What `predict` gives for all images, half after half
-    "Answers for each half by the network of the epoch that the other half chose"
+)->dict: # What `predict` gives for all images, fold after fold
+    "Answers for each fold by the network of the epoch that all others chose"
     own = {k:v.detach().cpu().clone() for k,v in learn.model.state_dict().items()}
     res = []
-    for half,other in zip(best.halves, reversed(best.best)):
+    for fold,other in zip(best.folds, best.best):
         if other['epoch']==chosen:
-            res.append({k:v[half] for k,v in answered.items()})
+            res.append({k:v[fold] for k,v in answered.items()})
             continue
         learn.model.load_state_dict(other['weights'])
-        try: res.append(predict(half))
+        try: res.append(predict(fold))
         finally: learn.model.load_state_dict(own)
     return {k:np.concatenate([o[k] for o in res]) for k in res[0]}

@@ -127,7 +127,7 @@ def _check_outputs(run, learn):
 
 def _fit(run, learn, training, on_epoch, halves):
     """Train from where the run stands. Returns its checkpoints, of the training and of a method's second fit, and the
-    callback that knows the best epoch of each half; None where there is none for the network that came out."""
+    callback that knows the best epoch without each fold; None where there is none for the network that came out."""
     checkpoints = [Checkpoint(run.path/f'checkpoint{i}.pth', run.monitor, on_epoch) for i in (1,2)]
     rows = np.sort(halves.choose)
     at = [np.searchsorted(rows, o) for o in halves.parts] if halves.way=='cross-fitted' else []
@@ -171,7 +171,7 @@ def _calibration_answers(run, learn, preds, parts, halves, best, chosen):
         mine = np.isin(rows, halves.fit)
         return {k: v[mine] for k,v in select.items()},'halves'
     if best is None: return select,'same images'
-    def predict(half): return _predict(learn, run.data, rows[half], run.config.tta)
+    def predict(fold): return _predict(learn, run.data, rows[fold], run.config.tta)
     return cross_fitted(learn, best, predict, select, chosen),'cross-fitted'
 
 # %% ../../nbs/compare/runs.ipynb #e1b995b6

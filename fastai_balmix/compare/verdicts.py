@@ -215,8 +215,8 @@ _calibration_words = {
     'halves':
         'The calibrator was fitted on one half of the selection split, and the other half chose the epoch.',
     'cross-fitted':
-        'The calibrator was cross-fitted: each half of the selection split was answered by the network of the epoch '
-        'that the other half chose.',
+        'The calibrator was cross-fitted: each fifth of the selection split was answered by the network of the epoch '
+        'that the other four chose.',
     'same images':
         'The calibrator was fitted on the very images that chose the epoch: it trusts the network too much.'}
 
