@@ -27,7 +27,8 @@ os.environ['MPLBACKEND'] = 'agg'
 root = Path(__file__).resolve().parent.parent
 concerned = {
     'loaders.draws': ['sampling'], 'loaders.pairing': ['pairing'], 'metrics.learner': ['metrics','targets'],
-    'callback.mixup': ['callback','callback_faults','callback_pipelines','rivals','targets'],
+    'callback.mixup': ['mixed_loss','callback','callback_faults','callback_pipelines','rivals','targets'],
+    'callback.recipe': ['checkpoint'],
     'callback.rivals': ['callback','rivals','targets'],
 }
 def file(module): return (root/'fastai_balmix'/module.replace('.', '/')).with_suffix('.py')
