@@ -161,6 +161,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'fastai_balmix/callback/mixup.py'),
                                               'fastai_balmix.callback.mixup.MixedLoss.after_train': ( 'callback/mixup.html#mixedloss.after_train',
                                                                                                       'fastai_balmix/callback/mixup.py'),
+                                              'fastai_balmix.callback.mixup.MixedLoss.after_validate': ( 'callback/mixup.html#mixedloss.after_validate',
+                                                                                                         'fastai_balmix/callback/mixup.py'),
                                               'fastai_balmix.callback.mixup.MixedLoss.before_backward': ( 'callback/mixup.html#mixedloss.before_backward',
                                                                                                           'fastai_balmix/callback/mixup.py'),
                                               'fastai_balmix.callback.mixup.MixedLoss.before_batch': ( 'callback/mixup.html#mixedloss.before_batch',

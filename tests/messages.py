@@ -138,13 +138,13 @@ train_labels(DataLoader(Wrong(), bs=8))''',
             'Leave out `SaveModelCallback`: `monitor=` does its work.'),
         Message('''learn.fit(1, cbs=Checkpoint('fit.pth'))
 learn.fit(1, cbs=[Checkpoint('fit.pth'), BalancedMixUp()])''',
-            "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got fit.pth, of a fit with no "
-            'BalancedMixUp, instead.',
+            "The 'path' parameter of Checkpoint must be a file of this fit, or a new one. Got fit.pth, of a fit with "
+            'no BalancedMixUp, instead.',
             'The file is of a fit with other settings: optimiser, schedule, loss, data or callbacks.',
             'Another path, or the settings of that fit. To start anew, delete the file.'),
         Message('BalancedMixUp().loss(torch.zeros(8, 10))',
-            'BalancedMixUp needs a batch in work for `loss(pred)`, but no batch is: call it in an event of a batch, from '
-            '`before_batch` to `after_batch`.',
+            'BalancedMixUp needs a batch in work for `loss(pred)`, but no batch is: call it in an event of a batch, '
+            'from `before_batch` to `after_batch`.',
             'The mixed loss is that of the batch which a fit is at.',
             'Call it in a callback, as SAM does in `before_step`.'),
     ],

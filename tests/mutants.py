@@ -29,7 +29,8 @@ concerned = {
     'loaders.draws': ['sampling'],
     'loaders.pairing': ['pairing','wrong_labels','targets','callback_pipelines'],
     'metrics.learner': ['metrics','targets'],
-    'callback.mixup': ['callback','callback_faults','callback_pipelines','rivals','targets'],
+    'callback.mixup': ['mixed_loss','callback','callback_faults','callback_pipelines','rivals','targets'],
+    'callback.recipe': ['checkpoint'],
     'callback.rivals': ['callback','rivals','targets'],
 }
 def file(module): return (root/'fastai_balmix'/module.replace('.', '/')).with_suffix('.py')

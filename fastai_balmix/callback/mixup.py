@@ -114,12 +114,13 @@ class MixedLoss(Callback):
     of their labels (a float, or a (B,) tensor). A loss with `soft_targets`, one that takes a (B,K)
     distribution for each item, gets the mixed labels themselves. Warns once a fit if the network
     is run again on a mixed batch, in training, and `loss` is not asked."""
-    order,run_valid = -2,False
+    order = -2
     yb1,lam_y = None,0.
     _in_work = _asked = _warned = False
     _passes = _hook = _counts = None
     # They belong to a batch or a fit, and are not pickled
-    _stateattrs = 'yb1','_in_work','_asked','_warned','_passes','_hook','_counts'
+    _stateattrs = ('yb1','_in_work','_asked','_warned','_passes','_hook', # type: ignore[assignment]
+                   '_counts')
 
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
@@ -150,10 +151,11 @@ class MixedLoss(Callback):
     def before_batch(self):
         self._end_batch()
         self._in_work = True
-        self.mix_batch()
+        if self.training: self.mix_batch()
 
     # Other callbacks may run the network until the next batch begins
     def after_train(self): self._end_batch()
+    def after_validate(self): self._end_batch()
 
     def after_fit(self):
         self._end_batch()
@@ -183,9 +185,7 @@ class MixedLoss(Callback):
 
         What other callbacks do to `learn.loss_grad`, such as accumulation or scaling, is left to
         the caller."""
-        yb = () if self.learn is None else getattr(self.learn, 'yb', ())
-        in_work = self._in_work if getattr(self.learn, 'training', False) else any(y is not None for y in yb)
-        if not in_work:
+        if self.learn is None or not self._in_work:
             raise ValueError(f'{type(self).__name__} needs a batch in work for `loss(pred)`, but no batch is: call it '
                              'in an event of a batch, from `before_batch` to `after_batch`.')
         self._asked = True

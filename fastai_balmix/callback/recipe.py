@@ -93,7 +93,7 @@ def fit_recipe(
     but=() # Callbacks that are left out
 )->dict: # Texts in JSON by name; names of callbacks that may be missing in one of two recipes start with '?'
     "What determines the next fit of a learner, beside its network"
-    hypers = learn.opt.hypers
+    hypers = learn.opt.hypers # type: ignore[attr-defined] # it has been made
     parts = {
         'optimiser': learn.opt_func,
         'learning rate': [float(o.get('lr', 0)) for o in hypers],
