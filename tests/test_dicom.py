@@ -66,6 +66,10 @@ def test_values_are_rescaled(tmp_path):
     np.testing.assert_array_equal(grey(fn), linear(unsigned[1]*2.-1024, -1024, 4095*2-1024)) # all that 12 bits can hold
     np.testing.assert_array_equal(grey(fn, range='16bit'), grey(fn))
 
+def test_a_slope_below_zero(tmp_path):
+    fn = dicom(tmp_path/'x.dcm', unsigned[1], RescaleSlope=-1, RescaleIntercept=4095, BitsStored=12)
+    np.testing.assert_array_equal(grey(fn), linear(4095.-unsigned[1], 0, 4095))
+
 def test_the_window_of_the_file(tmp_path):
     fn = dicom(tmp_path/'x.dcm', WindowCenter=[2000,40], WindowWidth=[1000,400])
     x = pixels[1].astype(float)
