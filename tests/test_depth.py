@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import warm_call
-from fastai.learner import Learner, load_learner
-from fastai.losses import CrossEntropyLossFlat
-from PIL import Image, ImageOps
+from fastai.vision.all import CrossEntropyLossFlat, Learner, load_learner
+from PIL import Image, ImageFile, ImageOps
 from sklearn.datasets import load_digits
 from torch import nn
 from toys import must_be
@@ -297,6 +296,11 @@ def test_few_of_many_are_looked_at(tmp_path, monkeypatch):
     assert '40 images use 0 to 4095 of 65535: state range=(0, 4095).\n' in data.summary()+'\n'
     write(tmp_path/'x3.png', Image.fromarray(twelve[50])) # what was kept is no longer true of all
     assert '(32 images looked at)' in data.summary()
+
+def test_of_8_bits_a_look_reads_headers_alone(tmp_path, monkeypatch):
+    data = of_files(tmp_path, scans(eight))
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', lambda self: pytest.fail('an image was decoded'))
+    assert 'range' not in data.summary()
 
 @pytest.mark.parametrize('arrays,proposal', [
     (hounsfield, '(-1024, 3056)'), (floats, '(0, 1)'), (eight.astype(np.float32), '(0, 255)'),

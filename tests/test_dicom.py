@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import warm_call
-from fastai.learner import Learner, load_learner
-from fastai.losses import CrossEntropyLossFlat
+from fastai.vision.all import CrossEntropyLossFlat, Learner, load_learner
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -65,6 +64,10 @@ def test_values_are_rescaled(tmp_path):
     np.testing.assert_array_equal(grey(fn, range=(-1000,3000)), linear(unsigned[1]*2.-1024, -1000, 3000))
     np.testing.assert_array_equal(grey(fn), linear(unsigned[1]*2.-1024, -1024, 4095*2-1024)) # all that 12 bits can hold
     np.testing.assert_array_equal(grey(fn, range='16bit'), grey(fn))
+
+def test_a_slope_below_zero(tmp_path):
+    fn = dicom(tmp_path/'x.dcm', unsigned[1], RescaleSlope=-1, RescaleIntercept=4095, BitsStored=12)
+    np.testing.assert_array_equal(grey(fn), linear(4095.-unsigned[1], 0, 4095))
 
 def test_the_window_of_the_file(tmp_path):
     fn = dicom(tmp_path/'x.dcm', WindowCenter=[2000,40], WindowWidth=[1000,400])
@@ -251,6 +254,6 @@ def test_an_exported_learner_opens_dicom_as_training_did(tmp_path):
     one,many = warm_call(predicted, tmp_path/'export.pkl', [tmp_path/f'd/{i}.dcm' for i in range(3)])
     dls = learn.dls.test_dl([tmp_path/f'd/{i}.dcm' for i in range(3)])
     x = dls.one_batch()[0]
-    np.testing.assert_array_equal((x[:,0]*255).round().int().tolist(), linear(pixels[:3], 0, 4080))
+    np.testing.assert_array_equal((x[:,0]*255).round().int().tolist(), linear(pixels[:2], 0, 4080))
     np.testing.assert_allclose(many, learn.get_preds(dl=dls)[0].tolist(), atol=1e-6)
     np.testing.assert_allclose(one, many[0], atol=1e-6)

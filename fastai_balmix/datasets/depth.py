@@ -60,7 +60,9 @@ class Reading:
 
     def __post_init__(self):
         object.__setattr__(self, 'range', _checked_range(self.range))
-        if self.frame is not None: check_int(self.frame, 'frame', 'ImageData')
+        if self.frame is not None:
+            check_int(self.frame, 'frame', 'ImageData')
+            object.__setattr__(self, 'frame', int(self.frame))
         colour = _checked_background(self.background)
         if not isinstance(self.background, str): object.__setattr__(self, 'background', colour)
 

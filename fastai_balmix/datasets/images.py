@@ -20,7 +20,7 @@ __all__ = ['image_formats', 'image_suffixes', 'to_frame', 'in_8_bits', 'as_rgb',
 from functools import cache,partial
 from pathlib import Path
 import numpy as np
-from PIL import Image,UnidentifiedImageError,features
+from PIL import Image,ImageFile,UnidentifiedImageError,features
 from fastai.data.all import *
 from fastai.vision.augment import *
 from fastai.vision.core import *
@@ -106,7 +106,7 @@ def as_rgb(
 
 def open_picture(
     source # Path of a file, or an open file
-)->Image.Image:
+)->ImageFile.ImageFile:
     "A file that Pillow decodes by itself"
     return Image.open(source, formats=image_formats())
 
