@@ -22,7 +22,6 @@ from fastai_balmix import datasets
 from fastai_balmix.callback import check_order
 from fastai_balmix.compare import *
 from fastai_balmix.datasets import ImageData,fold_numbers,split_off
-from fastai_balmix.metrics import corrected_interval
 from fastai_balmix.report import *
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
@@ -521,6 +520,21 @@ nominal_prior(DataLoaders(own, own))''',
             '`with_folds` or `with_splits`.',
             'Nothing says what is to be trained on and what not.',
             '`images.with_splits(valid=.2, test=.2)`, or `with_folds(5)`.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', range=(255, 0))",
+            "The 'range' parameter of ImageData must be a pair (low, high) with low below high. Got (255, 0) instead.",
+            'The values that become black and white are in the wrong order.',
+            '`range=(0, 255)`; `data.verify()` proposes one.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', background='whit')",
+            "The 'background' parameter of ImageData must be the name of a colour, such as 'white' or '#ffffff', or "
+            "three ints from 0 to 255. Got 'whit' instead.",
+            'No colour has that name.',
+            "`background='white'` or `background=(255, 255, 255)`."),
+        Message("datasets.open_image(Image.fromarray(np.array([[-1024,3071]], dtype=np.int32)))",
+            'ImageData needs a range that all images share, but none is stated, and the image holds 32-bit integers '
+            '(-1024 to 3071), of which nobody can tell what is black and what is white. State it as in '
+            'range=(-1024, 3071); `data.verify()` proposes one for all images.',
+            'Integers of 32 bits, signed integers and floats have no range of their own.',
+            '`ImageData(..., range=(-1024, 3071))`, the same for all images.'),
         Message('images.with_splits(valid=.6, test=.6)',
             "The 'valid' parameter of ImageData.with_splits must be a share that, with `test`, leaves images for "
             "training. Got 0.6 instead.",
@@ -629,11 +643,6 @@ nominal_prior(DataLoaders(own, own))''',
             "'empty' instead.",
             'The folder holds no comparison.',
             'The folder that was given as `out`.'),
-        Message('corrected_interval([.1,.2,.3], 2)',
-            "The 'x' parameter of corrected_interval must be at most 2 numbers, one for each fold: seeds are averaged "
-            "within a fold first. Got 3 numbers instead.",
-            'There are more values than folds.',
-            'The mean over seeds in each fold, first.'),
         Message('published(4)',
             "The 'table' parameter of published must be 1, 2 or 3. Got 4 instead.",
             'The paper has three tables of results.',

@@ -182,8 +182,10 @@ all_options = [o.dest for o in balmix_compare.parser._actions]
     ("The 'n_folds' parameter of with_folds must be", 'The --n-folds option must be'),
     ("from_csv needs a column 'pid' in a.csv.", "The table needs a column 'pid' in a.csv."),
     ("To use it: split='Teil', parts={'train': 'Ausbildung', 'test': 'Prüfung'}.",
-     "To use it: --split Teil, --parts 'train=Ausbildung,test=Prüfung'."),
-    ("without: split='none'", 'without: --split none'), ("fold='none'.", '--fold none.'),
+     "To use it: --split Teil --parts 'train=Ausbildung,test=Prüfung'"),
+    ("To use it: split='Teil'. To do without: split='none'.", "To use it: --split 'Teil'. To do without: --split none"),
+    ("fold='none'.", '--fold none'), ("Try path='f', suffix='.jpg', label='dx'.", 'Try --path f --suffix .jpg --label dx'),
+    ("say path='f', or label='dx': both", "say --path f, or --label 'dx': both"),
     ("Copy vocab=['none', 'mild', 'very severe']", "Copy --vocab 'none,mild,very severe'"),
     ("range=(0, 4095) or range='16bit'", '--range 0,4095 or --range 16bit'), ('range=(-1000, 400)', '--range=-1000,400'),
     ("labels=['MEL','NV',…]", '--labels MEL,NV,...'), ('vocab=[...]', '--vocab ...'),
@@ -193,6 +195,10 @@ all_options = [o.dest for o in balmix_compare.parser._actions]
     ('`with_folds(3)`', '--n-folds 3'), ('say `vocab=`', 'say --vocab'), ('None where `split` is given', 'None where --split is given'),
     ('suffix=\'.jpg\'', '--suffix .jpg'), ('ordered=True', '--ordered'), ("group='dicom:PatientID'", '--group dicom:PatientID'),
     ("label='Finding Labels'", "--label 'Finding Labels'"), ("label=\"it's\"", '''--label 'it'"'"'s\''''),
+    ("group=r'(?i)([^/]*)[ _-]l\\b'.", "--group '(?i)([^/]*)[ _-]l\\b'"),
+    ('Say where results go: --out FOLDER.', 'Say where results go: --out FOLDER.'),
+    ("The 'names' parameter of ImageData.without must be", 'The --exclude option must be'),
+    ("The 'classes' parameter of ImageData.merged must be", 'The --merge option must be'),
     ('a file x=3.png and p = 0.05', 'a file x=3.png and p = 0.05')])
 def test_parameters_are_options(said, want): assert of_options(said, all_options)==want
 

@@ -18,6 +18,12 @@ __all__ = ['labelled', 'read_lines', 'verified_lines', 'plan_words']
 import re,sys,textwrap
 
 # %% ../../nbs/compare/before.ipynb #1e496ee7
+def _wrapped(line):
+    "A line in pieces; what stands in quotes behind an option stays in one, so that it can be copied"
+    joined = re.sub(r"--[\w-]+[ =]'[^']*'", lambda quoted: quoted[0].replace(' ', '\xa0'), line)
+    pieces = textwrap.wrap(joined, 71, break_long_words=False, break_on_hyphens=False)
+    return [o.replace('\xa0', ' ') for o in pieces]
+
 def labelled(
     label:str, # A word before the first line
     text:str # Prose, or a table
@@ -26,7 +32,7 @@ def labelled(
     lines = []
     for line in text.splitlines():
         is_row = re.search(r'\S\s{2,}\S', line) or re.match(r'\s{2,}', line) or len(line)<=71
-        lines += [line] if is_row else textwrap.wrap(line, 71, break_long_words=False, break_on_hyphens=False)
+        lines += [line] if is_row else _wrapped(line)
     wide = max(map(len, lines), default=0)>71
     indent = ' '*(2 if wide and len(lines)>1 else 9)
     first,*rest = lines or ['']
@@ -96,14 +102,21 @@ def _found_words(found):
     return f'{found.n:,} images, {found.opened:,} of them opened now: {bad}, {doubles}.'
 
 def verified_lines(
-    data, # `ImageData`; notes on doubles are added to it
-)->tuple: # Lines to print, and what is wrong, '' where nothing is
+    data, # `ImageData`; what must be said under every table is added to its notes
+    printed:str='', # What was printed of the data before, which is not said again
+    reworded=str # From a sentence to the one that is printed
+)->tuple: # Lines to print; what forbids training, '' where nothing does; and whether there is any doubt
     "Look at every image"
     found = data.verify(progress=sys.stderr.isatty())
-    notes = [o for o in _doubles_notes(found) if o not in data.notes]
-    data.notes += notes
-    lines = [labelled('Verified', _found_words(found)), *(labelled('  NOTE', o) for o in notes)]
-    return '\n'.join(lines),'\n'.join(filter(None, [_unreadable(found),_contradictions(found)]))
+    blocking = [o.text for o in found.remarks if o.blocking]
+    doubts = [*_doubles_notes(found), *(o.text for o in found.remarks if o.alarm and not o.blocking)]
+    said = ' '.join(printed.split())
+    other = [o.text for o in found.remarks if not o.alarm and not o.blocking and reworded(o.text) not in said]
+    lines = [labelled('Verified', _found_words(found)), *(labelled('  NOTE', reworded(o)) for o in doubts),
+             *(labelled('  note', reworded(o)) for o in other)]
+    data.notes += [o for o in doubts if o not in data.notes]
+    wrong = filter(None, [_unreadable(found),_contradictions(found),*map(reworded, blocking)])
+    return '\n'.join(lines),'\n'.join(wrong),not found.ok
 
 # %% ../../nbs/compare/before.ipynb #fd8a0696
 def plan_words(

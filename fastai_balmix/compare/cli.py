@@ -33,16 +33,17 @@ def _reworded(func):
     return partial(of_options, options=option_names(func))
 
 def _read_and_print(recipe, param, label, verify, reworded, n_folds=None):
-    "Read data, and print what they are. Returns them, and what is wrong with them."
+    "Read data, and print what they are. Returns them, what forbids training on them, and whether there is any doubt."
     from fastai_balmix.compare.before import read_lines,verified_lines
     from fastai_balmix.compare.plan import read_if_recipe,with_parts
     data = read_if_recipe(recipe, param)
     if n_folds is not None: data = with_parts(data, n_folds)
-    print(read_lines(data, label, reworded), flush=True)
-    if not verify: return data,''
-    lines,wrong = verified_lines(data)
-    print(reworded(lines), flush=True)
-    return data,wrong
+    lines = read_lines(data, label, reworded)
+    print(lines, flush=True)
+    if not verify: return data,'',False
+    lines,wrong,doubtful = verified_lines(data, lines, reworded)
+    print(lines, flush=True)
+    return data,wrong,doubtful
 
 # %% ../../nbs/compare/cli.ipynb #edf86a86
 def _print_methods():
@@ -70,13 +71,13 @@ def _with_vocab(recipe, vocab):
 def _read_all(settings, verify, reworded):
     "Read all data of a comparison, print what they are, and stop where nothing should be trained on them"
     n_folds = settings.get('n_folds') or 5
-    data,wrong = _read_and_print(settings['data'], 'data', 'Reading', verify, reworded, n_folds)
+    data,wrong,_ = _read_and_print(settings['data'], 'data', 'Reading', verify, reworded, n_folds)
     if wrong: raise ValueError(wrong)
     external = {}
     vocab = (data.recipe or {}).get('vocab')
     for name,recipe in (settings.get('external') or {}).items():
-        external[name],wrong = _read_and_print(_with_vocab(recipe, vocab), 'external', 'External', verify,
-                                               lambda text: reworded(_without_parts(text)))
+        external[name],wrong,_ = _read_and_print(_with_vocab(recipe, vocab), 'external', 'External', verify,
+                                                 lambda text: reworded(_without_parts(text)))
         if wrong: raise ValueError(f'External data {name}: {wrong}')
     return data,external
 
@@ -229,10 +230,11 @@ def balmix_data(
         recipe = data_recipe(data, *reading_options(**reading))
         with quiet_import(): import_module('fastai_balmix.compare.plan')
         with told_in_lines(reworded):
-            read,wrong = _read_and_print(recipe, 'data', 'Reading', True, reworded)
+            read,wrong,doubtful = _read_and_print(recipe, 'data', 'Reading', True, reworded)
             if _draw(read, out): print(f'Picture  {out}')
     except KeyboardInterrupt: sys.exit('\nStopped.')
     except Exception as e:
         if debug: raise
         sys.exit(_in_a_line(e, balmix_data))
     if wrong: sys.exit(f'balmix-data: {wrong}')
+    if doubtful: sys.exit('balmix-data: The notes above say what is to be settled before training.')

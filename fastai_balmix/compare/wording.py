@@ -24,7 +24,7 @@ def _literal_at(text, start):
     "The Python literal that begins at a place of a text: its value, and where it ends; None where there is none"
     number = re.match(r'True|False|None|-?\d+(?:\.\d+)?', text[start:])
     if number: return ast.literal_eval(number[0]),start+number.end()
-    if text[start:start+1] not in tuple('\'"([{'): return None
+    if not re.match(r'r?[\'"]|[(\[{]', text[start:]): return None
     for end in range(start+2, len(text)+1):
         try: return ast.literal_eval(text[start:end].replace('…', '...')),end
         except (SyntaxError,ValueError): pass # not yet at its end
@@ -78,6 +78,11 @@ def _call_at(text, start):
         except ValueError: return None
     return None
 
+def _ended(option, rest):
+    "An option whose value cannot be taken to hold the full stop behind it"
+    name,gap,value = option.partition(' ')
+    return f"{name}{gap}'{value}'" if re.match(r'[.;:?!]\s', rest) and value and "'" not in value else option
+
 def _with_calls(text, options):
     "`text`, with calls of steps as options"
     pattern = re.compile(rf"(?:\b(?:data|ImageData)\b|(?<=`))?\.?\b({'|'.join(_steps)})(?=\()")
@@ -85,7 +90,7 @@ def _with_calls(text, options):
     while found := pattern.search(text, at):
         call,at = _call_at(text, found.end()),found.end()
         if call is None or _steps[found[1]] not in options: continue
-        said = _step_option(found[1], *call[:2])
+        said = _ended(_step_option(found[1], *call[:2]), text[call[2]:])
         text = text[:found.start()]+said+text[call[2]:]
         at = found.start()+len(said)
     return text
@@ -96,7 +101,7 @@ def _with_arguments(text, options):
     at = 0
     while found := pattern.search(text, at):
         literal,at = _literal_at(text, found.end()),found.end()
-        if literal is not None: said,end = _as_option(found[1], literal[0]),literal[1]
+        if literal is not None: said,end = _ended(_as_option(found[1], literal[0]), text[literal[1]:]),literal[1]
         elif re.match(r'[`\s.,;:)]|$', text[at:]): said,end = _option_name(found[1]),at
         else: continue
         text = text[:found.start()]+said+text[end:]
@@ -106,6 +111,7 @@ def _with_arguments(text, options):
 # %% ../../nbs/compare/wording.ipynb #e0cc9d52
 _readers = 'eyepacs','messidor2','hyper_kvasir','medmnist','fashion_mnist_lt','digits','from_folder_table','from_csv'
 _places = 'csv','folder','npz','root','df','data','recipe'
+_of_steps = {('ImageData.without','names'): 'exclude', ('ImageData.merged','classes'): 'merge'}
 _subjects = {
     'from_csv':'The table needs', 'from_folder_table':'The folder needs', 'ImageData':'The data need',
     'compare':'A comparison needs', 'fold_numbers':'Folds need', 'with_folds':'Folds need', 'split_off':'Parts need',
@@ -114,12 +120,19 @@ _subjects = {
 def _parameter_words(match, options):
     "A parameter of a function, as the option or the setting that it is"
     the,name,owner = match.groups()
+    name = _of_steps.get((owner,name), name)
     reads = owner in _readers or owner.partition('.')[0]=='ImageData' or owner=='read_data'
     is_option = name in options and not (owner in _readers[:-2] and name=='root')
     if is_option: return f'{the} {_option_name(name)} option'
     if owner in ('compare','TrainConfig') and name!='data': return f"{the} '{name}' setting"
     if (reads or name=='data') and name in _places and 'data' in options: return f'{the} --data option'
     return match[0]
+
+def _copied(text):
+    "What is proposed, so that it can be copied as it stands: without the commas between options, and the last full stop"
+    text = re.sub(r'`(--[^`]*)`', r'\1', text)
+    text = re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s,]\S*?))?),\s+(?=--)", r'\1 ', text)
+    return re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s']+?))?)(?<!\.)\.$", r'\1', text)
 
 def of_options(
     text:str, # Words of an error or a note
@@ -130,8 +143,9 @@ def of_options(
     text = re.sub(r"\b([Tt]he) '(\w+)' parameter of ([\w.]+\w)", lambda m: _parameter_words(m, options), text)
     text = re.sub(r'^(\w+(?:\.\w+)?) needs\b', lambda m: _subjects.get(m[1].removeprefix('ImageData.'), m[0]), text)
     text = re.sub(r'^(from_csv|from_folder_table) cannot\b', 'The command cannot', text)
-    text = text.replace('read it by from_csv', 'give it as --data')
-    text = _with_arguments(_with_calls(text, options), options) if options else text
+    text = text.replace('read it by from_csv', 'give it as --data').replace('`data.verify()`', 'balmix-data')
+    proposed = _with_arguments(_with_calls(text, options), options) if options else text
+    if proposed!=text: text = _copied(proposed)
     text = re.sub(r'`(\w+)`', lambda m: _option_name(m[1]) if m[1] in options else m[0], text)
     text = text.replace('Make them by `with_folds` or `with_splits`.', 'balmix-compare makes folds, see --n-folds.')
     return re.sub(r'`(--[^`]*)`', r'\1', text)
