@@ -197,8 +197,8 @@ def test_what_is_not_said_is_asked_for(tmp_path):
     fn = klinik(tmp_path)
     asked = proposed(refused(fn, "Try path='Datei', label='Befund'."))
     text = refused(fn, "needs its parts named, but t.csv, column 'Teil', has 'Training' (8 images), 'Prüfung' (4) and "
-                   "is not used. To use it: split='Teil', parts={'train': 'Training', 'test': 'Prüfung'}. To do without: "
-                   "split='none'.", **asked)
+                   "is not used. To use it: split='Teil', parts={'train': 'Training', 'test': 'Prüfung'}. To do "
+                   "without: split='none'.", **asked)
     asked |= proposed(text)
     refused(fn, "parts to train on and to test on, but t.csv, column 'Teil', has 'Training' (8 images), "
                 "'Prüfung' (4). Say "
