@@ -196,10 +196,9 @@ def klinik(root):
 def test_what_is_not_said_is_asked_for(tmp_path):
     fn = klinik(tmp_path)
     asked = proposed(refused(fn, "Try path='Datei', label='Befund'."))
-    text = refused(fn, "needs a word on columns that look like parts, but none was said of t.csv, column 'Teil' has "
-                   "'Training' (8 images), 'Prüfung' (4). To use it: split='Teil', parts={'train': 'Training', "
-                   "'test': "
-                   "'Prüfung'}. To do without: split='none'.", **asked)
+    text = refused(fn, "needs its parts named, but t.csv, column 'Teil', has 'Training' (8 images), 'Prüfung' (4) and "
+                   "is not used. To use it: split='Teil', parts={'train': 'Training', 'test': 'Prüfung'}. To do "
+                   "without: split='none'.", **asked)
     asked |= proposed(text)
     refused(fn, "parts to train on and to test on, but t.csv, column 'Teil', has 'Training' (8 images), "
                 "'Prüfung' (4). Say "
@@ -273,7 +272,7 @@ def parted(root, head, values):
     ('fold', ['1','2'], dict(fold='fold')), ('cv_fold', ['0','1'], dict(fold='cv_fold'))])
 def test_a_column_of_parts_that_is_not_used(tmp_path, head, values, how):
     fn = parted(tmp_path, head, values*3)
-    text = refused(fn, f"column '{head}' has")
+    text = refused(fn, f"column '{head}', has")
     (name,column), = how.items()
     assert f"{name}='{column}'" in text and f"{name}='none'" in text
     data = from_csv(fn, **{name: 'none'})
@@ -284,11 +283,11 @@ def test_a_column_of_parts_that_is_not_used(tmp_path, head, values, how):
 
 def test_both_a_split_and_a_fold(tmp_path):
     fn = table(tmp_path, 'path,label,split,fold', *(f'{k}.png,a,{("train","test")[k%2]},{k%2}' for k in range(4)))
-    text = refused(fn, "column 'split' has")
+    text = refused(fn, "column 'split', has")
     assert "split='split'" in text and "fold='fold'" in text
     assert from_csv(fn, fold='fold').folds==[1,2]
     assert from_csv(fn, split='split').df.split.tolist()==['train','test']*2
-    refused(fn, "column 'fold' has folds", split='none')
+    refused(fn, "column 'fold', has folds", split='none')
     assert 'split' not in from_csv(fn, split='none', fold='none').df
 
 @pytest.mark.parametrize('head,values', [

@@ -89,6 +89,7 @@ readings = dict(
     masks_above=(['images/a/1.png','images/b/2.png','GroundTruth/a/1.png'], {}, {'images/a/1.png': ('a',None)},
                  ['1 mask left out: named as an image, such as GroundTruth/a/1.png.']),
     lone_masks=(['with_mask/1.png','without_mask/1.png'], {}, {'with_mask/1.png': ('with_mask',None)}, []),
+    masks_as_class=(['mask/1.png','bare/1.png'], dict(vocab=['bare','mask']), {'mask/1.png': ('mask',None)}, []),
     systems=(['a/1.png','b/2.png','__MACOSX/a/1.png','@eaDir/x.jpg','b/Thumbs.db','a/.ipynb_checkpoints/1.png',
               'a/._1.png','$RECYCLE.BIN/c/1.png','lost+found/1.png'], {}, {}, []),
     sites=(['x/a/1.png','x/b/2.png','y/a/3.png','y/b/4.png'], {}, {'x/a/1.png': ('x',None)},

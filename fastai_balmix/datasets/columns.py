@@ -26,7 +26,7 @@ from .folders import is_image
 from .names import part_of,proposed_parts
 from .nearby import images_below,options_for,without_suffix
 
-# %% ../../nbs/datasets/columns.ipynb #e90edb96
+# %% ../../nbs/datasets/columns.ipynb #f733e24e
 _split_words = {
     'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest','istrain','istest',
     'train','test','valid','validation','training'}
@@ -80,13 +80,13 @@ def check_unused_parts(
     for column in found['split'] if split is None else []:
         names = [*dict.fromkeys(df[column])]
         parts = '' if all(map(part_of, names)) else f', {proposed_parts(names)}'
-        how.append(f"column {column!r} has {counts_of(df[column])}. To use it: split={column!r}{parts}. "
-                   "To do without: split='none'")
+        how.append(f"column {column!r}, has {counts_of(df[column])} and is not used. To use it: "
+                   f"split={column!r}{parts}. To do without: split='none'")
     for column in found['fold'] if fold is None else []:
-        how.append(f"column {column!r} has folds. To use it: fold={column!r}. To do without: fold='none'")
+        how.append(f"column {column!r}, has folds and is not used. To use it: fold={column!r}. "
+                   "To do without: fold='none'")
     if how:
-        raise ValueError(f'{owner} needs a word on columns that look like parts, but none was said of {fn.name}, '
-                         f'{"; ".join(how)}.')
+        raise ValueError(f'{owner} needs its parts named, but {fn.name}, {"; ".join(how)}.')
 
 # %% ../../nbs/datasets/columns.ipynb #0273b47d
 _patient_words = ('patient','pacient','pazient','subject','lesion','läsion','person','participant','proband','sujet',

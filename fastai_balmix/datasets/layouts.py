@@ -24,15 +24,15 @@ from .folders import Found
 from .masks import find_masks,mask_folders
 from .names import is_filler,likely_part,part_of,parts_by_name,proposed_parts
 
-# %% ../../nbs/datasets/layouts.ipynb #1b666e77
-def _listed(names): return first_few(sorted(names), 6)
+# %% ../../nbs/datasets/layouts.ipynb #60917da7
+def _quoted(names): return first_few(sorted(names), 6)
 
 def _ask_for_parts(owner, names, others):
     "The error of a tree of which some folders look like parts and others hold images too"
     names = sorted(names)
     look = 'looks like a part' if len(names)==1 else 'look like parts'
-    why = f'{_listed(names)} {look}'
-    if others: why += f", and {_listed(others)} {'holds' if len(others)==1 else 'hold'} images too"
+    why = f'{_quoted(names)} {look}'
+    if others: why += f", and {_quoted(others)} {'holds' if len(others)==1 else 'hold'} images too"
     rest = ' and the rest is left out' if others else ''
     return ValueError(f'{owner} needs its parts stated, but {why}. If they are parts{rest}, say which: '
                       f"{proposed_parts(names)}. If all of them are classes: parts='none'. "
@@ -40,7 +40,7 @@ def _ask_for_parts(owner, names, others):
 
 def _ask_for_inner_parts(owner, names):
     "The error of classes of which some images lie in folders that look like parts, and others do not"
-    return ValueError(f'{owner} needs its parts stated, but inside the classes {_listed(names)} look like parts, and '
+    return ValueError(f'{owner} needs its parts stated, but inside the classes {_quoted(names)} look like parts, and '
                       'other images lie beside them. If they are parts and the rest is left out: '
                       f"{proposed_parts(names)}. If they mean nothing: parts='none'. "
                       'Otherwise move away what does not belong.')
@@ -48,18 +48,18 @@ def _ask_for_inner_parts(owner, names):
 def _ask_for_class(owner, name, inner):
     "The error of a tree with one folder, which may be a class or hold them"
     return ValueError(f'{owner} needs its classes stated, but only the folder {name!r} has images, in its folders '
-                      f'{_listed(inner)}. If these are the classes, give the folder {name!r} itself. If {name!r} is '
+                      f'{_quoted(inner)}. If these are the classes, give the folder {name!r} itself. If {name!r} is '
                       f'the only class: vocab=[{name!r}].')
 
 def _ask_for_folders(owner, names):
     "The error of folders that are no classes and hold images directly"
     hold = 'holds its' if len(names)==1 else 'hold their'
-    return ValueError(f'{owner} needs a subfolder for each class, but {_listed(names)} {hold} images directly. '
+    return ValueError(f'{owner} needs a subfolder for each class, but {_quoted(names)} {hold} images directly. '
                       "If these folders are the classes: parts='none'. If a table has the labels: from_csv.")
 
 def _ask_for_odd_class(owner, names):
     "The error of a folder inside a part that is called as a part"
-    return ValueError(f'{owner} needs its classes stated, but inside a part there is {_listed(names)}, called as a '
+    return ValueError(f'{owner} needs its classes stated, but inside a part there is {_quoted(names)}, called as a '
                       f'part. If it is a class, name all classes: vocab=[{min(names)!r}, ...]. Otherwise move it.')
 
 def _ask_for_masks(owner, name):
@@ -138,7 +138,7 @@ def _from_classes(layout, images):
     layout.leave_out([path for path in images if path not in rows], 'outside the folders of classes')
     return start,rows
 
-# %% ../../nbs/datasets/layouts.ipynb #8620f364
+# %% ../../nbs/datasets/layouts.ipynb #6827a54e
 def _outer_parts(layout, below):
     "{folder: part}, of folders that are parts; an error where some are and others hold images too"
     if set(below)<=set(layout.vocab): return {}
@@ -166,21 +166,21 @@ def _given_parts(layout, below):
                          f'Got {lost[0]!r} instead. {nearest(lost[0], [*below,*known])}')
     return (layout.parts,{}) if there==0 else ({},layout.parts)
 
-def _parts_of(layout, below):
+def _chosen_parts(layout, below):
     "{folder: part} of the outer folders and of the inner ones; at most one of them has any"
     if layout.all_classes: return {},{}
     if layout.parts: return _given_parts(layout, below)
     outer = _outer_parts(layout, below)
     return outer,{} if outer else _inner_parts(layout, below)
 
-# %% ../../nbs/datasets/layouts.ipynb #27bdf427
+# %% ../../nbs/datasets/layouts.ipynb #099b99c7
 def _said_as(parts):
     "How folders are read, where their names are not those of the parts"
     return [f'The folder {name} is read as the part {part!r}.' for name,part in sorted(parts.items()) if name!=part]
 
 def _read_inner(layout, start, rows, parts):
     "Read classes that hold folders of parts"
-    layout.notes.append(f'The parts are folders inside the classes: {_listed(parts)}.')
+    layout.notes.append(f'The parts are folders inside the classes: {_quoted(parts)}.')
     layout.notes += _said_as(parts)
     read = {path: parts[row[1]] for path,row in rows.items() if len(row)>1 and row[1] in parts}
     layout.rows = [(path, start, part) for path,part in read.items()]
@@ -214,7 +214,7 @@ def _read_outer(layout, start, rows, parts):
         layout.rows = [(path, at, None) for path,at,_ in layout.rows]
         layout.notes.append('Only training images have classes: other parts are still to be made.')
 
-# %% ../../nbs/datasets/layouts.ipynb #f610e566
+# %% ../../nbs/datasets/layouts.ipynb #65e0eefb
 def _empty_note(layout, found):
     "Files that are left out, and classes without an image"
     full = {'/'.join(row[:n]) for row in (o.split('/') for o in found.images) for n in range(len(row))}
@@ -234,8 +234,8 @@ def _shared_note(below):
     "Say where all classes hold the same folders: then the classes may lie there"
     shared = set.intersection(*(set(_inner(rows)) for rows in below.values())) if len(below)>1 else set()
     if len(shared)<2: return []
-    return [f'Each class holds the folders {_listed(shared)}, which are not looked at. If these are the classes, '
-            f'{_listed(below)} are parts: state them by `parts`.']
+    return [f'Each class holds the folders {_quoted(shared)}, which are not looked at. If these are the classes, '
+            f'{_quoted(below)} are parts: state them by `parts`.']
 
 def _untrained_note(rows):
     "Classes that are in other parts than the one for training"
@@ -257,7 +257,7 @@ def read_layout(
     layout = Layout(owner, given, [str(o) for o in vocab or ()], all_classes)
     start,rows = _from_classes(layout, _without_masks(layout, found.images))
     below = _below(rows.values())
-    outer,inner = _parts_of(layout, below)
+    outer,inner = _chosen_parts(layout, below)
     if outer: _read_outer(layout, start, rows, outer)
     elif inner: _read_inner(layout, start, rows, inner)
     else:

@@ -18,10 +18,10 @@ __all__ = ['mask_folders', 'find_masks']
 import re
 from .folders import stem_of
 
-# %% ../../nbs/datasets/masks.ipynb #6490c63d
-_words = 'masks?|segmentations?|segmented|segm?|gt|ground[ _-]?truths?|annotations?|superpixels|contours?'
-_ending = re.compile(rf'[ _.-]*[_.-](?:{_words})(?:[ _-]?\d+)?$', re.IGNORECASE)
-_folder = re.compile(rf'(?:.*[ _-])?(?:{_words}|labels?)', re.IGNORECASE)
+# %% ../../nbs/datasets/masks.ipynb #fa40a417
+_mask_words = 'masks?|segmentations?|segmented|segm?|gt|ground[ _-]?truths?|annotations?|superpixels|contours?'
+_ending = re.compile(rf'[ _.-]*[_.-](?:{_mask_words})(?:[ _-]?\d+)?$', re.IGNORECASE)
+_folder = re.compile(rf'(?:.*[ _-])?(?:{_mask_words}|labels?)', re.IGNORECASE)
 
 def _plain_stem(path): return _ending.sub('', stem_of(path)).lower()
 

@@ -94,25 +94,25 @@ def proposed_parts(
     in_order = {part: proposed[part] for part in ('train','valid','test') if part in proposed}
     return f'parts={ {part: o[0] if len(o)==1 else o for part,o in in_order.items()} }'
 
-# %% ../../nbs/datasets/names.ipynb #e34e6451
+# %% ../../nbs/datasets/names.ipynb #e33d4b8a
 _no_label = {
     '','na','n/a','nan','none','null','nil','-','--','?','unknown','unk','undefined','missing','unbekannt','k.a.',
     'keine angabe','desconocido','inconnu','not available','unlabeled','unlabelled'}
 
-def _number(name):
+def _name_as_number(name):
     "A name as a number; itself, if it is none"
     try: return float(name.strip().replace(',','.').replace('\N{MINUS SIGN}','-'))
     except ValueError: return name
 
 def _spelling(name):
     "A name without what may be written one way or the other"
-    if _number(name)!=name: return _number(name)
+    if _name_as_number(name)!=name: return _name_as_number(name)
     return re.sub(r'[\s_-]+', '', normalize('NFC', name).casefold()) or name
 
 _forms = {
     'in Unicode form': lambda name: normalize('NFC', name),
     'in case': lambda name: normalize('NFC', name).casefold(),
-    'in how a number is written': _number,
+    'in how a number is written': _name_as_number,
     'in case, spaces or hyphens': _spelling,
 }
 
