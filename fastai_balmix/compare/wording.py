@@ -38,6 +38,7 @@ def _in_list(value):
 def _option_value(value):
     "A value as it stands behind an option"
     if value=={...}: return "'train=... test=...'"
+    if value is ...: return '...'
     if isinstance(value, dict):
         pairs = (f"{k}={'+'.join(map(str, v)) if isinstance(v, list | tuple) else v}" for k,v in value.items())
         return shlex.quote(','.join(map(_in_list, pairs)))
