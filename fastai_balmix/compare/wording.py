@@ -130,7 +130,7 @@ def _parameter_words(match, options):
     return match[0]
 
 def _copied(text):
-    "What is proposed, so that it can be copied as it stands: without the commas between options, and the last full stop"
+    "What is proposed, so that it can be copied as it stands: without commas between options and the last full stop"
     text = re.sub(r'`(--[^`]*)`', r'\1', text)
     text = re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s,]\S*?))?),\s+(?=--)", r'\1 ', text)
     return re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s']+?))?)(?<!\.)\.$", r'\1', text)
