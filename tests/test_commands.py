@@ -133,7 +133,8 @@ def test_any_alpha_is_a_method():
 def test_every_option_of_reading_reaches_the_recipe(scans):
     (scans.parent/'t.csv').touch()
     line = ("--group pid --missing-group own --path f --labels 'A,\"B, c\"' --missing-label drop --split none "
-            "--fold none --parts 'train=a test=b' --root scans --suffix .jpg --sep tab --vocab 'x,y' --ordered --range -1000,400 "
+            "--fold none --parts 'train=a test=b' --root scans --suffix .jpg "
+            "--sep tab --vocab 'x,y' --ordered --range -1000,400 "
             "--frame 0 --background black --exclude 'q,\"r, s\"' --merge 'o=a+b p=no finding+c' --skip-broken")
     given = vars(balmix_data.parser.parse_args(['t.csv', *shlex.split(line)]))
     reading = {k: given[k] for k in inspect.signature(reading_options).parameters}
@@ -207,6 +208,7 @@ all_options = [o.dest for o in balmix_compare.parser._actions]
     ('Say where results go: --out FOLDER.', 'Say where results go: --out FOLDER.'),
     ("The 'names' parameter of ImageData.without must be", 'The --exclude option must be'),
     ("The 'classes' parameter of ImageData.merged must be", 'The --merge option must be'),
+    ('Say which is which: parts={}.', "Say which is which: --parts 'train=... test=...'"),
     ('or with data.merged(...).', 'or with --merge ...'),
     ('a file x=3.png and p = 0.05', 'a file x=3.png and p = 0.05')])
 def test_parameters_are_options(said, want): assert of_options(said, all_options)==want
@@ -367,7 +369,7 @@ def test_depth_is_asked_for(tmp_path, monkeypatch, capsys):
 
 def options_in(text):
     "{option: as it is typed} of what a sentence proposes, the first of each"
-    found = re.findall(r"--[a-z][\w-]*(?:=\S+| (?:'[^']*'|[^\s'-]\S*))?", text)
+    found = re.findall(r"--[a-z][\w-]*(?! option)(?:=\S+| (?:'[^']*'|[^\s'-]\S*))?(?<!-)", text)
     return {re.match(r'--[\w-]+', o)[0]: o for o in reversed(found)}
 
 def text_table(rows): return '\n'.join(rows)+'\n'
