@@ -22,7 +22,6 @@ from fastai_balmix import datasets
 from fastai_balmix.callback import check_order
 from fastai_balmix.compare import *
 from fastai_balmix.datasets import ImageData,fold_numbers,split_off
-from fastai_balmix.metrics import corrected_interval
 from fastai_balmix.report import *
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
@@ -412,6 +411,17 @@ nominal_prior(DataLoaders(own, own))''',
             "path. Got '(x\\\\d+)_', which finds none in 'healthy/p0_1.png' instead.",
             'The regular expression does not match every path.',
             "Try it: `re.search(pattern, 'healthy/p0_1.png')`."),
+        Message("datasets.from_folder_table('endoscopy', parts={'training':'polyps'})",
+            "The 'parts' parameter of from_folder_table must name folders with images. Got 'polyps' instead. Did you "
+            "mean 'polyp'?",
+            'There is no such folder, or it holds no image.',
+            'The name of the folder as it is on disk.'),
+        Message("datasets.from_folder_table('endoscopy', ordered=True)",
+            "The 'vocab' parameter of from_folder_table must name the grades in their order: only numbers, such as in "
+            "'grade 10', have one. Copy this line and put the names of endoscopy in order: vocab=['healthy', 'polyp']"
+            "  # from low to high",
+            'Names of grades have no order that a program could know; the alphabet puts *mild* before *none*.',
+            'Copy the line, and put the names in order.'),
         Message("datasets.from_csv('nowhere.csv')",
             "The 'csv' parameter of from_csv must be a file that is there. Got 'nowhere.csv' instead.",
             'The file is not there.',
@@ -420,6 +430,24 @@ nominal_prior(DataLoaders(own, own))''',
             "from_csv needs a column 'label' in table.csv. There are: 'image', 'finding'.",
             'The table has no such column.',
             "`label='finding'` here: the name as it stands in the first line."),
+        Message("datasets.from_csv('table.csv', path='image', label='finding', parts={'test':'Final'})",
+            "The 'parts' parameter of from_csv must be None where `split` names no column. Got {'test': 'Final'} "
+            "instead.",
+            'Parts are named by the values of a column.',
+            "`split='Part'` as well, the name of that column."),
+        Message("datasets.from_csv('table.csv', path='image', labels='finding')",
+            "The 'labels' parameter of from_csv must be a list of columns, one for each class, each once. Got "
+            "'finding' instead.",
+            '`labels` is for tables with one column for each class.',
+            "`label='finding'` for one column with the names of the classes."),
+        Message("datasets.from_csv('table.csv', path='image', label='finding', missing_label='own')",
+            "The 'missing_label' parameter of from_csv must be 'error' or 'drop'. Got 'own' instead.",
+            'A row without a label is an error, or is left out.',
+            "`missing_label='drop'`."),
+        Message("datasets.from_csv('table.csv', path='image', label='finding', sep='::')",
+            "The 'sep' parameter of from_csv must be one character. Got '::' instead.",
+            'One character separates the columns of a table.',
+            'Leave `sep` out: a comma, a semicolon, a tab and a bar are recognised.'),
         Message("datasets.eyepacs('empty')",
             "The 'root' parameter of eyepacs must be a folder with trainLabels.csv. Got none in 'empty' instead.",
             'The folder is not laid out as published.',
@@ -492,6 +520,21 @@ nominal_prior(DataLoaders(own, own))''',
             '`with_folds` or `with_splits`.',
             'Nothing says what is to be trained on and what not.',
             '`images.with_splits(valid=.2, test=.2)`, or `with_folds(5)`.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', range=(255, 0))",
+            "The 'range' parameter of ImageData must be a pair (low, high) with low below high. Got (255, 0) instead.",
+            'The values that become black and white are in the wrong order.',
+            '`range=(0, 255)`; `data.verify()` proposes one.'),
+        Message("ImageData(images.df, images.vocab, root='endoscopy', background='whit')",
+            "The 'background' parameter of ImageData must be the name of a colour, such as 'white' or '#ffffff', or "
+            "three ints from 0 to 255. Got 'whit' instead.",
+            'No colour has that name.',
+            "`background='white'` or `background=(255, 255, 255)`."),
+        Message("datasets.open_image(Image.fromarray(np.array([[-1024,3071]], dtype=np.int32)))",
+            'ImageData needs a range that all images share, but none is stated, and the image holds 32-bit integers '
+            '(-1024 to 3071), of which nobody can tell what is black and what is white. State it as in '
+            'range=(-1024, 3071); `data.verify()` proposes one for all images.',
+            'Integers of 32 bits, signed integers and floats have no range of their own.',
+            '`ImageData(..., range=(-1024, 3071))`, the same for all images.'),
         Message('images.with_splits(valid=.6, test=.6)',
             "The 'valid' parameter of ImageData.with_splits must be a share that, with `test`, leaves images for "
             "training. Got 0.6 instead.",
@@ -600,11 +643,6 @@ nominal_prior(DataLoaders(own, own))''',
             "'empty' instead.",
             'The folder holds no comparison.',
             'The folder that was given as `out`.'),
-        Message('corrected_interval([.1,.2,.3], 2)',
-            "The 'x' parameter of corrected_interval must be at most 2 numbers, one for each fold: seeds are averaged "
-            "within a fold first. Got 3 numbers instead.",
-            'There are more values than folds.',
-            'The mean over seeds in each fold, first.'),
         Message('published(4)',
             "The 'table' parameter of published must be 1, 2 or 3. Got 4 instead.",
             'The paper has three tables of results.',

@@ -1,9 +1,11 @@
 """The notebook shows the tables. Here predictive values are counted by scikit-learn, and intervals meet simulation."""
 
 import numpy as np
+import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from fastai_balmix.metrics import OperatingPoint
 from fastai_balmix.metrics.intervals import share_intervals
 from fastai_balmix.metrics.scores import wilson
 from fastai_balmix.report.answers import against_rest, auroc_interval, network_answers, recall_change
@@ -57,6 +59,29 @@ def test_answers_for_the_same_image_do_not_make_it_surer():
     s = y+rng.normal(size=60)
     close(auroc_interval(np.tile(s, 5), np.tile(y, 5), np.tile(np.arange(60), 5)), auroc_interval(s, y))
     assert np.isnan(auroc_interval(s, np.ones(60, bool)).value)
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_area_is_that_of_the_curve_whatever_the_runs_of_a_fold(seed):
+    "Fold 1 has three runs and fold 2 one: images count once in both"
+    rng = np.random.default_rng(seed)
+    y = rng.random(400)<.3
+    folds = [np.flatnonzero(np.arange(400)%2==f) for f in (0,1)]
+    items = np.concatenate([folds[0]]*3+[folds[1]])
+    score = rng.normal(size=len(items)) + np.where(np.isin(items, folds[0]), 2., .3)*y[items]
+    score = score.round(1) # ties
+    weight = 1/np.bincount(items)[items]
+    got = auroc_interval(score, y[items], items)
+    close(got.value, sk.roc_auc_score(y[items], score, sample_weight=weight), 1e-12)
+    assert abs(got.value-sk.roc_auc_score(y[items], score))>.01 and got.low<got.value<got.high
+    # as the report prints and draws it
+    p = 1/(1+np.exp(-score))
+    probs = np.stack([1-p,p], 1)
+    cuts = np.cumsum([0,200,200,200,200])
+    runs = [dict(targs=y[items[a:b]].astype(int), paths=items[a:b].astype(str), groups=None, shares=np.array([.7,.3]),
+                 probs={OperatingPoint.TRAINED: probs[a:b]}) for a,b in zip(cuts, cuts[1:])]
+    said = network_answers('n', runs, ['no','yes'], group=[1])['detection']
+    close(said['auroc'][0], got.value, 1e-12)
+    close(sk.auc(said['roc']['fpr'], said['roc']['tpr']), got.value, 2e-4)
 
 def test_areas_are_weighted_as_the_curve_is_where_images_have_unlike_numbers_of_answers():
     rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 scripts = [o.stem for o in sorted((root/'tests'/'benchmarks').glob('*.py')) if o.stem!='common']
-of_methods = ['claims','intervals','operating_points'] # these are about answers, not seconds
+of_methods = ['calibration_split','claims','intervals','operating_points'] # these are about answers, not seconds
 
 def run(fn, *args):
     p = subprocess.run([sys.executable, root/fn, *map(str, args)], capture_output=True, text=True, timeout=600)

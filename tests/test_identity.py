@@ -183,3 +183,7 @@ def test_a_version_is_given_where_a_method_is_named():
     before = identity_of(net, '')
     net.version = 2
     assert identity_of(net, '')!=before
+
+def test_a_network_that_cannot_be_read_is_told_what_to_do():
+    words = 'compare needs networks .* of type lock: give the function an attribute `version`'
+    with pytest.raises(ValueError, match=words): identity_of(holding(threading.Lock()), 'net', kind='networks')

@@ -579,6 +579,7 @@ def test_a_line_for_each_run(tmp_path, out, capsys):
     compared(out, three, show=True)
     lines = capsys.readouterr().out.splitlines()
     patterns = [
+        r'One run each: nothing can be concluded about methods\. Plan a second seed: --seeds 2, or seeds=2\.$',
         r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$',
         '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
         r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$']
@@ -790,7 +791,7 @@ def test_mistakes_in_python(out, kwargs, words):
     assert not out.exists()
 
 @pytest.mark.parametrize('counts, words', [
-    ((30,1), "'g1' with 1 image"), ((12,8), 'at most 8, the training images of fold 1'), ((30,0), 'every class'),
+    ((30,1), "g1 has 1 image; 2 folds need 2. Leave it out"), ((12,8), 'at most 8, the training images of fold 1'), ((30,0), 'every class'),
     ((3,2), 'leaves images to choose on')])
 def test_small_data_have_their_say(out, counts, words):
     given = grades(counts, n_folds=99)

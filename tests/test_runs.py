@@ -118,6 +118,17 @@ def split(tmp_path_factory):
                    normalise='imagenet', external=external)
     return res,data
 
+def test_external_data_may_lack_classes(tmp_path):
+    "A small set of another hospital, or a subset: its classes are those that it has, in the same order"
+    whole = grades((6,5,4,3), first=500)
+    small = whole.subset(whole.y!=1)
+    assert small.vocab==['g0','g2','g3']
+    res = compared(tmp_path, 'instance', external=dict(small=small))
+    d = res.predictions(res.df.run[0], 'small')
+    assert d['targs'].tolist()==[int(o[0]) for o in d['paths']] and {*d['targs'].tolist()}=={0,2,3}
+    with pytest.raises(ValueError, match=r"'external' parameter of compare must be data with the classes \['g0', 'g1'"):
+        compared(tmp_path/'b', 'instance', external=dict(small=grades((3,3), vocab=['g1','g0'])))
+
 # What is trained on, what is chosen on, what is reported
 
 def test_every_method_runs(every):

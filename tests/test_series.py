@@ -9,6 +9,7 @@ from toys import Mute, Points, seeded_dl
 from fastai_balmix.callback.fitcheck import nominal_prior
 from fastai_balmix.checks import in_order
 from fastai_balmix.datasets import fold_numbers, split_off, tail_idxs
+from fastai_balmix.datasets.groups import check_groups
 from fastai_balmix.inference import PriorCalibrator, adjust_prior, estimate_prior, operating_curve
 from fastai_balmix.loaders import ClassSampler, class_counts, mixed_probs, sampling_probs, train_labels
 from fastai_balmix.losses import ClassBalancedLoss, CostSensitiveRegularisation, LogitAdjustedLoss, WeightedFocalLoss
@@ -17,16 +18,19 @@ from fastai_balmix.metrics import (
     confidence_interval,
     confusion,
     mcc,
+    method_differences,
     per_class,
     per_class_auc,
     reweight,
     shot_metrics,
 )
+from fastai_balmix.report.answers import auroc_interval, recall_change, worst_mistakes
 
 Y = [0]*3+[2]*6+[1]*5
 PROBS = np.full((14,3), 1/3)
 SHARES = pd.Series(Y).value_counts(normalize=True) # sorted by size: classes 2, 1, 0
 COUNTS = pd.Series(Y).value_counts()
+ANSWERS = np.zeros((2,1,1,14), dtype=int)
 items = pd.Series(Y, index=range(5, 19))
 probs = pd.DataFrame(PROBS, index=items.index)
 cost = pd.DataFrame(1-np.eye(3), index=[2,1,0])
@@ -61,6 +65,16 @@ by_item = {
     'predictions': lambda s,p: confusion(p, Y),
     'per_class_auc': lambda s,p: per_class_auc(PROBS, s),
     'brier_error': lambda s,p: brier_error(p, Y),
+    'groups of parts': lambda s,p: check_groups(s, Y, 'x'),
+    'parts of groups': lambda s,p: check_groups(range(14), s, 'x'),
+    'right': lambda s,p: recall_change(s>0, [0]*14, Y),
+    'before': lambda s,p: recall_change([0]*14, s>0, Y),
+    'score': lambda s,p: auroc_interval(s/2, [0]*7+[1]*7),
+    'belongs': lambda s,p: auroc_interval(range(14), s>0),
+    'items of an area': lambda s,p: auroc_interval(range(14), [0]*7+[1]*7, s),
+    'paths': lambda s,p: worst_mistakes(PROBS, Y, s.map(str)),
+    'folds of answers': lambda s,p: method_differences(ANSWERS, Y, fold=s),
+    'groups of answers': lambda s,p: method_differences(ANSWERS, Y, groups=s),
     'groups of an interval': lambda s,p: confidence_interval(Y, Y, mcc, groups=s, n=10),
     'adjust_prior': lambda s,p: adjust_prior(p, 'balanced'),
     'fit': lambda s,p: PriorCalibrator().fit(PROBS, s)}

@@ -231,6 +231,22 @@ def test_many_patients_are_dealt_at_once():
         deal(y, g)
         assert time.process_time()-start < 1, deal.__name__
 
+def unevenness(y, fold):
+    "What is kept small when groups are dealt: the standard deviation over folds of a class's share, mean over classes"
+    shares = pd.crosstab(fold, y).to_numpy()/np.bincount(y)
+    return shares.std(0).mean()
+
+@pytest.mark.parametrize('n_folds', [5,10])
+def test_eyes_of_patients_are_dealt_as_evenly_as_by_scikit_learn(n_folds):
+    rng = np.random.default_rng(0)
+    shares = np.array([25810,2443,5292,873,708])/35126 # EyePACS; one eye in five has another grade than its fellow
+    one = rng.choice(5, 1000, p=shares)
+    other = np.where(rng.random(1000)<.2, rng.choice(5, 1000, p=shares), one)
+    y,g = np.stack([one,other], 1).ravel(),np.repeat(np.arange(1000), 2)
+    for seed in range(2):
+        mine = unevenness(y, fold_numbers(y, g, n_folds, seed))
+        assert mine<=unevenness(y, dealt(y, g, n_folds, seed))*(1+1e-9) and mine<.01
+
 def test_small_classes_are_named_once():
     y = [0]*10+[1]*4+[2]*3
     g = [*range(10), 10,10,11,11, 12,13,14]

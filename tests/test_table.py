@@ -17,7 +17,7 @@ from PIL import Image
 from fastai_balmix.datasets import parts as parts_module
 from fastai_balmix.datasets.folders import from_csv
 from fastai_balmix.datasets.groups import alike_groups, check_groups, group_numbers, group_texts, text_of
-from fastai_balmix.datasets.published import digits
+from fastai_balmix.datasets.published import digits, eyepacs
 from fastai_balmix.datasets.sources import long_tail, read_data
 from fastai_balmix.datasets.splits import fold_numbers, split_off
 from fastai_balmix.datasets.table import ImageData
@@ -308,6 +308,27 @@ def test_kept_parts_are_not_stale(change):
     assert all(np.array_equal(data.parts(1)[k], want[k]) for k in want)
     data.df = data.df.iloc[::-1].reset_index(drop=True)
     assert not all(np.array_equal(data.parts(1)[k], old[k]) for k in old)
+
+@pytest.mark.slow
+def test_eyepacs_is_read_at_its_size(tmp_path):
+    rng = np.random.default_rng(0)
+    patient = 0
+    for part,csv,n in ('train','trainLabels.csv',35_126),('test','retinopathy_solution.csv',53_576):
+        (tmp_path/part).mkdir()
+        lines = ['image,level,Usage' if part=='test' else 'image,level']
+        for _ in range(n//2):
+            patient += 1
+            for side in 'left','right':
+                (tmp_path/part/f'{patient}_{side}.jpeg').touch()
+                grade = rng.choice(5, p=[.735,.07,.15,.025,.02])
+                lines.append(f'{patient}_{side},{grade}'+(',Private' if part=='test' else ''))
+        (tmp_path/csv).write_text('\n'.join(lines)+'\n')
+    start = time.process_time()
+    data = eyepacs(tmp_path)
+    assert time.process_time()-start < 3 and len(data)==88_702
+    start = time.process_time()
+    data.summary()
+    assert time.process_time()-start < 1 # with a look at every file
 
 def test_a_hundred_thousand_rows():
     n = 100_000

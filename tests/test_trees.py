@@ -63,6 +63,8 @@ readings = dict(
              ['Classes are looked for in the folder images.']),
     wrapped_parts=(['oct/train/a/1.png','oct/val/a/2.png'], {}, {'oct/val/a/2.png': ('a','valid')},
                    ['Classes are looked for in the folder oct.']),
+    wrapped_twice=(['oct/OCT/train/a/1.png','oct/OCT/val/a/2.png'], {}, {'oct/OCT/val/a/2.png': ('a','valid')},
+                   ['Classes are looked for in the folder oct.', 'Classes are looked for in the folder OCT.']),
     wrapped_in_parts=(['train/train/a/1.png','train/train/b/1.png','test/images/a/2.png'], {},
                       {'test/images/a/2.png': ('a','test'), 'train/train/b/1.png': ('b','train')},
                       ['The classes of test are looked for in its only folder.']),
@@ -119,7 +121,7 @@ refusals = dict(
     with_prefix=(['seg_train/a/1.png','seg_test/a/2.png'], {}, "parts={'train': 'seg_train', 'test': 'seg_test'}"),
     a_class_called_train=(['train/1.png','bus/2.png'], {}, "'train' looks like a part, and 'bus' holds images too"),
     some_inside=(['a/train/1.png','a/test/2.png','b/3.png'], {},
-        "whether 'test', 'train' inside the classes are parts, but other images lie beside them. If they are parts and "
+        "inside the classes 'test', 'train' look like parts, and other images lie beside them. If they are parts and "
         "the rest is left out: parts={'train': 'train', 'test': 'test'}. If they mean nothing: parts='none'"),
     no_classes=(['train/1.png','test/2.png'], {}, "'test', 'train' hold their images directly"),
     no_training_classes=(['train/1.png','test/a/2.png'], {}, "'train' holds its images directly"),
@@ -183,7 +185,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         if Path(path).name=='b': raise PermissionError(13, 'Permission denied', str(path))
         return scandir(path)
     monkeypatch.setattr(os, 'scandir', refuse)
-    words = f"needs to read every folder, but '{tmp_path}/b' cannot be opened: Permission denied"
+    words = f"needs folders that can be read, but '{tmp_path}/b' cannot be opened: Permission denied"
     with pytest.raises(ValueError, match=re.escape(words)): from_folder_table(tmp_path)
 
 # What is an image
@@ -215,7 +217,9 @@ def test_files_without_a_suffix_are_dicom_by_their_beginning(tmp_path):
 ])
 def test_odd_names_of_classes_are_said(names, said): assert class_name_notes(names)==[said]
 
-def test_names_that_are_not_odd(): assert class_name_notes(['T-shirt/top','Shirt','-1','1','a,b','c-d','10']) == []
+def test_names_that_are_not_odd():
+    assert class_name_notes(['T-shirt/top','Shirt','-1','1','a,b','c-d','10'])==[]
+    assert class_name_notes(['none','mild'], ordered=True)==[]
 
 @pytest.mark.parametrize('names', [
     ['-1','0','10.0','11'], ['grade 2','Grade 9','grade 10'], ['stage_1','stage_2','stage_10'], ['G1','G3','G11'],

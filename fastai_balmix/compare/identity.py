@@ -175,7 +175,8 @@ def _file_hash(path):
 def identity_of(
     func, # A function, or an object that can be called
     name:str, # What it is called, for the error
-    version=None # In place of the contents. Default: an attribute `version` of a function, or else none.
+    version=None, # In place of the contents. Default: an attribute `version` of a function, or else none.
+    kind:str='methods' # What it is, for the error: 'methods' or 'networks'
 )->str: # The same in every process
     """A hash of all that a function of one's own depends on: source, and the contents of whatever it holds.
 
@@ -183,13 +184,11 @@ def identity_of(
     if version is None and isinstance(func, FunctionType): version = vars(func).get('version')
     if version is not None: return _sha('version', version)
     try: return _ObjectReader().read(func)
-    except _Unreadable as e:
-        raise ValueError(
-            f'compare needs methods that can be told from others, but {name!r} holds something that cannot be read, '
-            f"of type {e}: give it a version=, such as '1', and change it whenever the method changes.") from None
-    except RecursionError:
-        raise ValueError(f'compare needs methods that can be told from others, but {name!r} holds too much to be '
-                         "read: give it a version=, such as '1', and change it whenever the method changes.") from None
+    except _Unreadable as e: held = f'something that cannot be read, of type {e}'
+    except RecursionError: held = 'too much to be read'
+    advice = "give it a version=, such as '1'" if kind=='methods' else "give the function an attribute `version`"
+    raise ValueError(f'compare needs {kind} that can be told from others, but {name!r} holds {held}: {advice}, and '
+                     'change it whenever what it does changes.')
 
 def weights_id(
     pretrained # True, False, or a file

@@ -67,9 +67,10 @@ class Run:
         config = dict(asdict(self.config), pretrained=weights_id(self.config.pretrained))
         external = {k: d.fingerprint for k,d in self.external.items()}
         self.settings = short_hash([config, self.data.fingerprint, external, fastai_balmix.__version__, _protocol])
-        method,network = self.method,arch_name(self.arch)
-        self.code = dict(method=short_hash([method.name, identity_of(method.func, method.name, method.version)]),
-                         arch=short_hash(identity_of(self.arch, network) if callable(self.arch) else self.arch))
+        method = identity_of(self.method.func, self.method.name, self.method.version)
+        network = self.arch
+        if callable(network): network = identity_of(network, arch_name(network), kind='networks')
+        self.code = dict(method=short_hash([self.method.name, method]), arch=short_hash(network))
         # for the reader of a folder; the hash tells runs apart
         name = f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}'
         name = re.sub(r'[^\w.+-]', '_', name)

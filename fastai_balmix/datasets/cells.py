@@ -1,7 +1,7 @@
 r"""Read a table as text, whatever program wrote it.
 
-Cells of a table as text, from CSV in any usual encoding, from Excel and from Parquet. What had to be guessed, such as an
-encoding, is said in a note.
+Cells of a table as text, from CSV in any usual encoding, from Excel and from Parquet. What had to be guessed, such as
+an encoding, is said in a note.
 
 ```python
 from tempfile import mkdtemp

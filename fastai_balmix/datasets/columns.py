@@ -26,8 +26,10 @@ from .folders import is_image
 from .names import part_of,proposed_parts
 from .nearby import images_below,options_for,without_suffix
 
-# %% ../../nbs/datasets/columns.ipynb #d0c7d979
-_split_words = {'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest'}
+# %% ../../nbs/datasets/columns.ipynb #e90edb96
+_split_words = {
+    'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest','istrain','istest',
+    'train','test','valid','validation','training'}
 _fold_words = {'fold','folds','kfold','cv','cvfold','foldid','foldnumber'}
 
 def _plain(column): return re.sub(r'[\W\d_]+', '', column.casefold())
@@ -39,7 +41,8 @@ def counts_of(
     found = Counter(values)
     first,*rest = found.most_common(6)
     more = f' and {len(found)-6} more' if len(found)>6 else ''
-    return ', '.join([f'{first[0]!r} ({first[1]:,} images)', *(f'{o!r} ({n:,})' for o,n in rest)])+more
+    images = 'image' if first[1]==1 else 'images'
+    return ', '.join([f'{first[0]!r} ({first[1]:,} {images})', *(f'{o!r} ({n:,})' for o,n in rest)])+more
 
 def _names_parts(values):
     "Are the values of a column names of parts?"
@@ -77,13 +80,13 @@ def check_unused_parts(
     for column in found['split'] if split is None else []:
         names = [*dict.fromkeys(df[column])]
         parts = '' if all(map(part_of, names)) else f', {proposed_parts(names)}'
-        how.append(f"column {column!r} has parts, {counts_of(df[column])}. To use it: split={column!r}{parts}. "
+        how.append(f"column {column!r} has {counts_of(df[column])}. To use it: split={column!r}{parts}. "
                    "To do without: split='none'")
     for column in found['fold'] if fold is None else []:
         how.append(f"column {column!r} has folds. To use it: fold={column!r}. To do without: fold='none'")
     if how:
-        raise ValueError(f'{owner} needs to know which images are for training, but no column was named for it in '
-                         f'{fn.name}: {"; ".join(how)}.')
+        raise ValueError(f'{owner} needs a word on columns that look like parts, but none was said of {fn.name}, '
+                         f'{"; ".join(how)}.')
 
 # %% ../../nbs/datasets/columns.ipynb #0273b47d
 _patient_words = ('patient','pacient','pazient','subject','lesion','läsion','person','participant','proband','sujet',

@@ -20,27 +20,23 @@ found.images, found.left_out
 __all__ = ['is_image', 'suffix_of', 'is_passed_over', 'Found', 'find_files', 'find_images', 'checked_folder', 'stem_of',
            'by_stem', 'verified']
 
-# %% ../../nbs/datasets/folders.ipynb #382a66d7
+# %% ../../nbs/datasets/folders.ipynb #3fde32aa
 import os,warnings
 from collections import Counter
 from dataclasses import dataclass,field
 from functools import cache
 from pathlib import Path
 from posixpath import splitext
-from PIL import Image
 from ..checks import check
+from .dicom import dicom_suffixes,is_dicom
+from .images import image_suffixes
 from .table import ImageData
 
-# %% ../../nbs/datasets/folders.ipynb #45c65cb1
-_formats = {
-    'AVIF','BMP','DDS','DIB','GIF','HEIF','ICNS','ICO','IM','JPEG','JPEG2000','MPO','MSP','PCX','PNG','PPM','PSD','QOI',
-    'SGI','SUN','TGA','TIFF','WEBP','XBM','XPM'}
-
+# %% ../../nbs/datasets/folders.ipynb #1b14f760
 @cache
 def _suffixes():
     "Suffixes of images, in lower case"
-    formats = Image.registered_extensions()
-    return {o for o,name in formats.items() if name in _formats} | {'.dcm','.dicom'}
+    return {*image_suffixes(),*dicom_suffixes}
 
 def is_image(
     path:str # Path or name of a file
@@ -56,19 +52,13 @@ def suffix_of(
     if suffix in ('.gz','.bz2','.xz','.zip'): suffix = splitext(stem)[1]+suffix
     return '' if suffix[1:].isdigit() else suffix
 
-def _begins_as_dicom(entry):
-    "Does a file begin as DICOM does? The index of a disk does, and is none."
-    if entry.name.upper()=='DICOMDIR' or not entry.is_file(): return False
-    try:
-        with open(entry.path, 'rb') as f: return f.read(132)[128:]==b'DICM'
-    except OSError: return False
-
 def _is_image_file(entry):
     "Is an entry of a folder an image? So is a link that leads nowhere: an image that is missing."
     if is_image(entry.name): return entry.is_symlink() or entry.is_file()
-    return not suffix_of(entry.name) and _begins_as_dicom(entry)
+    index_of_disk = entry.name.upper()=='DICOMDIR' # begins as DICOM and is no image
+    return not index_of_disk and suffix_of(entry.name) in ('','.ima') and entry.is_file() and is_dicom(entry.path)
 
-# %% ../../nbs/datasets/folders.ipynb #4fff7d0c
+# %% ../../nbs/datasets/folders.ipynb #71eec983
 _of_systems = {
     '__macosx','@eadir','#recycle','#snapshot','$recycle.bin','system volume information','lost+found','__pycache__',
     'thumbs.db','desktop.ini','ehthumbs.db','icon\r'}
@@ -108,8 +98,8 @@ def _opened(folder, at, owner):
         with os.scandir(folder/at) as entries:
             kept = sorted((o for o in entries if not is_passed_over(o.name)), key=lambda o: o.name)
     except OSError as e:
-        raise ValueError(f'{owner} needs to read every folder, but {str(folder/at)!r} cannot be opened: {e.strerror}. '
-                         'Change its permissions, or move it away.') from None
+        raise ValueError(f'{owner} needs folders that can be read, but {str(folder/at)!r} cannot be opened: '
+                         f'{e.strerror}. Change its permissions, or move it away.') from None
     return (stat.st_dev,stat.st_ino),kept
 
 def find_files(

@@ -24,7 +24,7 @@ from .folders import Found
 from .masks import find_masks,mask_folders
 from .names import is_filler,likely_part,part_of,parts_by_name,proposed_parts
 
-# %% ../../nbs/datasets/layouts.ipynb #ed3c49f0
+# %% ../../nbs/datasets/layouts.ipynb #1b666e77
 def _listed(names): return first_few(sorted(names), 6)
 
 def _ask_for_parts(owner, names, others):
@@ -34,19 +34,20 @@ def _ask_for_parts(owner, names, others):
     why = f'{_listed(names)} {look}'
     if others: why += f", and {_listed(others)} {'holds' if len(others)==1 else 'hold'} images too"
     rest = ' and the rest is left out' if others else ''
-    return ValueError(f'{owner} needs to know which folders are parts, but {why}. If they are parts{rest}, say which: '
+    return ValueError(f'{owner} needs its parts stated, but {why}. If they are parts{rest}, say which: '
                       f"{proposed_parts(names)}. If all of them are classes: parts='none'. "
                       'Otherwise move away what does not belong.')
 
 def _ask_for_inner_parts(owner, names):
     "The error of classes of which some images lie in folders that look like parts, and others do not"
-    return ValueError(f'{owner} needs to know whether {_listed(names)} inside the classes are parts, but other images '
-                      f'lie beside them. If they are parts and the rest is left out: {proposed_parts(names)}. If they '
-                      "mean nothing: parts='none'. Otherwise move away what does not belong.")
+    return ValueError(f'{owner} needs its parts stated, but inside the classes {_listed(names)} look like parts, and '
+                      'other images lie beside them. If they are parts and the rest is left out: '
+                      f"{proposed_parts(names)}. If they mean nothing: parts='none'. "
+                      'Otherwise move away what does not belong.')
 
 def _ask_for_class(owner, name, inner):
     "The error of a tree with one folder, which may be a class or hold them"
-    return ValueError(f'{owner} needs to know the classes, but only the folder {name!r} has images, in its folders '
+    return ValueError(f'{owner} needs its classes stated, but only the folder {name!r} has images, in its folders '
                       f'{_listed(inner)}. If these are the classes, give the folder {name!r} itself. If {name!r} is '
                       f'the only class: vocab=[{name!r}].')
 
@@ -58,13 +59,13 @@ def _ask_for_folders(owner, names):
 
 def _ask_for_odd_class(owner, names):
     "The error of a folder inside a part that is called as a part"
-    return ValueError(f'{owner} needs to know the classes, but inside a part there is {_listed(names)}, called as a '
+    return ValueError(f'{owner} needs its classes stated, but inside a part there is {_listed(names)}, called as a '
                       f'part. If it is a class, name all classes: vocab=[{min(names)!r}, ...]. Otherwise move it.')
 
 def _ask_for_masks(owner, name):
     "The error of a folder beside classes that is named as one of masks"
-    return ValueError(f'{owner} needs to know whether {name!r} is a class, but its name and those of its images are '
-                      f'those of masks. If it is a class, name all classes: vocab=[{name!r}, ...]. If it holds masks, '
+    return ValueError(f'{owner} needs its classes stated, but the folder {name!r} and its images are called as masks '
+                      f'are. If it is a class, name all classes: vocab=[{name!r}, ...]. If it holds masks, '
                       'move it away.')
 
 # %% ../../nbs/datasets/layouts.ipynb #79339933
@@ -98,7 +99,7 @@ def _without_masks(layout, images):
         layout.notes.append(f"{n:,} {'mask' if n==1 else 'masks'} left out: named as an image, such as {min(masks)}.")
     return [path for path in images if path not in masks]
 
-# %% ../../nbs/datasets/layouts.ipynb #26c9526b
+# %% ../../nbs/datasets/layouts.ipynb #639e751f
 def _below(folders):
     "{first folder: the folders after it, for each image}, of images that are in one"
     found = {}
@@ -108,6 +109,11 @@ def _below(folders):
 
 def _inner(rows): return sorted({row[0] for row in rows if row})
 
+def _hold_parts(rows):
+    "Are there folders of parts, perhaps in a folder in which all others lie?"
+    while len(inner := _inner(rows))==1 and not part_of(inner[0]): rows = [row[1:] for row in rows if row]
+    return any(part_of(o)=='train' for o in inner)
+
 def _passed_through(layout, below):
     "The one folder in which all others lie; None if there are several, or if it is a class or a part"
     if len(below)!=1 or layout.all_classes: return None
@@ -115,7 +121,7 @@ def _passed_through(layout, below):
     inner = _inner(rows)
     if not inner or name in layout.vocab or name in layout.parts or part_of(name): return None
     known = {*layout.vocab,*layout.parts}
-    told = bool(known.intersection(inner)) or any(part_of(o)=='train' for o in inner)
+    told = bool(known.intersection(inner)) or _hold_parts(rows)
     if not told and not is_filler(name): raise _ask_for_class(layout.owner, name, inner)
     return name
 

@@ -25,7 +25,7 @@ from unicodedata import normalize
 from .folders import find_files,is_image
 from .verify import listed_files
 
-# %% ../../nbs/datasets/nearby.ipynb #f01dbd78
+# %% ../../nbs/datasets/nearby.ipynb #54f6d7e6
 def _folded(path): return normalize('NFC', path).casefold()
 
 def without_suffix(
@@ -35,11 +35,11 @@ def without_suffix(
     return splitext(path)[0] if is_image(path) else path
 
 def _stem_folded(path): return _folded(without_suffix(path))
-def _no_zeros(path): return re.sub(r'0+(?=\d)', '', _stem_folded(path))
+def _plain_numbers(path): return re.sub(r'(?<!\d)0+(?=\d)', '', re.sub(r'(?<=\d)\.0+$', '', _stem_folded(path)))
 def _name_folded(path): return _folded(path.rpartition('/')[2])
 def _name_stem(path): return _stem_folded(path.rpartition('/')[2])
 
-_same_folder = (_folded,_stem_folded,_no_zeros)
+_same_folder = (_folded,_stem_folded,_plain_numbers)
 _other_folder = (_name_folded,_name_stem)
 
 def _pairs(absent, files, form):
@@ -55,7 +55,7 @@ def images_below(
     try: return find_files(root, most=200_000).images
     except ValueError: return []
 
-# %% ../../nbs/datasets/nearby.ipynb #ea4dc64c
+# %% ../../nbs/datasets/nearby.ipynb #6a03a818
 def root_of(
     path:str, # Path in a table
     file:str, # The file that is meant
@@ -86,14 +86,14 @@ def options_for(
 def _advice(pairs, form, root):
     "What to do about paths that are like files in one form"
     if form is _folded: return 'Names differ in case: write them in the table as on disk.'
-    if form is _no_zeros: return 'Names on disk have leading zeros: write them so in the table.'
+    if form is _plain_numbers: return 'Numbers differ in leading zeros or decimals: write them in the table as on disk.'
     options = options_for(pairs, root)
     return f'To read it: {options}.' if options else 'Write the paths in the table as on disk.'
 
 def _not_there(pairs, form, n, root, owner, where, rows):
     "The error of paths that are like files"
     path,file = next(iter(pairs.items()))
-    return ValueError(f'{owner} needs the files that {where}, names, but {n:,} of {len(rows):,} are not there. Row '
+    return ValueError(f'{owner} needs paths of files, but of {where}, {n:,} of {len(rows):,} are not there. Row '
                       f'{rows[path]} has {path!r}, and {file!r} is there. {_advice(pairs, form, root)}')
 
 # %% ../../nbs/datasets/nearby.ipynb #f2a86b9c

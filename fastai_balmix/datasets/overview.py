@@ -19,6 +19,7 @@ import pandas as pd
 from ..loaders.draws import class_counts
 from .classes import ways_out
 from .groups import alike_groups
+from .names import class_name_notes
 from .parts import part_names,split_names
 from .verify import file_remarks
 
@@ -107,5 +108,6 @@ def summary_of(
     if data.images is None: text.append(_missing_sentence(data))
     text += [remark.text for remark in file_remarks(data)]
     text += _lacking(data, counts)
+    text += [note for note in class_name_notes(data.vocab, data.ordered) if note not in data.notes]
     if part_names(data.df) is None: text.append('Parts: none yet. Make them by `with_folds` or `with_splits`.')
     return '\n'.join(text+data.notes)

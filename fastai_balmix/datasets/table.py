@@ -27,13 +27,13 @@ import pandas as pd
 from fastai.data.all import *
 from ..checks import check,check_real
 from ..loaders.draws import class_counts
-from .depth import Reading
 from .splits import fold_numbers
-from .verify import file_hashes,file_remarks,image_digest,missing_paths,Verification,verify_images
+from .verify import file_hashes,image_digest,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
 from .classes import joined,left_out,still_there
+from .depth import Reading
 from .overview import summary_of
-from .parts import checked_rows,cut_off,kept_parts,unused_parts
+from .parts import checked_rows,cut_off,kept_parts,notes_on_parts,unused_start
 from .rows import checked_df,checked_vocab
 
 # %% ../../nbs/datasets/table.ipynb #121a166f
@@ -79,7 +79,7 @@ def derived(
     "The same data with another table; without a recipe, unless `changes` has one"
     kept = {o: getattr(data, o) for o in ('vocab','ordered','root','name','images','notes','prevalence')}
     new = {**kept, **data.reading.arguments, **changes}
-    new['notes'] = [o for o in new['notes'] if o not in unused_parts(data.df)] # they are counted anew
+    new['notes'] = [o for o in new['notes'] if not o.startswith(unused_start)] # they are counted anew
     return type(data)(df, **new)
 
 def _new_parts(data, step, column, values, **kwargs):
@@ -128,7 +128,7 @@ class ImageData:
         self.name = name
         self.images = images
         self.notes = ([notes] if isinstance(notes, str) else list(notes)) + notes_of_df
-        self.notes += [o for o in unused_parts(self.df) if o not in self.notes]
+        self.notes += [o for o in notes_on_parts(self.df) if o not in self.notes]
         self.recipe = recipe
         self.prevalence = prevalence
         self.reading = Reading(range, frame, background)
@@ -230,8 +230,8 @@ class ImageData:
         bad = self.verify().bad.path.tolist()
         recipe = next_step(self.recipe, 'without_broken')
         if not bad: return derived(self, self.df, recipe=recipe)
-        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else ''}"
-        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}."
+        such_as = f"{', '.join(bad[:3])}{' …' if len(bad)>3 else '.'}"
+        note = f"{len(bad):,} {'image' if len(bad)==1 else 'images'} left out, unreadable or missing: {such_as}"
         return derived(self, self.df[~self.df.path.isin(bad)], recipe=recipe, notes=[*self.notes,note])
 
     def items(self,

@@ -20,17 +20,18 @@ data.df
 # %% auto #0
 __all__ = ['groups_by_pattern', 'groups_of', 'stated', 'from_folder_table']
 
-# %% ../../nbs/datasets/trees.ipynb #74d0682e
+# %% ../../nbs/datasets/trees.ipynb #9da18fca
 import os,re
 from pathlib import Path
 import pandas as pd
 from ..checks import check
+from .dicom import header_values
 from .folders import find_files,is_passed_over,stem_of,verified
 from .layouts import read_layout
 from .names import class_name_notes,class_names,sides_note
 from .table import ImageData
 
-# %% ../../nbs/datasets/trees.ipynb #90a753ef
+# %% ../../nbs/datasets/trees.ipynb #e2594dd8
 def groups_by_pattern(
     paths, # Paths of images
     group:str, # A regular expression with the patient in brackets
@@ -58,9 +59,11 @@ def groups_of(
 )->list: # Group of each path
     "Group of each path: by an expression, a function, or from the headers of DICOM files"
     if callable(group): return [group(p) for p in paths]
+    if isinstance(group, str) and group.startswith('dicom:'):
+        return header_values([root/p for p in paths], group.removeprefix('dicom:'))
     return groups_by_pattern(paths, group, owner, missing_group)
 
-# %% ../../nbs/datasets/trees.ipynb #be11da72
+# %% ../../nbs/datasets/trees.ipynb #c30fd60c
 def stated(
     **kwargs # Arguments of a reader
 )->dict: # Those that are not at their defaults
@@ -104,7 +107,7 @@ def from_folder_table(
     if group is not None: df['group'] = groups_of(df.path.tolist(), group, folder, owner, missing_group)
     else: notes += sides_note(df.path.map(stem_of))
     vocab = class_names(df.label, vocab, ordered, owner, str(folder))
-    notes += class_name_notes(vocab)
+    notes += class_name_notes(vocab, ordered)
     reading = stated(missing_group=missing_group, range=range, frame=frame, background=background)
     recipe = None
     if not callable(group):

@@ -159,7 +159,7 @@ def _renewed(data, paths, function, is_enough, num_workers=None, progress=True, 
     kept = _read_kept(file)
     def is_known(path):
         row = kept.get(path)
-        return row is not None and is_enough(row) and row.state==_state(data.root/path)
+        return row is not None and is_enough(row) and row.state==_state(f'{data.root}/{path}')
     new = _in_processes(function, data.root, [p for p in paths if not is_known(p)], num_workers, progress, share)
     kept |= new
     if any(row.state for row in new.values()): _write_kept(file, {p: row for p,row in kept.items() if row.state}, quiet)
@@ -286,9 +286,10 @@ def file_remarks(
     if data.images is None:
         frame = _frame_of(data.reading)
         kept = _read_kept(data.root/_kept_name)
-        rows = [kept.get(p) for p in paths]
-        if all(row and row.kind and row.frame==frame and row.state==_state(data.root/p) for p,row in zip(paths, rows)):
-            return remarks({p: row.facts for p,row in zip(paths, rows)}, data.reading)
+        def is_current(path):
+            row = kept.get(path)
+            return row and row.kind and row.frame==frame and row.state==_state(f'{data.root}/{path}')
+        if all(map(is_current, paths)): return remarks({p: kept[p].facts for p in paths}, data.reading)
     elif not hasattr(data.images, 'array'): return [] # a function may take its time
     some = [paths[i] for i in np.unique(np.linspace(0, len(paths)-1, _n_looked).astype(int))]
     found = {p: facts for p in some if (facts := _glance(data, p)) is not None}

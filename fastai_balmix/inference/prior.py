@@ -92,9 +92,12 @@ def operating_curve(
     ts = np.linspace(0, 1, 21) if ts is None else np.asarray(ts)
     evidence = _clipped_log(p)-np.log(_as_prior(from_prior, 'from_prior', 'operating_curve', k, n))
     moved = (evidence+np.log(sampling_probs(n, float(t))) for t in ts)
-    cms = np.stack([confusion(o.argmax(1), y, k) for o in moved])
-    if prevalence is not None: cms = reweight(cms, prevalence)
-    return pd.DataFrame({f.__name__: f(cms) for f in scores}, index=pd.Index(ts, name='t'))
+    rows = []
+    for o in moved: # one matrix at a time, as those of thousands of classes are large
+        cm = confusion(o.argmax(1), y, k)
+        if prevalence is not None: cm = reweight(cm, prevalence)
+        rows.append({f.__name__: f(cm) for f in scores})
+    return pd.DataFrame(rows, index=pd.Index(ts, name='t'))
 
 # %% ../../nbs/inference/prior.ipynb #5c52a94b
 def _calibrated_logs(w, logs, log_shares):

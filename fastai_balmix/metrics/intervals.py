@@ -26,8 +26,9 @@ import pandas as pd
 from scipy import stats
 from scipy.sparse import csr_matrix
 from scipy.special import ndtr,ndtri
-from ..checks import check,check_int,check_real,class_pairs,in_order,label_array
+from ..checks import check,check_int,check_real,class_pairs,label_array
 from .scores import wilson
+from ..datasets.groups import group_numbers
 
 # %% ../../nbs/metrics/intervals.ipynb #8b308872
 def _checked_items(preds, targs, groups, n_classes, owner, name='preds'):
@@ -35,10 +36,7 @@ def _checked_items(preds, targs, groups, n_classes, owner, name='preds'):
     pred,true,k = class_pairs(preds, targs, n_classes, owner, name)
     check(len(pred)>0, name, owner, 'predictions of at least one item', 'none')
     if groups is None: return pred,true,None,k
-    group = label_array(in_order(groups, 'groups', owner))
-    check(group.shape==pred.shape, 'groups', owner, f'{len(pred)} values, one for each item',
-          f'an array of shape {group.shape}')
-    return pred,true,pd.factorize(group, use_na_sentinel=False)[0],k
+    return pred,true,group_numbers(groups, len(pred), owner),k
 
 def _check_draws(score, n, seed, owner):
     check(callable(score), 'score', owner, 'a function of confusion matrices', repr(score))
@@ -152,7 +150,7 @@ def share_intervals(
     level:float=.95 # Share of such intervals that hold the true value
 )->tuple: # Lower and upper ends; NaN where there is no image
     "Wilson's intervals for shares of images that come in groups, whose likeness is seen from all shares together"
-    group = pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    group = group_numbers(groups, len(groups), 'share_intervals')
     found = [_likeness(np.asarray(hits, dtype=float), np.asarray(of, dtype=float), group) for hits,of in parts]
     hits,n,n_groups,size,alone,added = np.array(found, dtype=float).reshape(-1, 6).T
     p = (hits+.5)/(n+1)

@@ -22,13 +22,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit,logit,ndtri
 from sklearn.metrics import auc,roc_curve
-from ..checks import as_labels,as_prob_rows,check,check_int,check_real
+from ..checks import (
+    as_classes,as_labels,as_prob_rows,check,check_int,check_real,in_order,label_array)
 from fastai_balmix.metrics.scores import (
-    OperatingPoint, balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc,
+    balanced_acc, brier_error, calibration_bins, calibration_error, confusion, group_classes, mcc, OperatingPoint,
     per_class)
 from ..metrics.intervals import Interval,share_intervals
 from ..inference.prior import adjust_prior,operating_curve
 from ..compare.reading import matrices_at,shares_present
+from ..datasets.groups import group_numbers
 
 # %% ../../nbs/report/answers.ipynb #25917eaa
 def recall_change(
@@ -40,12 +42,14 @@ def recall_change(
     groups=None # What images belong together, such as their patient, (N,). Default: each image for itself.
 )->pd.DataFrame: # A row a class: `support`, `change`, `low`, `high`
     "Change of each class's recall on the same images, with the paired interval of Agresti and Min (2005)"
-    d = np.asarray(right, dtype=np.float64)-np.asarray(before, dtype=np.float64)
+    owner = 'recall_change'
+    after = np.asarray(in_order(right, 'right', owner), dtype=np.float64)
+    d = after-np.asarray(in_order(before, 'before', owner), dtype=np.float64)
     k = None if vocab is None else len(vocab)
-    y = as_labels(targs, 'recall_change', n=len(d), n_classes=k, name='targs')
+    y = as_labels(targs, owner, n=len(d), n_classes=k, name='targs')
     if k is None: k = y.max(initial=-1)+1
     n,total = (np.bincount(y, w, minlength=k).astype(np.float64) for w in (None,d))
-    unit = np.arange(len(d)) if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    unit = np.arange(len(d)) if groups is None else group_numbers(groups, len(d), owner)
     sums = pd.Series(d).groupby([y,unit]).sum()
     squares = np.bincount(sums.index.get_level_values(0), sums**2, minlength=k)
     mid = total/(n+2)
@@ -67,8 +71,9 @@ def worst_mistakes(
     "Wrong answers, those first that gave the true class the smallest probability; each image once"
     check_int(n, 'n', 'worst_mistakes')
     p = as_prob_rows(probs, 'worst_mistakes')
-    y = as_labels(targs, 'worst_mistakes', n=len(p), n_classes=p.shape[1], name='targs')
+    y = as_classes(targs, 'worst_mistakes', len(p), p.shape[1])
     names = np.array([*map(str, range(p.shape[1]) if vocab is None else vocab)], dtype=object)
+    if paths is not None: paths = label_array(in_order(paths, 'paths', 'worst_mistakes'))
     predicted,of_true = p.argmax(1),p[np.arange(len(p)),y]
     wrong = np.flatnonzero(predicted!=y)
     wrong = wrong[np.lexsort((wrong,of_true[wrong]))]
@@ -101,15 +106,17 @@ def auroc_interval(
     groups=None # What images belong together, such as their patient, (N,). Default: each image for itself.
 )->Interval: # `value`, `low`, `high`; NaN where the group or the rest is absent
     "Area under the ROC with the interval of DeLong et al. (1988), by groups of Obuchowski (1997), on the logit scale"
-    score,y = np.asarray(score, dtype=np.float64),np.asarray(y, dtype=bool)
+    score = np.asarray(in_order(score, 'score', 'auroc_interval'), dtype=np.float64)
+    y = np.asarray(in_order(y, 'y', 'auroc_interval'), dtype=bool)
     if y.all() or not y.any(): return Interval(np.nan, np.nan, np.nan)
-    image = pd.factorize(np.arange(len(y)) if items is None else np.asarray(items), use_na_sentinel=False)[0]
+    items = np.arange(len(y)) if items is None else np.asarray(in_order(items, 'items', 'auroc_interval'))
+    image = pd.factorize(items, use_na_sentinel=False)[0]
     weight = 1/np.bincount(image)[image]
     # share of the other side that each item of the group, and of the rest, is on the right side of
     inside = _beaten(score[y], score[~y], weight[~y])/weight[~y].sum()
     outside = 1-_beaten(score[~y], score[y], weight[y])/weight[y].sum()
     area = float(np.average(inside, weights=weight[y]))
-    unit = image if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    unit = image if groups is None else group_numbers(groups, len(y), 'auroc_interval')
     n_units = unit.max()+1
     of_group,unknown = _side(inside, area, weight[y], unit[y], n_units)
     of_rest,also = _side(outside, area, weight[~y], unit[~y], n_units)
