@@ -1,6 +1,7 @@
 """The commands as a user types them: what is answered before PyTorch is imported, what is said of data before training,
-which files and doubles stop it, and errors in the words of options. The published tables are read by the command alone."""
+which files and doubles stop it, and errors in the words of options. Published tables are read by the command alone."""
 
+import html
 import inspect
 import re
 import shlex
@@ -26,6 +27,7 @@ from fastai_balmix.compare.options import data_recipe, external_recipes, reading
 from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.wording import of_options
 from fastai_balmix.datasets.sources import readers
+from fastai_balmix.report.cli import balmix_report
 
 
 def typed(func, line):
@@ -100,7 +102,7 @@ def test_defaults_in_help_are_those_of_the_package():
     for k in 'epochs','size','bs','lr','augment','selection','decode': assert default(f'--{k}')==str(getattr(config, k))
     given = {k: o.default for k,o in inspect.signature(compare).parameters.items()}
     assert default('--methods')==','.join(given['methods']) and default('--archs')==given['archs']
-    assert [default('--seeds'),default('--n-folds'),default('--jobs')]==[str(given[k]) for k in ('seeds','n_folds','jobs')]
+    for k in 'seeds','n_folds','jobs': assert default(f"--{k.replace('_', '-')}")==str(given[k])
 
 def test_examples_of_help_are_read():
     for func in balmix_compare,balmix_data:
@@ -130,8 +132,9 @@ def test_any_alpha_is_a_method():
 
 def test_every_option_of_reading_reaches_the_recipe(scans):
     (scans.parent/'t.csv').touch()
-    line = ("--group pid --missing-group own --path f --labels 'A,\"B, c\"' --missing-label drop --split none --fold none "
-            "--parts 'train=a test=b' --root scans --suffix .jpg --sep tab --vocab 'x,y' --ordered --range -1000,400 "
+    line = ("--group pid --missing-group own --path f --labels 'A,\"B, c\"' --missing-label drop --split none "
+            "--fold none --parts 'train=a test=b' --root scans --suffix .jpg "
+            "--sep tab --vocab 'x,y' --ordered --range -1000,400 "
             "--frame 0 --background black --exclude 'q,\"r, s\"' --merge 'o=a+b p=no finding+c' --skip-broken")
     given = vars(balmix_data.parser.parse_args(['t.csv', *shlex.split(line)]))
     reading = {k: given[k] for k in inspect.signature(reading_options).parameters}
@@ -141,15 +144,17 @@ def test_every_option_of_reading_reaches_the_recipe(scans):
         labels=['A','B, c'], missing_label='drop', split='none', fold='none', parts=dict(train='a', test='b'),
         root='scans', suffix='.jpg', sep='\t', vocab=['x','y'], ordered=True, range=[-1000,400], frame=0,
         background='black', then=[
-            dict(step='without', names=['q','r, s']), dict(step='merged', classes=dict(o=['a','b'], p=['no finding','c'])),
+            dict(step='without', names=['q','r, s']),
+            dict(step='merged', classes=dict(o=['a','b'], p=['no finding','c'])),
             dict(step='without_broken')])
     assert yaml.safe_load(yaml.safe_dump(recipe))==recipe
 
 def test_lists_and_ranges():
     assert split_list('a, b') == ['a','b'] and split_list('"a, b",c')==['a, b','c'] and split_list(None) is None
-    for text,want in ('0,4095',[0,4095]),('16bit','16bit'),('0,.5',[0,.5]): assert reading_options(range=text)[0]['range']==want
-    for text in '0','a,b','1,2,3','':
-        if text: pytest.raises(ValueError, reading_options, range=text)
+    for text,want in ('0,4095',[0,4095]),('16bit','16bit'),('0,.5',[0,.5]):
+        assert reading_options(range=text)[0]['range']==want
+    for text in '0','a,b','1,2,3':
+        with pytest.raises(ValueError, match='The --range option must be two numbers'): reading_options(range=text)
     assert reading_options(parts='none')[0]==dict(parts='none')
 
 def test_external_data_are_read_as_the_data_are(scans):
@@ -184,21 +189,27 @@ all_options = [o.dest for o in balmix_compare.parser._actions]
     ("To use it: split='Teil', parts={'train': 'Ausbildung', 'test': 'Prüfung'}.",
      "To use it: --split Teil --parts 'train=Ausbildung,test=Prüfung'"),
     ("To use it: split='Teil'. To do without: split='none'.", "To use it: --split 'Teil'. To do without: --split none"),
-    ("fold='none'.", '--fold none'), ("Try path='f', suffix='.jpg', label='dx'.", 'Try --path f --suffix .jpg --label dx'),
+    ("fold='none'.", '--fold none'),
+    ("Try path='f', suffix='.jpg', label='dx'.", 'Try --path f --suffix .jpg --label dx'),
     ("say path='f', or label='dx': both", "say --path f, or --label 'dx': both"),
     ("Copy vocab=['none', 'mild', 'very severe']", "Copy --vocab 'none,mild,very severe'"),
-    ("range=(0, 4095) or range='16bit'", '--range 0,4095 or --range 16bit'), ('range=(-1000, 400)', '--range=-1000,400'),
+    ("range=(0, 4095) or range='16bit'", '--range 0,4095 or --range 16bit'),
+    ('range=(-1000, 400)', '--range=-1000,400'),
     ("labels=['MEL','NV',…]", '--labels MEL,NV,...'), ('vocab=[...]', '--vocab ...'),
     ("`data.without('basophil', 'a b')`", "--exclude 'basophil,a b'"), ('`without(...)`', '--exclude ...'),
     ("`.merged({'other': ['basophil', 'unknown']})`", '--merge other=basophil+unknown'),
     ('`data.without_broken()` drops', '--skip-broken drops'), ("missing_group='own'", '--missing-group own'),
-    ('`with_folds(3)`', '--n-folds 3'), ('say `vocab=`', 'say --vocab'), ('None where `split` is given', 'None where --split is given'),
-    ('suffix=\'.jpg\'', '--suffix .jpg'), ('ordered=True', '--ordered'), ("group='dicom:PatientID'", '--group dicom:PatientID'),
+    ('`with_folds(3)`', '--n-folds 3'), ('say `vocab=`', 'say --vocab'),
+    ('None where `split` is given', 'None where --split is given'),
+    ('suffix=\'.jpg\'', '--suffix .jpg'), ('ordered=True', '--ordered'),
+    ("group='dicom:PatientID'", '--group dicom:PatientID'),
     ("label='Finding Labels'", "--label 'Finding Labels'"), ("label=\"it's\"", '''--label 'it'"'"'s\''''),
     ("group=r'(?i)([^/]*)[ _-]l\\b'.", "--group '(?i)([^/]*)[ _-]l\\b'"),
     ('Say where results go: --out FOLDER.', 'Say where results go: --out FOLDER.'),
     ("The 'names' parameter of ImageData.without must be", 'The --exclude option must be'),
     ("The 'classes' parameter of ImageData.merged must be", 'The --merge option must be'),
+    ('Say which is which: parts={}.', "Say which is which: --parts 'train=... test=...'"),
+    ('or with data.merged(...).', 'or with --merge ...'),
     ('a file x=3.png and p = 0.05', 'a file x=3.png and p = 0.05')])
 def test_parameters_are_options(said, want): assert of_options(said, all_options)==want
 
@@ -206,7 +217,8 @@ def test_without_options_nothing_is_invented():
     assert of_options("split='Teil'", [])=="split='Teil'" and of_options('merge=(1', ['merge'])=='merge=(1'
 
 def test_what_is_proposed_is_understood_by_the_command():
-    said = of_options("vocab=['a','b, c'], parts={'train': 'An Teil', 'test': 'B'}, exclude=['x y'], range=(-5, 7)", all_options)
+    proposed = "vocab=['a','b, c'], parts={'train': 'An Teil', 'test': 'B'}, exclude=['x y'], range=(-5, 7)"
+    said = of_options(proposed, all_options)
     got = vars(balmix_data.parser.parse_args(['d', *shlex.split(said.replace(', --', ' --'))]))
     assert split_list(got['vocab'])==['a','b, c'] and reading_options(parts=got['parts'])[0]['parts']==dict(
         train='An Teil', test='B')
@@ -285,3 +297,122 @@ def test_a_comparison_says_what_it_reads_and_plans(scans, capsys):
     (scans/'benign/p0_0.png').write_bytes(b'')
     assert 'cannot be read' in typed(balmix_compare, line)
     assert 'another content of the data set' in typed(balmix_compare, line+' --no-verify')
+
+
+# Options that change what is read
+
+def noted(line, words, capsys, folder='out'):
+    "Is a comparison made, and do terminal, Markdown, page and settings say what was done to the data?"
+    assert typed(balmix_compare, f'{line} {small} --out {folder}') is None
+    said = ' '.join(capsys.readouterr().out.split())
+    assert typed(balmix_report, f'{folder} --out page.html') is None
+    page = ' '.join(html.unescape(re.sub('<[^>]*>', '', Path('page.html').read_text())).split())
+    for text in said,Path(folder, 'summary.md').read_text().replace('\\', ''),page: assert words in text, text[:3000]
+    return yaml.safe_load(Path(folder, 'settings.yaml').read_text())
+
+def test_a_class_left_out_is_said_everywhere_and_rebuilt(scans, capsys):
+    for i in range(4): picture(scans/f'rare/{i}.png', i)
+    recipe = noted('--data scans --exclude rare', "left out: 'rare' (4 images)", capsys)['data']
+    assert recipe['then'][0]==dict(step='without', names=['rare'])
+    assert typed(balmix_compare, '--settings out/settings.yaml --out again') is None
+    one,two = (Path(o, 'meta.json').read_text() for o in ('out','again'))
+    assert one==two
+
+def test_classes_are_merged(scans, capsys):
+    for i in range(4): picture(scans/f'rare/{i}.png', i)
+    assert typed(balmix_data, "scans --merge 'other=rare+malign'") is None
+    said = capsys.readouterr().out
+    assert re.search(r'other +10 ', said) and 'rare' in said.split('note')[1]
+    assert "The --merge option must be classes of scans" in typed(balmix_data, "scans --merge 'other=rar+malign'")
+    assert "The --exclude option must be classes of scans" in typed(balmix_data, 'scans --exclude rar')
+
+def test_broken_files_are_left_out_with_a_note(scans, capsys):
+    (scans/'benign/x.png').write_bytes(b'')
+    words = '1 image left out, unreadable or missing: benign/x.png.'
+    recipe = noted('--data scans --skip-broken', words, capsys)['data']
+    assert recipe['then'][0]==dict(step='without_broken')
+
+def test_a_class_that_is_too_small_is_named_with_the_way_out(scans):
+    picture(scans/'rare/1.png', 1)
+    said = typed(balmix_compare, f'--data scans {small} --out out')
+    assert 'rare has 1 image' in said and '--exclude rare' in said and '--merge' in said and 'data.' not in said
+    assert typed(balmix_compare, f'--data scans {small} --out out --exclude rare') is None
+
+def test_the_order_of_grades_is_said(scans, capsys):
+    words = 'Grades from low to high: malign'
+    noted('--data scans --ordered --vocab malign,benign', words, capsys)
+
+def test_grades_need_an_order(scans):
+    said = typed(balmix_data, 'scans --ordered')
+    proposed = options_in(said)
+    assert '--vocab' in proposed and typed(balmix_data, f"scans --ordered {' '.join(proposed.values())}") is None
+
+def test_depth_is_asked_for(tmp_path, monkeypatch, capsys):
+    "12 of 16 bits: what is proposed settles it"
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path/f'ct/{"ab"[i%2]}/{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 4096, (8,8), dtype=np.uint16)).save(path)
+    said = typed(balmix_data, 'ct')
+    told = capsys.readouterr().out
+    assert said and '65,535' in told.replace('65535', '65,535') and 'range=' not in told
+    proposed = options_in(told)['--range']
+    assert typed(balmix_data, f'ct {proposed}') is None
+    capsys.readouterr()
+    typed(balmix_compare, f'--data ct {small} --out out')
+    assert '--range' in capsys.readouterr().out
+
+
+# Published tables, read by the command alone
+
+def options_in(text):
+    "{option: as it is typed} of what a sentence proposes, the first of each"
+    found = re.findall(r"--[a-z][\w-]*(?! option)(?:=\S+| (?:'[^']*'|[^\s'-]\S*))?(?<!-)", text)
+    return {re.match(r'--[\w-]+', o)[0]: o for o in reversed(found)}
+
+def text_table(rows): return '\n'.join(rows)+'\n'
+
+patients = [f'{900+i}_{side}' for i in range(8) for side in ('left','right')]
+hams = [(f'HAM_{i//2:07}', f'ISIC_{i:07}', ('nv','nv','mel','mel','bkl','bkl','bcc','bcc')[i%8]) for i in range(16)]
+clinic = [(rf'Bilder\P{i//2:03}\{i:03}.JPG', ('unauffällig','gering','mäßig')[i%3], f'P{i//2:03}',
+           'Training' if i<16 else 'Prüfung') for i in range(24)]
+findings = ['No Finding','Effusion','Mass','Effusion|Mass']
+published = {
+    'covid': (text_table(['patientid,finding,view,date,folder,filename,clinical notes', *(
+        f'{i//2},{("COVID-19","Pneumonia","","No Finding")[i%4]},PA,"January {i+1}, 2020",images,case-{i:02}.jpg,"a, b"'
+        for i in range(16))]), [f'images/case-{i:02}.jpg' for i in range(16)], 12, 3),
+    'eyepacs': (text_table(['image,level', *(f'{o},{i//2%5}' for i,o in enumerate(patients))]),
+                [f'train/{o}.jpeg' for o in patients], 16, 5),
+    'floats': (text_table(['id_code,diagnosis', *(f'{i:012x},{(0.,1.,2.,10.)[i%4]}' for i in range(16))]),
+               [f'train_images/{i:012x}.png' for i in range(16)], 16, 4),
+    'ham': (text_table(['lesion_id,image_id,dx,dx_type,age', *(','.join((*o,'histo','30.0')) for o in hams)]),
+            [f'part_1/{o[1]}.jpg' for o in hams], 16, 4),
+    'isic': (text_table(['image,MEL,NV,BCC,DF', *(
+        f'ISIC_{i:07},'+','.join('1.0' if k==i%4 else '0.0' for k in range(4)) for i in range(16))]),
+        [f'input/ISIC_{i:07}.jpg' for i in range(16)], 16, 4),
+    'clinic': (text_table(['Datei;Befund;Patient;Teil;Wert', *(';'.join((*o,'0,5')) for o in clinic)]).encode('cp1252'),
+               [o[0].replace('\\', '/') for o in clinic], 24, 3),
+    'nih': (text_table(['Image Index,Finding Labels,Follow-up #,Patient ID', *(
+        f'9{i//4:07}_{i%4:03}.png,{findings[(i+i//4)%4]},{i%4},9{i//4}' for i in range(16))]),
+        [f'images/9{i//4:07}_{i%4:03}.png' for i in range(16)], 12, 3),
+    'rfmid': (b'\xef\xbb\xbf'+text_table(['ID,Disease_Risk,DR,ARMD,MH', *(
+        f'{i+1},{int(i%4>0)},{int(i%4==1)},{int(i%4==2)},{int(i%4 in (2,3))}' for i in range(16))]).encode(),
+        [f'Training/{i+1}.png' for i in range(16)], 16, 2)}
+
+@pytest.mark.parametrize('name', published)
+def test_a_published_table_is_read_by_following_what_is_said(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    content,files,n,k = published[name]
+    Path('table.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
+    for i,o in enumerate(files): picture(tmp_path/o, i)
+    options = {}
+    for _ in range(6):
+        said = typed(balmix_data, ' '.join(['table.csv', *options.values()]))
+        told = capsys.readouterr().out
+        if said is None: break
+        proposed = {o: text for o,text in options_in(said).items() if o not in options}
+        assert proposed, f'nothing to do is proposed: {said}'
+        options |= proposed
+    assert said is None and f'table: {n} images, {k} classes' in told and 'Missing files: 0.' in told

@@ -67,7 +67,7 @@ def reading_options(
     missing_label:str|None=None, # Rows without one label, or with several: error, or drop. Default: error
     split:str|None=None, # Column of the table with parts; none leaves a column of that name unused. Default: no parts
     fold:str|None=None, # Column of the table with folds; none leaves a column of that name unused. Default: no folds
-    parts:str|None=None, # Your names of parts, such as 'train=Ausbildung test=Prüfung'; none: all are classes. Default: the usual
+    parts:str|None=None, # Your names of parts, such as 'train=A test=B'; none: folders are classes. Default: the usual
     root:str|None=None, # Folder that the table's paths start from. Default: that of the table
     suffix:str|None=None, # Added to each path of the table, such as .jpg. Default: nothing
     sep:str|None=None, # What separates the table's columns, such as ';' or tab. Default: what fits

@@ -39,7 +39,9 @@ def read_runs(
     check((df.part==part).any(), 'part', owner, f"one of {', '.join(map(repr, df.part.unique()))}", repr(part))
     there = [o for o in score_registry if o in df and df.loc[df.part==part,o].notna().any()]
     if isinstance(metrics, str): metrics = [metrics]
-    metrics = list(metrics or _default_metrics(results.meta['ordered']))
+    # κ and τ are undefined where every network answers one class
+    wanted = _default_metrics(results.meta['ordered'])
+    metrics = list(metrics or [o for o in wanted if o in there] or wanted)
     for o in metrics: check(o in there, 'metrics', owner, f"some of {', '.join(there)}", repr(o))
     twice = df[df.duplicated(['method','arch',*run_keys,'part','point'])]
     for o in twice.itertuples():

@@ -37,7 +37,8 @@ def _in_list(value):
 
 def _option_value(value):
     "A value as it stands behind an option"
-    if value=={...}: return "'train=... test=...'"
+    if value in ({...},{}): return "'train=... test=...'" # nobody knows which is which
+    if value is ...: return '...'
     if isinstance(value, dict):
         pairs = (f"{k}={'+'.join(map(str, v)) if isinstance(v, list | tuple) else v}" for k,v in value.items())
         return shlex.quote(','.join(map(_in_list, pairs)))
@@ -129,9 +130,10 @@ def _parameter_words(match, options):
     return match[0]
 
 def _copied(text):
-    "What is proposed, so that it can be copied as it stands: without the commas between options, and the last full stop"
+    "What is proposed, so that it can be copied as it stands: without commas between options and the last full stop"
     text = re.sub(r'`(--[^`]*)`', r'\1', text)
     text = re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s,]\S*?))?),\s+(?=--)", r'\1 ', text)
+    text = re.sub(r'\.{4}$', '...', text)
     return re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s']+?))?)(?<!\.)\.$", r'\1', text)
 
 def of_options(
