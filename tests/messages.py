@@ -22,7 +22,6 @@ from fastai_balmix import datasets
 from fastai_balmix.callback import check_order
 from fastai_balmix.compare import *
 from fastai_balmix.datasets import ImageData,fold_numbers,split_off
-from fastai_balmix.metrics import corrected_interval
 from fastai_balmix.report import *
 
 dls = digits_lt(size=8, bs=32, num_workers=0)
@@ -561,11 +560,6 @@ nominal_prior(DataLoaders(own, own))''',
             "'empty' instead.",
             'The folder holds no comparison.',
             'The folder that was given as `out`.'),
-        Message('corrected_interval([.1,.2,.3], 2)',
-            "The 'x' parameter of corrected_interval must be at most 2 numbers, one for each fold: seeds are averaged "
-            "within a fold first. Got 3 numbers instead.",
-            'There are more values than folds.',
-            'The mean over seeds in each fold, first.'),
         Message('published(4)',
             "The 'table' parameter of published must be 1, 2 or 3. Got 4 instead.",
             'The paper has three tables of results.',

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from scipy import stats
 from toys import settings
 
-from fastai_balmix.metrics.differences import method_differences, recall_differences
+from fastai_balmix.metrics.differences import least_difference, method_differences, recall_differences
 from fastai_balmix.metrics.scores import balanced_acc, macro_f1, mcc
 
 designs = 'folds', 'patients', 'split', 'seeds', 'binary'
@@ -157,3 +157,34 @@ def test_without_a_primary_all_cells_are_equal():
 def test_bad_arguments(change, words):
     good = dict(pred=np.zeros((2, 1, 3, 4), dtype=int), targs=[0, 1, 0, 1], fold=[1, 1, 2, 2])
     with pytest.raises(ValueError, match=words): method_differences(**(good | change))
+
+# --- before training ---
+
+def answered(rng, targs, recall, differ):
+    "Answers of two equal networks that differ on a share of the images, wrong ones in proportion to the other classes"
+    n = np.bincount(targs)
+    other = np.array([rng.choice(np.delete(np.arange(len(n)), t), p=np.delete(n, t)/np.delete(n, t).sum())
+        for t in targs])
+    u = rng.random(len(targs))
+    # right both, the first alone, the second alone, or neither
+    first = u<recall
+    second = (u<recall-differ/2) | ((u>=recall) & (u<recall+differ/2))
+    return [np.where(o, targs, other) for o in (first,second)]
+
+@pytest.mark.parametrize('counts', [(400,200,100,50), (900,100)])
+def test_what_images_allow_is_their_part_of_the_variance(counts):
+    rng = np.random.default_rng(0)
+    targs = np.repeat(np.arange(len(counts)), counts)
+    z = stats.norm.ppf(.8)-stats.norm.ppf(.05/4)
+    for score in 'mcc','balanced_acc':
+        seen = [method_differences(np.array(answered(rng, targs, .7, .2))[:,None,None], targs, [score]).images[0]
+            for _ in range(60)]
+        assert abs(least_difference(score, counts)/(z*np.sqrt(np.mean(np.square(seen))))-1)<.12
+
+def test_more_images_and_seeds_show_more_and_more_methods_less():
+    counts = np.array([400,200,100,50])
+    one = least_difference('mcc', counts)
+    assert abs(least_difference('mcc', counts*4)/one-.5)<1e-6
+    assert abs(least_difference('mcc', counts, n_seeds=2)/one-.5**.5)<1e-6
+    assert least_difference('mcc', counts, n_methods=5)>1.1*one
+    assert np.isnan(least_difference('mcc', [100,0]))

@@ -579,6 +579,7 @@ def test_a_line_for_each_run(tmp_path, out, capsys):
     compared(out, three, show=True)
     lines = capsys.readouterr().out.splitlines()
     patterns = [
+        r'One run each: nothing can be concluded about methods\. Plan a second seed: --seeds 2, or seeds=2\.$',
         r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$',
         '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
         r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$']

@@ -19,7 +19,8 @@ from fastai_balmix.compare.paper import paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
 from fastai_balmix.compare.verdicts import verdict_table
-from fastai_balmix.metrics.differences import method_differences
+from fastai_balmix.metrics.differences import method_differences, score_intervals
+from fastai_balmix.metrics.scores import score_registry
 
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -116,10 +117,36 @@ def test_every_figure_is_scikit_learn_s_on_the_stored_predictions(made, summary)
     for (arch,method,point),row in t.iterrows():
         for m in METRICS:
             v = of_fold(made, method, point, m, arch)
-            se = np.std(v, ddof=1)*(1/4+1/3)**.5
             close([row[f'{m}_median'],row[f'{m}_mean']], [np.median(v),np.mean(v)], 1e-6)
-            ends = (-1,1) if m in ('mcc','quad_kappa','kendall_tau') else (0,2) if m=='brier' else (0,1)
-            close([row[f'{m}_low'],row[f'{m}_high']], np.clip(stats.t(3, np.mean(v), se).interval(.95), *ends), 1e-6)
+            ends = (-1,1) if m in ('mcc','quad_kappa','kendall_tau') else (0,1)
+            low,high = row[f'{m}_low'],row[f'{m}_high']
+            if score_registry[m].func is None: assert np.isnan([low,high]).all()
+            else: assert ends[0]<=low<=np.mean(v)<=high<=ends[1]
+            assert row[f'{m}_each']==[]
+
+def test_the_interval_of_a_score_is_that_of_its_pooled_answers(made, summary):
+    for point in POINTS:
+        runs = [[made.by_path(f'other.net.{f}.{s}', 'report', point) for f in (1,2,3,4)] for s in (0,1)]
+        pred = np.array([[np.concatenate([p.argmax(1) for _,p,_ in folds]) for folds in runs]])
+        targs,groups = (np.concatenate([o[i] for o in runs[0]]) for i in (0,2))
+        o = score_intervals(pred[:,:,None], targs, ['mcc'], np.repeat(range(4), 40), groups).iloc[0]
+        t = summary.table.query('arch=="net" and method=="other" and point==@point').iloc[0]
+        close([t.mcc_low,t.mcc_high], [t.mcc_mean-(o.value-o.low),t.mcc_mean+(o.high-o.value)], 1e-7)
+
+@pytest.mark.parametrize('folds', [(1,2),(1,2,3)])
+def test_of_two_or_three_folds_the_values_are_shown_and_no_interval_leaves_its_range(folds):
+    r = Made(dict(instance=.97, other=.99), folds=folds, n=30)
+    s = summarise(r)
+    for row in s.table.itertuples():
+        for m in s.metrics:
+            v = of_fold(r, row.method, row.point, m, folds=folds, seeds=(0,))
+            close(getattr(row, f'{m}_each'), v, 1e-6)
+            assert np.isfinite(getattr(row, f'{m}_low')) and getattr(row, f'{m}_high')<=1
+    each = ', '.join(f'{100*o:.2f}' for o in s.table.mcc_each[0])
+    assert f'); {each}' in s.to_markdown()
+    for row in s.differences.itertuples():
+        a,b = (of_fold(r, o, row.point, row.metric, folds=folds, seeds=(0,)) for o in ('instance',row.method))
+        close(row.each, np.subtract(b, a), 1e-6)
 
 def judged(r, method, metrics, arch='net', part='report', folds=(1,2,3,4), seeds=(0,1), baseline='instance',
            prevalence=None, **kwargs):
@@ -613,8 +640,8 @@ def test_no_interval_passes_the_ends_of_a_score():
         s = summarise(Made(skills, **kw))
         for m,(a,b) in ends.items():
             low,high = s.table[f'{m}_low'],s.table[f'{m}_high']
-            # two or three repeats have no interval
-            assert low.notna().all()==high.notna().all()==(len(kw['folds'])>3)
+            # one run has no interval
+            assert low.notna().all()==high.notna().all()==(len(kw['folds'])>1)
             assert not (low<a).any() and not (high>b).any()
             of_metric = s.differences[s.differences.metric==m]
             assert of_metric[['low','high']].abs().le(b-a).all(axis=None)

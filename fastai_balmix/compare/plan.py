@@ -37,6 +37,7 @@ from .methods import find_method,Method
 from .runs import Run
 from .results import read_failures,read_json,read_record,Results,results_table
 from .progress import Board
+from .verdicts import power_sentences
 from .pool import run_elsewhere,run_here,run_in_processes
 
 # %% ../../nbs/compare/plan.ipynb #b7bc6a8d
@@ -243,6 +244,11 @@ def _all_settings(data, external, methods, archs, folds, seeds, config):
         n_folds=len(data.folds) or None, training=training)
 
 # %% ../../nbs/compare/plan.ipynb #e6262b22
+def _print_power(runs):
+    "Say what the plan can show, unless all of it is done"
+    if all(read_record(o.path) is not None for o in runs): return
+    for sentence in power_sentences(runs): print(sentence)
+
 def _train_all(runs, meta, out, executor, jobs, show):
     "Train what is missing. Returns the runs that failed."
     board,failed = Board(runs, jobs, show),[]
@@ -295,6 +301,7 @@ def compare(
     _open_folder(out, meta)
     _write_settings(out, _all_settings(data, external, methods, archs, folds, seeds, config))
     _collect(out, runs, meta)
+    if show: _print_power(runs)
     failed = _train_all(runs, meta, out, executor, jobs, show)
     if not _collect(out, runs, meta):
         raise RuntimeError(f"No run was finished. The first error: {failed[0]['error']}. "

@@ -25,12 +25,11 @@ import numpy as np
 import pandas as pd
 from ..checks import check
 from ..metrics.scores import OperatingPoint,score_registry
-from ..metrics.differences import corrected_interval
 from fastai_balmix.compare.tables import (
     PrintedTable, html_list, html_text, latex_list, latex_text, markdown_list, markdown_text, printed_p,
     printed_percent)
 from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
-from .claims import RunAnswers,claim_table
+from .claims import RunAnswers,claim_table,mean_intervals
 from .verdicts import caveats,constant_remark,operating_point_caveat,remarks,verdict_table
 
 # %% ../../nbs/compare/summary.ipynb #a55038b9
@@ -67,21 +66,21 @@ def _chosen_alpha_rows(df, meta):
     return pd.concat(res) if res else df.iloc[:0]
 
 # %% ../../nbs/compare/summary.ipynb #8a0d3389
-def _score_frame(df, metrics, n_folds):
+def _score_frame(df, metrics, n_folds, answers):
     "Scores of every method at every operating point"
-    rows = []
+    rows,halves = [],mean_intervals(df, metrics, answers)
     for (arch,method,point),of_method in df.groupby(['arch','method','point'], sort=False):
         runs = of_method.set_index(run_keys)
         kind = repeat_kind(runs.index)
         n = runs.index.get_level_values('fold').nunique() if kind=='folds' else len(runs)
         row = dict(arch=arch, method=method, point=point, runs=repeat_words(kind, n, n_folds))
         for m in metrics:
-            values,folds = repeat_values(runs[m], n_folds)
-            mean,score = corrected_interval(values, folds),score_registry[m]
-            low,high = (mean.low,mean.high) if len(values)>3 else (np.nan,np.nan)
+            values,_ = repeat_values(runs[m], n_folds)
+            mean,score = values.mean(),score_registry[m]
+            below,above = halves.get((arch,method,point,m), (np.nan,np.nan))
             row |= {
-                f'{m}_median':np.median(values), f'{m}_mean':mean.value, f'{m}_low':np.maximum(low, score.low),
-                f'{m}_high':np.minimum(high, score.high)}
+                f'{m}_median':np.median(values), f'{m}_mean':mean, f'{m}_low':np.maximum(mean-below, score.low),
+                f'{m}_high':np.minimum(mean+above, score.high), f'{m}_each':[*values] if 1<len(values)<4 else []}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -93,7 +92,8 @@ class Summary:
     each architecture, method, operating point and metric: the difference `diff` of the pooled answers of `n` folds or
     seeds, its interval `low`, `high`, and `p`; `q`, with all chances counted; `shown`, 'better', 'worse' or ''; `kind`,
     what was repeated; and as of `method_differences`: `images`, the standard error that images give, `phi`, how much
-    larger networks make its square, `mdd50` and `mdd80`, what would have been found.
+    larger networks make its square, `mdd50` and `mdd80`, what would have been found. `each` has the differences of the
+    runs themselves where there are two or three.
     `first` is what must be said before anything else."""
     def __init__(self, table, differences, verdicts, caveats, remarks, baseline, metrics, part, meta, first=()):
         self.table,self.differences,self.verdicts = table,differences,verdicts
@@ -126,7 +126,8 @@ class Summary:
             row = [o.method,o.runs]
             for m in self.metrics:
                 median,mean,low,high = o[[f'{m}_median',f'{m}_mean',f'{m}_low',f'{m}_high']]
-                row += [printed_percent(median),printed_percent(mean, low, high)]
+                each = ', '.join(printed_percent(v) for v in o[f'{m}_each'])
+                row += [printed_percent(median),printed_percent(mean, low, high) + (f'; {each}' if each else '')]
             cells.append(row)
         own = [operating_point_caveat] if point==OperatingPoint.TRAINED else []
         caption = f'{about}: {OperatingPoint(point).words}'
@@ -172,7 +173,7 @@ class Summary:
         for m in self.metrics:
             columns = {o:self.table[f'{m}_{o}'] for o in ('median','mean','low','high')}
             scores.append(self.table[['arch','method','point','runs']].assign(metric=m, **columns))
-        differences = self.differences.rename(columns=dict(low='diff_low', high='diff_high'))
+        differences = self.differences.drop(columns='each').rename(columns=dict(low='diff_low', high='diff_high'))
         both = pd.concat(scores).merge(differences, how='left', on=['arch','method','point','metric'])
         return both.astype({'n':'Int64'}).assign(notes=' '.join(self.notes)).to_csv(path, index=False)
 
@@ -193,8 +194,9 @@ def summarise(
     df = df[df.part==part]
     order = dict(arch=df.arch.unique(), point=[*OperatingPoint], method=_method_order(df.method, baseline))
     df = df.sort_values([*order], key=lambda c: c.map({o:i for i,o in enumerate(order[c.name])}))
-    table = _score_frame(df, metrics, meta['n_folds'])
-    claims = claim_table(df, metrics, baseline, RunAnswers(results, part))
+    answers = RunAnswers(results, part)
+    table = _score_frame(df, metrics, meta['n_folds'], answers)
+    claims = claim_table(df, metrics, baseline, answers)
     many = len(order['arch'])>1
     verdicts = verdict_table(claims.table, baseline, meta['n_folds'], name_archs=many, barred=claims.barred)
     notes = claims.left_out + remarks(df, meta, part, metrics, baseline, claims.table, verdicts)

@@ -59,10 +59,10 @@ class Answers:
         ones = np.ones(self.n_clusters)
         return sparse.csr_array((ones, (self.fold_of, np.arange(self.n_clusters))), (self.n_folds, self.n_clusters))
 
-def checked_answers(pred, targs, fold, groups, owner):
+def checked_answers(pred, targs, fold, groups, owner, least=2):
     "Predictions and true classes, checked against each other, as `Answers`"
     pred = np.asarray(pred)
-    ok = pred.ndim==4 and pred.dtype.kind in 'iu' and pred.shape[0]>1
+    ok = pred.ndim==4 and pred.dtype.kind in 'iu' and pred.shape[0]>=least
     check(ok, 'pred', owner, 'ints of shape (methods, seeds, points, images), the baseline first',
           f'{pred.dtype} values of shape {pred.shape}')
     n = pred.shape[-1]
@@ -80,13 +80,14 @@ def checked_answers(pred, targs, fold, groups, owner):
 
 # %% ../../nbs/metrics/dispersion.ipynb #db257c44
 class Pair:
-    "Counts of truth × answer by cluster, of a method and of the baseline at one operating point"
-    def __init__(self, answers, method, point):
+    "Counts of truth × answer by cluster, of a method and of the baseline, or of one method alone, at one point"
+    def __init__(self, answers, method, point, alone=False):
         self.answers = answers
-        runs = [[self._counts(answers.pred[i,seed,point]) for seed in range(answers.n_seeds)] for i in (method,0)]
+        of = [method] if alone else [method,0]
+        runs = [[self._counts(answers.pred[i,seed,point]) for seed in range(answers.n_seeds)] for i in of]
         means = [sum(o)/len(o) for o in runs]
-        self.method,self.baseline = (self._total(o) for o in means)
-        self.change = (means[0]-means[1]).tocsr()
+        self.method,self.baseline = self._total(means[0]),self._total(means[-1])
+        self.change = (means[0] if alone else means[0]-means[1]).tocsr()
         # What a fold differs by beyond its share of the whole difference
         self.folds = (answers.by_fold@self.change).toarray() - np.outer(answers.share, self.change.sum(0))
         self.seeds = [(run-mean).tocsr() for o,mean in zip(runs, means) for run in o]

@@ -119,12 +119,13 @@ def _summary_of(results, summary, baseline, part):
         check(given in (None,there), name, 'report', f'{there!r}, as in the summary', repr(given))
     return summary
 
+_score_parts = dict(median='median', value='mean', low='low', high='high', each='each')
+
 def _scores_of(summary):
     "Scores of each method at each operating point"
     res = []
     for row in summary.table.to_dict('records'):
-        scores = {m:dict(median=row[f'{m}_median'], value=row[f'{m}_mean'], low=row[f'{m}_low'], high=row[f'{m}_high'])
-                  for m in summary.metrics}
+        scores = {m: {k: row[f'{m}_{o}'] for k,o in _score_parts.items()} for m in summary.metrics}
         res.append({k:row[k] for k in ('arch','method','point','runs')} | dict(scores=scores))
     return res
 

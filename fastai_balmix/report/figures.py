@@ -329,7 +329,7 @@ def plot_comparison(
     metric:str, # The metric to draw
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
-    "Each method less the baseline with its interval, at each operating point; filled where a difference is shown"
+    "Each method less the baseline with its interval, two or three runs as ticks; filled where a difference is shown"
     ok = _have_columns([differences], ['method','point','metric','diff','low','high','shown'])
     wanted = 'a table as of `summarise(...).differences`'
     check(ok, 'differences', 'plot_comparison', wanted, type(differences).__name__)
@@ -345,6 +345,8 @@ def plot_comparison(
             y = methods.index(o.method)+.22*(i-(len(points)-1)/2)
             diff,low,high = (100*float(v) for v in (o.diff,o.low,o.high))
             if np.isfinite(low): ax.plot([low,high], [y,y], color=color, lw=1.5)
+            each = 100*np.array(getattr(o, 'each', []), dtype=float)
+            ax.plot(each, np.full(len(each), y), '|', color=color, ms=7)
             ax.plot(diff, y, marker=style['marker'], color=color, ls='', ms=6, mfc=color if o.shown else 'none')
         ax.plot([], [], **style, label=OperatingPoint(point).words)
     ax.axvline(0, lw=1, color='0.5', zorder=0)

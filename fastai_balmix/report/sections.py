@@ -144,7 +144,7 @@ def _frame(rows, index=None):
     "Rows of a card as a table; numbers that were undefined are NaN again"
     df = pd.DataFrame(rows)
     for c in df:
-        if not df[c].map(lambda o: isinstance(o, str)).any(): df[c] = pd.to_numeric(df[c], errors='coerce')
+        if not df[c].map(lambda o: isinstance(o, str | list)).any(): df[c] = pd.to_numeric(df[c], errors='coerce')
     return df if index is None else df.set_index(index)
 
 def _draw_shares(card):
