@@ -145,7 +145,8 @@ def _judged(shared, points, metrics, monitor, prevalence, n_methods):
 
 _judged_columns = ['diff','low','high','p','q','images','phi','mdd50','mdd80']
 _claim_columns = [
-    'arch','method','point','metric','diff','low','high','p','q','shown','kind','n','images','phi','mdd50','mdd80','each']
+    'arch','method','point','metric','diff','low','high','p','q','shown','kind','n','images','phi','mdd50','mdd80',
+    'each']
 _tests = ['p','q','mdd50','mdd80']
 
 def _cell_row(metric, point, rows, runs, judged, n_folds):
