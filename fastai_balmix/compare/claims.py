@@ -226,9 +226,11 @@ def mean_intervals(
     answers:RunAnswers
 )->dict: # {(arch, method, point, metric): (below, above)}, how far the ends of its interval are; none of single runs
     "How surely the score of each method at each operating point is known"
-    scores,res = scores_at(metrics, answers.prevalence),{}
+    scores = scores_at(metrics, answers.prevalence)
+    res:dict = {}
     if not scores: return res
-    for (arch,method),of_method in df.groupby(['arch','method'], sort=False):
+    for arch,method in df[['arch','method']].drop_duplicates().to_numpy().tolist():
+        of_method = df[(df.arch==arch) & (df.method==method)]
         points = [o for o in OperatingPoint if o in set(of_method.point)]
         rows = of_method.set_index([*run_keys,'point'])
         counts = rows.index.droplevel('point').value_counts()
@@ -237,5 +239,6 @@ def mean_intervals(
         shared = shared_answers([rows], even_runs(complete), points, answers)
         table = score_intervals(shared.pred, shared.targs, scores, shared.fold, shared.groups)
         if shared.pred.shape[1]==1 and len(np.unique(shared.fold))==1: continue
-        for o in table.itertuples(): res[arch,method,points[o.point],o.score] = o.value-o.low,o.high-o.value
+        for o in table.to_dict('records'):
+            res[arch,method,points[o['point']],o['score']] = o['value']-o['low'],o['high']-o['value']
     return res
