@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from scipy import stats
 from toys import settings
 
-from fastai_balmix.metrics.differences import least_difference, method_differences, recall_differences
-from fastai_balmix.metrics.scores import balanced_acc, macro_f1, mcc
+from fastai_balmix.metrics.differences import least_difference, method_differences, recall_differences, score_intervals
+from fastai_balmix.metrics.scores import balanced_acc, confusion, macro_f1, mcc
 
 designs = 'folds', 'patients', 'split', 'seeds', 'binary'
 cases = np.load(root/'tests'/'data'/'comparison_cases.npz')
@@ -188,3 +188,44 @@ def test_more_images_and_seeds_show_more_and_more_methods_less():
     assert abs(least_difference('mcc', counts, n_seeds=2)/one-.5**.5)<1e-6
     assert least_difference('mcc', counts, n_methods=5)>1.1*one
     assert np.isnan(least_difference('mcc', [100,0]))
+
+# --- one method alone ---
+
+@pytest.mark.parametrize('per_group', [1, 4])
+def test_the_images_part_of_a_score_s_interval_is_the_jackknife_s(per_group):
+    rng = np.random.default_rng(1)
+    groups = np.arange(600)//per_group
+    targs = rng.choice(3, groups.max()+1, p=[.6,.3,.1])[groups]
+    right = np.where(np.arange(600)%3==0, rng.random(600)<.7, (rng.random(groups.max()+1)<.7)[groups])
+    pred = np.where(right, targs, (targs+1)%3)
+    o = score_intervals(pred[None,None,None], targs, ['macro_f1'], groups=groups).iloc[0]
+    def score(keep): return macro_f1(confusion(pred[keep], targs[keep], 3))
+    without = np.array([score(groups!=g) for g in range(groups.max()+1)])
+    n = len(without)
+    jackknife = np.sqrt((n-1)/n*((without-without.mean())**2).sum())
+    assert abs((o.high-o.low)/(2*1.96*jackknife)-1)<.03
+    assert abs(o.value-score(slice(None)))<1e-12
+
+def test_networks_that_differ_by_fold_widen_the_interval_of_a_score():
+    rng = np.random.default_rng(2)
+    targs = rng.choice(3, 1000, p=[.6,.3,.1])
+    fold = np.arange(1000)%5
+    widths = []
+    for by_fold in np.full(5, .7),np.array([.5,.6,.7,.8,.9]):
+        pred = np.where(rng.random(1000)<by_fold[fold], targs, (targs+1)%3)
+        o = score_intervals(pred[None,None,None], targs, ['balanced_acc'], fold).iloc[0]
+        widths.append(o.high-o.low)
+    assert widths[1]>1.7*widths[0]
+
+def test_intervals_of_scores_hold_the_truth():
+    "Networks vary from fold to fold; 200 made-up methods, three standard errors"
+    rng = np.random.default_rng(3)
+    fold = np.arange(600)%5
+    held = 0
+    for _ in range(200):
+        targs = rng.choice(2, 600, p=[.8,.2])
+        strength = rng.normal(.7, .05, 5)
+        pred = np.where(rng.random(600)<strength[fold], targs, 1-targs)
+        o = score_intervals(pred[None,None,None], targs, ['balanced_acc'], fold).iloc[0]
+        held += o.low<=.7<=o.high
+    assert held/200>.95-3*np.sqrt(.95*.05/200)

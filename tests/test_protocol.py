@@ -607,7 +607,7 @@ def test_a_bar_on_a_terminal(out):
     assert re.search(r'\r\x1b\[K1/3  instance · net', text) and 'FAILED' in text and text.endswith('\r\x1b[K')
     # what is left on the screen
     lines = [re.sub(r'.*(\r\x1b\[K|\r)', '', o) for o in text.replace('\r\n', '\n').split('\n')]
-    assert [o[:3] for o in lines if o.strip()]==['1/3','2/3','3/3']
+    assert [o[:3] for o in lines if o.strip()]==['One','1/3','2/3','3/3']
 
 def test_a_table_in_jupyter(out, monkeypatch):
     import fastprogress.fastprogress

@@ -530,6 +530,12 @@ def test_one_forward_pass_serves_all():
     near(c['scores'][0]['scores']['mcc']['value'], sk.matthews_corrcoef(y, p.argmax(1)))
     assert len(c['networks'][0]['history']['train_loss'])==2 and c['classes'][0]['images']==60
     learn.model.seen = 0
+    groups = np.arange(len(y))//3
+    of_patients = learner_card(learn, preds=(p,y), n=50, groups=groups)
+    assert of_patients['n_groups']==groups.max()+1 and c['n_groups'] is None
+    for name in 'networks','scores': assert of_patients[name]!=c[name]
+    with pytest.raises(ValueError, match="The 'groups' parameter of report must be .* one for each validation item"):
+        learner_card(learn, preds=(p,y), n=50, groups=groups[1:])
     again = learner_card(learn, preds=(torch.tensor(p), torch.tensor(y)), n=50)
     assert learn.model.seen==0
     near(again['networks'][0]['confusion'], c['networks'][0]['confusion'])

@@ -18,8 +18,8 @@ from sklearn import metrics as sk
 from fastai_balmix.compare.paper import paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
-from fastai_balmix.compare.verdicts import verdict_table
-from fastai_balmix.metrics.differences import method_differences, score_intervals
+from fastai_balmix.compare.verdicts import power_sentences, verdict_table
+from fastai_balmix.metrics.differences import least_difference, method_differences, score_intervals
 from fastai_balmix.metrics.scores import score_registry
 
 
@@ -640,8 +640,8 @@ def test_no_interval_passes_the_ends_of_a_score():
         s = summarise(Made(skills, **kw))
         for m,(a,b) in ends.items():
             low,high = s.table[f'{m}_low'],s.table[f'{m}_high']
-            # two or three repeats have no interval
-            assert low.notna().all()==high.notna().all()==(len(kw['folds'])>3)
+            # one run has no interval
+            assert low.notna().all()==high.notna().all()==(len(kw['folds'])>1)
             assert not (low<a).any() and not (high>b).any()
             of_metric = s.differences[s.differences.metric==m]
             assert of_metric[['low','high']].abs().le(b-a).all(axis=None)
@@ -895,3 +895,32 @@ def wrong_labels(run, part):
 def test_bad_arguments_are_told_so(call, words):
     with pytest.raises(ValueError) as e: call()
     assert words in str(e.value)
+
+# ------------------------------------------------------------------ before training
+
+def planned(methods=('instance','class'), folds=(1,2,3), seeds=(0,), monitor='mcc', counts=(60,30,10)):
+    "Runs of a plan, as far as sentences ask for them; every fold reports a share of the images"
+    y = np.repeat(np.arange(len(counts)), counts)
+    def parts(fold): return dict(report=np.flatnonzero(np.arange(len(y))%max(len(folds), 1)==fold-folds[0]))
+    return [SimpleNamespace(data=SimpleNamespace(y=y), names=dict(method=m), fold=f, seed=s, monitor=monitor,
+                parts=lambda f=f: parts(f)) for m,f,s in product(methods, folds, seeds)]
+
+def test_power_is_said_before_training():
+    said = power_sentences(planned())
+    assert len(said)==2 and said[0].startswith('100 images of 3 classes, 10 of the rarest, can at best show')
+    best = 100*least_difference('mcc', [60,30,10])
+    assert f'of {np.ceil(best):.0f} points of MCC or more' in said[0]
+    more = 100*least_difference('mcc', [60,30,10], n_seeds=2)
+    assert said[1]==f'With --seeds 2 (seeds=2) it would be {np.ceil(more):.0f} points.'
+    assert '--seeds 3' in power_sentences(planned(seeds=(0,1)))[1]
+    assert power_sentences(planned(methods='abcde'))!=said
+    assert power_sentences(planned(counts=(6000,3000,1000)))[0].startswith('10,000 images')
+
+def test_what_cannot_be_compared_is_said_before_training():
+    assert power_sentences(planned(folds=(2,))) == [
+        'One run each: nothing can be concluded about methods. Plan a second seed: --seeds 2, or seeds=2.']
+    assert len(power_sentences(planned(folds=(2,), seeds=(0,1))))==2
+    assert power_sentences(planned(methods=['instance']))==[]
+    assert power_sentences(planned(monitor='brier'))==[]
+    assert 'can hardly show any difference' in power_sentences(planned(counts=(2,1,1), folds=(1,2)))[0]
+    assert power_sentences(planned(counts=(30,)))==['30 images can hardly show any difference in MCC.']

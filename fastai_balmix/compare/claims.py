@@ -145,7 +145,8 @@ def _judged(shared, points, metrics, monitor, prevalence, n_methods):
 
 _judged_columns = ['diff','low','high','p','q','images','phi','mdd50','mdd80']
 _claim_columns = [
-    'arch','method','point','metric','diff','low','high','p','q','shown','kind','n','images','phi','mdd50','mdd80','each']
+    'arch','method','point','metric','diff','low','high','p','q','shown','kind','n','images','phi','mdd50','mdd80',
+    'each']
 _tests = ['p','q','mdd50','mdd80']
 
 def _cell_row(metric, point, rows, runs, judged, n_folds):
@@ -225,9 +226,11 @@ def mean_intervals(
     answers:RunAnswers
 )->dict: # {(arch, method, point, metric): (below, above)}, how far the ends of its interval are; none of single runs
     "How surely the score of each method at each operating point is known"
-    scores,res = scores_at(metrics, answers.prevalence),{}
+    scores = scores_at(metrics, answers.prevalence)
+    res:dict = {}
     if not scores: return res
-    for (arch,method),of_method in df.groupby(['arch','method'], sort=False):
+    for arch,method in df[['arch','method']].drop_duplicates().to_numpy().tolist():
+        of_method = df[(df.arch==arch) & (df.method==method)]
         points = [o for o in OperatingPoint if o in set(of_method.point)]
         rows = of_method.set_index([*run_keys,'point'])
         counts = rows.index.droplevel('point').value_counts()
@@ -236,5 +239,6 @@ def mean_intervals(
         shared = shared_answers([rows], even_runs(complete), points, answers)
         table = score_intervals(shared.pred, shared.targs, scores, shared.fold, shared.groups)
         if shared.pred.shape[1]==1 and len(np.unique(shared.fold))==1: continue
-        for o in table.itertuples(): res[arch,method,points[o.point],o.score] = o.value-o.low,o.high-o.value
+        for o in table.to_dict('records'):
+            res[arch,method,points[o['point']],o['score']] = o['value']-o['low'],o['high']-o['value']
     return res

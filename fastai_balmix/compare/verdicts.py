@@ -125,7 +125,9 @@ def power_sentences(
     y = np.concatenate([first.data.y[o.parts()['report']] for o in folds.values()])
     counts = np.bincount(y)
     now,more = (least_difference(score, counts, n, len(methods)-1) for n in (n_seeds,n_seeds+1))
-    if not now<score.high-score.low: return [f'{len(y):,} images can hardly show any difference in {score.label}.']
+    # Chance has 0: more than from there to the best score is no difference that one could hope for
+    if not now<score.high-max(score.low, 0):
+        return [f'{len(y):,} images can hardly show any difference in {score.label}.']
     there = counts[counts>0]
     said = (f'{len(y):,} images of {len(there)} classes, {there.min():,} of the rarest, can at best show a '
             f'difference of {_rounded_points(now)} of {score.label} or more, in four of five such comparisons. What '

@@ -21,7 +21,7 @@ found[['point','score','diff','low','high','q','mdd80']].round(3)
 __all__ = ['method_differences', 'least_difference', 'recall_differences', 'score_intervals']
 
 # %% ../../nbs/metrics/differences.ipynb #045fee21
-from typing import NamedTuple
+from typing import Any,NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -261,8 +261,9 @@ def score_intervals(
         pair = Pair(answers, method, point, alone=True)
         table = np.nan if answers.once else table_dispersion(pair)
         for name,score in found.items():
-            value = float(score.func(pair.method))
-            gradient = _gradient(score.func, pair.method)
+            func:Any = score.func
+            value = float(func(pair.method))
+            gradient = _gradient(func, pair.method)
             images = answers.n_clusters/max(answers.n_clusters-1, 1)*((pair.change@gradient)**2).sum()
             z = -ndtri(alpha/2)
             if not answers.once and images>0 and np.isfinite(value):

@@ -121,9 +121,9 @@ def confidence_interval(
     more = _Imagined(cm, of_class)
     cells = None if group is None else csr_matrix((np.ones(len(true)), (group,true*k+pred)), (group.max()+1,k*k))
     rng = np.random.default_rng(seed)
-    width = max(0 if group is None else cells.shape[0], k*k)
-    scores = [np.atleast_1d(score(_draw(cm, more, cells, rng, m))) for m in _chunks(n, width)]
-    scores = np.concatenate(scores)
+    width = k*k if cells is None else max(cells.shape[0], k*k)
+    drawn = [np.atleast_1d(score(_draw(cm, more, cells, rng, m))) for m in _chunks(n, width)]
+    scores = np.concatenate(drawn)
     value = float(score(cm))
     lost = np.isnan(scores).sum()
     if lost:

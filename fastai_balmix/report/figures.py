@@ -329,7 +329,7 @@ def plot_comparison(
     metric:str, # The metric to draw
     ax=None # Matplotlib `Axes` to draw on
 )->plt.Axes: # The `Axes`
-    "Each method less the baseline with its interval, and two or three runs as ticks; filled where a difference is shown"
+    "Each method less the baseline with its interval, two or three runs as ticks; filled where a difference is shown"
     ok = _have_columns([differences], ['method','point','metric','diff','low','high','shown'])
     wanted = 'a table as of `summarise(...).differences`'
     check(ok, 'differences', 'plot_comparison', wanted, type(differences).__name__)

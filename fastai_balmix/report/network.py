@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from fastai.learner import Learner
 import fastai_balmix
-from ..checks import as_classes,as_prob_rows,check,check_int
+from ..checks import as_classes,as_prob_rows,check,check_int,in_order
 from ..loaders.draws import class_counts
 from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
@@ -46,11 +46,20 @@ from .answers import shares_of
 from .card import Card,NetworkRuns,answered,thumbnail
 
 # %% ../../nbs/report/network.ipynb #bc14ed44
-def _cross_calibrated(probs, targs, shares, nominal, n=5, seed=0):
+def _fifths(targs, groups, n, seed):
+    "Which of n parts each image is in: classes are spread over them, and groups stay together"
+    first = np.arange(len(targs))
+    group = first
+    if groups is not None: _,first,group = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(first))
+    fold = np.empty(len(first), dtype=np.int64)
+    of_group = targs[first][order]
+    fold[order] = pd.Series(of_group).groupby(of_group).cumcount().to_numpy()%n
+    return fold[group]
+
+def _cross_calibrated(probs, targs, shares, nominal, groups=None, n=5, seed=0):
     "Each fifth of the probabilities at the operating points, by a calibrator fitted on the other four"
-    order = np.random.default_rng(seed).permutation(len(targs))
-    fold = np.empty(len(targs), dtype=np.int64)
-    fold[order] = pd.Series(targs[order]).groupby(targs[order]).cumcount().to_numpy()%n
+    fold = _fifths(targs, groups, n, seed)
     res = {o:np.empty(probs.shape, np.float32) for o in ('train prevalence','balanced prior')}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # a class that four fifths lack has the nominal prior
@@ -145,6 +154,13 @@ def _validation_answers(learn, dl, preds, activation):
     probs = as_prob_rows(probs, 'report').astype(np.float32)
     return probs,as_classes(targs, 'report', len(probs), probs.shape[1])
 
+def _checked_groups(groups, n):
+    "Group of each validation item as a string, or None"
+    if groups is None: return None
+    res = np.asarray(in_order(groups, 'groups', 'report'))
+    check(res.shape==(n,), 'groups', 'report', f'{n} values, one for each validation item', f'shape {res.shape}')
+    return res.astype(str)
+
 def _training_labels(dls, labels):
     "Class of each training item; or None, and the error"
     try: return train_labels(train_loader(dls), labels, 'report'),''
@@ -156,11 +172,11 @@ def _nominal_shares(learn, labels):
     except ValueError: return None
     return prior/prior.sum()
 
-def _scores_at(probs, targs, name, arch, metrics, n):
+def _scores_at(probs, targs, name, arch, metrics, n, groups):
     "Scores with intervals at each operating point"
     res = []
     for point,p in probs.items():
-        cis = {m:confidence_interval(p, targs, score_registry[m].func, n=n) for m in metrics}
+        cis = {m:confidence_interval(p, targs, score_registry[m].func, groups, n) for m in metrics}
         scores = {m:dict(value=o.value, low=o.low, high=o.high) for m,o in cis.items()}
         res.append(dict(arch=arch, method=name, point=point, runs=1, scores=scores))
     return res
@@ -180,7 +196,8 @@ def learner_card(
     labels=None, # Class of each training item, (N,) ints; needed if it cannot be read from the data set
     name:str|None=None, # What the network is called. Default: the class of the model.
     n_mistakes:int=12, # Most mistakes shown
-    n:int=2000 # Number of resamples
+    n:int=2000, # Number of draws of an interval
+    groups=None # Patient of each validation item, (N,), so that intervals count patients. Default: not known.
 )->dict:
     "All that a report says of one network"
     check(isinstance(learn, Learner), 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner',
@@ -191,6 +208,7 @@ def learner_card(
     dl = fastai_loader(learn.dls.valid, 'report')
     history = _history_of(learn) # before a forward pass starts the recorder anew
     probs,targs = _validation_answers(learn, dl, preds, activation)
+    groups = _checked_groups(groups, len(probs))
     k = probs.shape[1]
     vocab = class_names(learn.dls.valid, k)
     trained,unknown = _training_labels(learn.dls, labels)
@@ -199,9 +217,9 @@ def learner_card(
     nominal = _nominal_shares(learn, labels)
     points = {'as trained':probs}
     calibrated = len(targs)>=50 and len(np.unique(targs))>1
-    if calibrated: points |= _cross_calibrated(probs, targs, shares, nominal)
+    if calibrated: points |= _cross_calibrated(probs, targs, shares, nominal, groups)
     paths = np.array(_item_names(dl, len(probs)), dtype=str)
-    run = dict(targs=targs, paths=paths, groups=None, shares=shares, probs=points)
+    run = dict(targs=targs, paths=paths, groups=groups, shares=shares, probs=points)
     alphas = sorted({float(o.alpha) for o in learn.cbs if type(o).__name__=='BalancedMixUp'}) or [.2]
     said = answered([NetworkRuns(name, name, arch, [run], sizes, history)], vocab,
                     lambda o: _item_picture(dl, int(o['item'])), alphas, positive, prevalence, n_mistakes)
@@ -216,5 +234,6 @@ def learner_card(
                     fingerprint=_fingerprint(vocab, paths, targs, () if trained is None else trained))
     card = Card(
         kind='network', name=name, **said, metrics=metrics, n_parameters=_count_parameters(learn.model),
-        scores=_scores_at(points, targs, name, arch, metrics, n), settings=_learner_settings(learn), versions=versions)
+        scores=_scores_at(points, targs, name, arch, metrics, n, groups),
+        settings=_learner_settings(learn), versions=versions)
     return card.to_dict()
