@@ -1,5 +1,7 @@
 """The notebook shows the tables. Here predictive values are counted by scikit-learn, and intervals meet simulation."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -78,7 +80,7 @@ def test_the_area_is_that_of_the_curve_whatever_the_runs_of_a_fold(seed):
     probs = np.stack([1-p,p], 1)
     cuts = np.cumsum([0,200,200,200,200])
     runs = [dict(targs=y[items[a:b]].astype(int), paths=items[a:b].astype(str), groups=None, shares=np.array([.7,.3]),
-                 probs={OperatingPoint.TRAINED: probs[a:b]}) for a,b in zip(cuts, cuts[1:])]
+                 probs={OperatingPoint.TRAINED: probs[a:b]}) for a,b in pairwise(cuts)]
     said = network_answers('n', runs, ['no','yes'], group=[1])['detection']
     close(said['auroc'][0], got.value, 1e-12)
     close(sk.auc(said['roc']['fpr'], said['roc']['tpr']), got.value, 2e-4)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from fastai.vision.all import AdaptiveAvgPool, Callback, ConvLayer, DataLoaders, Flatten
+from PIL import Image
 from torch import nn
 from toys import Points, Probe, close, make_learner, quiet_fit, seeded_dl
 
@@ -146,7 +146,7 @@ def net(n_classes):
 recipe = dict(epochs=2, size=None, bs=16, lr=.05, augment='none', pretrained=False, select=.4)
 
 def finished(folder, data, method='instance', **kwargs):
-    run = Run(data, method, net, data.folds and 1 or None, 0, TrainConfig(**(recipe|kwargs)), folder)
+    run = Run(data, method, net, 1 if data.folds else None, 0, TrainConfig(**(recipe|kwargs)), folder)
     outcome = attempt(run)
     assert outcome.status=='finished', outcome.error
     return run,json.loads(json.dumps(outcome.record))

@@ -23,7 +23,13 @@ from toys import must_be
 
 from fastai_balmix.datasets import verify as module
 from fastai_balmix.datasets.images import (
-    ArrayImages, as_rgb, image_suffixes, open_image, OpenFast, OpenImage, Reading,
+    ArrayImages,
+    OpenFast,
+    OpenImage,
+    Reading,
+    as_rgb,
+    image_suffixes,
+    open_image,
 )
 from fastai_balmix.datasets.sources import read_data
 from fastai_balmix.datasets.table import ImageData

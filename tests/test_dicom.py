@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fastai_balmix.datasets.dicom import header_values, is_dicom
-from fastai_balmix.datasets.images import open_image, OpenFast, Reading
+from fastai_balmix.datasets.images import OpenFast, Reading, open_image
 from fastai_balmix.datasets.table import ImageData
 
 pixels = load_digits().images.astype(np.int16)*255 # 0 to 4080

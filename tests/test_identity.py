@@ -155,7 +155,7 @@ def all_keys():
 
 def test_another_process_comes_to_the_same(): assert warm_call(all_keys)==all_keys()
 
-unreadable = {'generator': (i for i in range(3)), 'lock': threading.Lock(), 'open file': open(__file__),
+unreadable = {'generator': (i for i in range(3)), 'lock': threading.Lock(), 'open file': open(__file__), # noqa: SIM115
               'frame': __import__('sys')._getframe()}
 
 @pytest.mark.parametrize('name', unreadable)

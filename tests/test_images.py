@@ -26,7 +26,7 @@ from torch import nn
 from toys import equal, must_be
 
 from fastai_balmix.datasets import verify as module
-from fastai_balmix.datasets.images import ArrayImages, as_rgb, open_image, Reading
+from fastai_balmix.datasets.images import ArrayImages, Reading, as_rgb, open_image
 from fastai_balmix.datasets.rows import check_columns
 from fastai_balmix.datasets.table import ImageData
 

@@ -38,8 +38,8 @@ from toys import (
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.compare import methods
-from fastai_balmix.compare.names import described
 from fastai_balmix.compare.methods import Method, Training, add_method, find_method, method_table, taus
+from fastai_balmix.compare.names import described
 from fastai_balmix.metrics.learner import MCC, imbalance_metrics
 
 names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_loss', 'logit_adjusted',

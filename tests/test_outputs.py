@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastai.vision.all import (
-    BCEWithLogitsLossFlat, BaseLoss, DataLoaders, Learner, MSELossFlat, accuracy)
+from fastai.vision.all import BaseLoss, BCEWithLogitsLossFlat, DataLoaders, Learner, MSELossFlat, accuracy
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
@@ -24,9 +23,24 @@ from toys import close, make_learner, on_ranks, quiet_fit, seeded_dl
 import fastai_balmix.all as balmix
 from fastai_balmix.inference import PriorCalibrator, adjust_prior, estimate_prior, operating_curve
 from fastai_balmix.metrics import (
-    BrierError, CalibrationError, ConfusionMetric, KendallTau, MCC, QuadKappa, balanced_acc, brier_error,
-    calibration_error, confusion, geometric_mean, imbalance_metrics, macro_f1, mcc, per_class_auc, quad_kappa,
-    score_row)
+    MCC,
+    BrierError,
+    CalibrationError,
+    ConfusionMetric,
+    KendallTau,
+    QuadKappa,
+    balanced_acc,
+    brier_error,
+    calibration_error,
+    confusion,
+    geometric_mean,
+    imbalance_metrics,
+    macro_f1,
+    mcc,
+    per_class_auc,
+    quad_kappa,
+    score_row,
+)
 from fastai_balmix.report import report
 
 assert balmix # it gives every learner its checks

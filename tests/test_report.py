@@ -29,9 +29,9 @@ from fastai_balmix.compare.summary import summarise
 from fastai_balmix.metrics.differences import recall_differences
 from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
+from fastai_balmix.report.cli import balmix_report
 from fastai_balmix.report.comparison import results_card
 from fastai_balmix.report.network import learner_card
-from fastai_balmix.report.cli import balmix_report
 from fastai_balmix.report.page import Report, report
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
