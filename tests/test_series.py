@@ -72,6 +72,8 @@ by_item = {
     'score': lambda s,p: auroc_interval(s/2, [0]*7+[1]*7),
     'belongs': lambda s,p: auroc_interval(range(14), s>0),
     'items of an area': lambda s,p: auroc_interval(range(14), [0]*7+[1]*7, s),
+    'groups of an area': lambda s,p: auroc_interval(range(14), [0]*7+[1]*7, groups=s),
+    'groups of a change': lambda s,p: recall_change([0]*14, [0]*14, Y, groups=s),
     'paths': lambda s,p: worst_mistakes(PROBS, Y, s.map(str)),
     'folds of answers': lambda s,p: method_differences(ANSWERS, Y, fold=s),
     'groups of answers': lambda s,p: method_differences(ANSWERS, Y, groups=s),
