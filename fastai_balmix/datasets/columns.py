@@ -26,9 +26,10 @@ from .folders import is_image
 from .names import part_of,proposed_parts
 from .nearby import images_below,options_for,without_suffix
 
-# %% ../../nbs/datasets/columns.ipynb #f733e24e
+# %% ../../nbs/datasets/columns.ipynb #54a14cd0
 _split_words = {
-    'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest','istrain','istest',
+    'split','splits','set','partition','subset','part','usage','phase','teil','datasplit','traintest','istrain',
+    'istest',
     'train','test','valid','validation','training'}
 _fold_words = {'fold','folds','kfold','cv','cvfold','foldid','foldnumber'}
 
