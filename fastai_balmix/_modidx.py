@@ -1019,6 +1019,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastai_balmix/datasets/contents.py'),
                                                  'fastai_balmix.datasets.contents._span': ( 'datasets/contents.html#_span',
                                                                                             'fastai_balmix/datasets/contents.py'),
+                                                 'fastai_balmix.datasets.contents._uses_half': ( 'datasets/contents.html#_uses_half',
+                                                                                                 'fastai_balmix/datasets/contents.py'),
                                                  'fastai_balmix.datasets.contents._windows': ( 'datasets/contents.html#_windows',
                                                                                                'fastai_balmix/datasets/contents.py'),
                                                  'fastai_balmix.datasets.contents._without_range': ( 'datasets/contents.html#_without_range',

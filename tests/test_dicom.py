@@ -183,6 +183,11 @@ def test_bits_without_a_window_are_counted(tmp_path):
     for i in range(3): dicom(tmp_path/f'{i}.dcm', unsigned[i])
     for text in said(of_files(tmp_path)): assert '3 images use 0 to 4080 of 65535: state range=(0, 4095).' in text
 
+def test_signed_bits_without_a_window_are_counted(tmp_path):
+    shutil.copy(get_testdata_file('CT_small.dcm'), tmp_path/'x.dcm')
+    words = '1 image uses -896 to 1167 of -33792 to 31743: state range=(-896, 1167).'
+    for text in said(of_files(tmp_path)): assert words in text
+
 def test_what_a_window_cuts_off_is_counted_and_no_alarm(tmp_path):
     for i in range(3): dicom(tmp_path/f'{i}.dcm', pixels[i])
     data = of_files(tmp_path, range=(0,1000))

@@ -114,10 +114,15 @@ def _without_range(found):
     return [Remark(f'{they} {kinds} ({_words(limits)}), of which nobody can tell what is black and what is white, '
                    f'such as {next(iter(lost))}: state {_proposed(limits)}.', True, True)]
 
+def _uses_half(fact):
+    "Does a file use less than half of what it can hold? Values that may be below 0 need not begin at the lowest."
+    start = min(fact.low, 0) if fact.least<0 else fact.least
+    return fact.high-start<=(fact.most-fact.least)/2
+
 def _partly_used(found):
     "Files that use less than half of what they can hold, where these are the most"
     deep = {path: fact for path,fact in found.items() if fact.most>255 and not fact.window}
-    dark = {path: fact for path,fact in deep.items() if fact.high<=(fact.least+fact.most)/2}
+    dark = {path: fact for path,fact in deep.items() if _uses_half(fact)}
     if not dark or 2*len(dark)<len(deep): return []
     limits,most = _span(dark),max(fact.most for fact in dark.values())
     least = min(fact.least for fact in dark.values())
