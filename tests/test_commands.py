@@ -369,7 +369,7 @@ def test_depth_is_asked_for(tmp_path, monkeypatch, capsys):
 
 def options_in(text):
     "{option: as it is typed} of what a sentence proposes, the first of each"
-    found = re.findall(r"--[a-z][\w-]*(?! option)(?:=\S+| (?:'[^']*'|[^\s'-]\S*))?(?<!-)", text)
+    found = re.findall(r"--[a-z][\w-]*(?![\w-]| option)(?:=\S+| (?:'[^']*'|[^\s'-]\S*))?(?<!-)", text)
     return {re.match(r'--[\w-]+', o)[0]: o for o in reversed(found)}
 
 def text_table(rows): return '\n'.join(rows)+'\n'
