@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from fastai.data.load import _FakeLoader
-from fastai.vision import all as fv
 from fastai.vision.all import (
     CategoryBlock,
     DataBlock,
@@ -275,13 +274,6 @@ class OwnMethods(DataLoader):
     def before_batch(self, b): return b[::-1]
     def create_batch(self, b): return collate(b)
     def after_batch(self, b): return b['x'],b['y']
-
-def test_random_erasing_draws_once_for_items_and_partners():
-    ds = [(fv.TensorImage(torch.zeros(3,16,16)), k%2) for k in range(16)]
-    dl = fv.TfmdDL(ds, bs=8, shuffle=True, num_workers=0, after_batch=[fv.RandomErasing(p=1., sl=.2)])
-    for b in paired(dl, 1.):
-        erased = b[0].ne(0).any(1)
-        assert erased[0].any() and not erased[0].all() and (erased==erased[0]).all()
 
 def test_methods_of_a_loader_class_make_the_batch():
     x,y = paired(numbers(dl_type=OwnMethods)).one_batch()
