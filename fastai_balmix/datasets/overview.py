@@ -101,7 +101,8 @@ def summary_of(
     counts = _counts_by_part(data)
     there = counts[counts[:,-1]>0,-1]
     kind = 'grades' if data.ordered else 'classes'
-    ratio = f', the largest {there.max()/there.min():.3g} times the smallest' if len(there)>1 else ''
+    equal = there.max()==there.min()
+    ratio = '' if equal else f', the largest {there.max()/there.min():.3g} times the smallest'
     text = [f'{data.name}: {len(data):,} images, {len(counts)} {kind}{ratio}', _counts_table(data, counts)]
     if data.ordered: text.append(f"Grades from low to high: {' < '.join(data.vocab)}.")
     text.append(_groups_sentence(data))
