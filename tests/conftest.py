@@ -52,8 +52,16 @@ def pytest_collection_finish(session):
             else: os.environ[k] = v
 
 
+def hear_ctrl_c():
+    "Be interrupted by SIGINT, which a shell has the processes ignore that it starts in the background"
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+hear_ctrl_c()
+
 def _child(conn, log, job):
     os.setsid() # so that workers of data loaders can be ended with it
+    hear_ctrl_c()
     # Else workers would start the way this process did, not the way they do for a user
     set_start_method(None, force=True)
     fd = os.open(log, os.O_WRONLY|os.O_APPEND)

@@ -423,7 +423,6 @@ def interrupted(n, seed):
     """Stop fits by Ctrl-C after random times, as a terminal does it, and the workers as well. Does each next fit equal
     that of a fresh learner? Also the processes that stayed."""
     rng,res,lost = random.Random(seed),[],[]
-    signal.signal(signal.SIGINT, signal.default_int_handler) # a shell has what it starts in the background ignore Ctrl-C
     tempfile.tempdir = tempfile.mkdtemp()
     gc.collect()
     gc.freeze()

@@ -17,8 +17,9 @@ from conftest import warm_call
 from fastai.vision.all import CrossEntropyLossFlat, L
 from torch import nn
 
-from fastai_balmix.compare import Method, add_method, find_method
+from fastai_balmix.compare import Method, add_method, find_method, methods
 from fastai_balmix.compare.identity import identity_of
+from fastai_balmix.compare.names import described
 
 
 def holding(x):
@@ -172,7 +173,8 @@ def test_an_iterator_counts_by_what_is_left_of_it():
     next(counter)
     assert identity_of(holding(counter), '')!=before
 
-def test_a_version_is_given_where_a_method_is_named():
+def test_a_version_is_given_where_a_method_is_named(monkeypatch):
+    for kept in methods._methods,described: monkeypatch.setitem(kept, 'own_of_test', None)
     def own(t): "does nothing"
     add_method('own_of_test', own, version='7')
     assert find_method('own_of_test').version=='7' and Method('a', own, 'x').version is None

@@ -40,7 +40,7 @@ NAMES = ['ant','bee','cat']
 LABELS = [NAMES[y] for y in Y]
 FILES = [Path('data')/NAMES[y]/f'{NAMES[y]}_{i}.png' for i,y in enumerate(Y)]
 
-def unopened(o): raise AssertionError('an image was opened')
+def unopened(o, **kwargs): raise AssertionError('an image was opened')
 
 def noimage(): return lambda o: torch.zeros(1)
 def datasets(items, *tfms, **kwargs): return Datasets(items, [[noimage()],list(tfms)], **kwargs)

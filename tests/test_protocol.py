@@ -117,7 +117,9 @@ def logged(t, name):
     find_method(name)(t)
     t.cbs.append(Epochs(name))
 
-def with_log(names): return [Method(o, partial(logged, name=o), 'x', ordered=find_method(o).ordered) for o in names]
+def with_log(names):
+    "Methods that write a line an epoch; a version stands for `log`, which is no part of what they do"
+    return [Method(o, partial(logged, name=o), 'x', ordered=find_method(o).ordered, version=1) for o in names]
 
 def in_fork(*args, **kwargs):
     p = fork.Process(target=compared, args=args, kwargs=kwargs)
@@ -470,7 +472,7 @@ class Fails(Callback):
         if self.epoch==1 and not (Path(log[0])/'awake').exists(): raise RuntimeError('in epoch 1')
 
 def fails_in_epoch_1(t): t.cbs.append(Fails())
-with_failure = ['instance',Method('boom', fails_in_epoch_1, 'x')]
+with_failure = ['instance',Method('boom', fails_in_epoch_1, 'x', version=1)]
 
 @pytest.fixture(scope='module')
 def half_done(tmp_path_factory):
@@ -836,7 +838,7 @@ def test_the_command_on_a_folder_of_images(one):
     md = (out/'summary.md').read_text()
     assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text
     assert text.startswith('Reading  scans: 36 images, 2 classes')
-    assert '\nPlan     2 methods × 2 folds = 4 runs\n\n1/4  instance · small · fold 1' in text
+    assert '\nPlan     2 methods × 2 folds = 4 runs\n\n' in text and '\n1/4  instance · small · fold 1' in text
 
 def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
     rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]

@@ -146,7 +146,7 @@ def drawn_shares(
     k = len(sampler.counts)
     if drawn is not None: return as_probs(drawn, 'drawn', owner, k, vocab=vocab_of(dl.dataset))
     word,items = (None,None) if weighted else _item_shares(dl)
-    if not word: return sampler.shares()
+    if not word: return sampler.shares() if weighted and dl.shuffle else sampler.counts/sampler.n_drawn
     if items is None:
         raise bad_argument('drawn', owner, f'the share of each class in what is drawn, as {word} does not tell', 'None')
     y = train_labels(dl, labels, owner)

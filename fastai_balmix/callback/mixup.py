@@ -142,6 +142,9 @@ class MixedLoss(Callback):
         self._warned = False
         self._stop_watching()
         self._passes = PassCount()
+        # An interrupt runs no event, so that a fit may have left its counter
+        hooks = self.model._forward_hooks
+        for k in [k for k,o in hooks.items() if isinstance(o, PassCount)]: del hooks[k]
         self._hook = self.model.register_forward_hook(self._passes)
 
     def _stop_watching(self):

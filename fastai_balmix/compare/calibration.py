@@ -55,10 +55,10 @@ def halve(
     "Halves of the selection split, by patient, with a task each where they are large enough; else folds"
     groups = rows if data.groups is None else data.groups[rows]
     if len(pd.unique(groups))<2: return Halves('same images', rows, rows)
-    halves = [np.sort(o) for o in cut_off(data, rows, .5, 0)]
+    choose,fit = (np.sort(o) for o in cut_off(data, rows, .5, 0))
     present = np.unique(data.y[rows])
-    rarest = min(np.bincount(data.y[o], minlength=len(data.vocab))[present].min() for o in halves)
-    if may_cut and rarest>=fewest: return Halves('halves', *halves)
+    rarest = min(np.bincount(data.y[o], minlength=len(data.vocab))[present].min() for o in (choose,fit))
+    if may_cut and rarest>=fewest: return Halves('halves', choose, fit)
     return Halves('cross-fitted', rows, rows, _dealt(data, rows, groups))
 
 # %% ../../nbs/compare/calibration.ipynb #582d80d7

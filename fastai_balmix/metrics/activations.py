@@ -24,7 +24,7 @@ from ..checks import check,no_probabilities,row_tolerance
 
 # %% ../../nbs/metrics/activations.ipynb #93964a74
 _softmax = partial(F.softmax, dim=-1)
-_activations = dict(softmax=_softmax, sigmoid=torch.sigmoid, exp=torch.exp, none=noop)
+_activations:dict[str,Callable] = dict(softmax=_softmax, sigmoid=torch.sigmoid, exp=torch.exp, none=noop)
 
 # What belongs to the losses of PyTorch and timm, by the names of classes and functions
 _losses_by_activation = dict(
@@ -44,9 +44,9 @@ def known_activation(
     # fastai's `BaseLoss` has `noops` where nothing else is stated
     if act is not None and getattr(act, '__func__', None) is not noops: return act
     fn = getattr(loss_func, 'func', loss_func)
-    named = [fn] if inspect.isroutine(fn) else type(fn).__mro__
-    named = [o.__name__ for o in named if (o.__module__ or '').split('.')[0] in ('torch','timm')]
-    known = next((o for o in named if o in _activation_of_loss), None)
+    kinds:Any = [fn] if inspect.isroutine(fn) else type(fn).__mro__
+    names = [o.__name__ for o in kinds if (o.__module__ or '').split('.')[0] in ('torch','timm')]
+    known = next((o for o in names if o in _activation_of_loss), None)
     return None if known is None else _activations[_activation_of_loss[known]]
 
 # %% ../../nbs/metrics/activations.ipynb #66f40733

@@ -411,6 +411,7 @@ def score_row(
     p,t = _probs_and_targs(probs, targs, 'score_row')
     array,classes = p.numpy(),t.numpy()
     k = array.shape[1]
+    cm:Margins|np.ndarray
     if k>most_classes and not ordered and prevalence is None: cm = count_margins(classes*k+array.argmax(1), k)
     else: cm = _count_pairs(array.argmax(1), classes, k)
     if prevalence is not None: cm = reweight(cm, prevalence)
