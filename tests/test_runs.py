@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -720,6 +721,29 @@ def test_without_git(copied, monkeypatch):
     monkeypatch.setenv('PATH', '/nowhere')
     out = attempt(run)
     assert out.status=='finished' and out.record['revision']==''
+
+@pytest.mark.parametrize('told', [None, '{"url": "file:///here"}', '{"vcs_info": {"vcs": "git", "commit_id": "abc"}}'])
+def test_the_repository_at_hand_is_not_asked(copied, tmp_path, monkeypatch, told):
+    "Its configuration may name a program that Git runs"
+    run,_ = copied
+    (run.path/'run.json').unlink()
+    marker = tmp_path/'was_run'
+    spy = tmp_path/'spy'
+    spy.write_text(f'#!/bin/sh\ntouch {marker}\n')
+    spy.chmod(0o755)
+    def git(*args): subprocess.run(['git',*args], cwd=tmp_path, check=True, capture_output=True)
+    git('init')
+    git('-c', 'user.name=a', '-c', 'user.email=a@b.c', 'commit', '--allow-empty', '-m', 'a')
+    git('config', 'core.fsmonitor', str(spy))
+    git('describe', '--always', '--dirty')
+    assert marker.exists() # or this test tells nothing
+    marker.unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('fastai_balmix.__file__', str(tmp_path/'site-packages'/'fastai_balmix'/'__init__.py'))
+    monkeypatch.setattr('importlib.metadata.PathDistribution.read_text', lambda self, name: told)
+    out = attempt(run)
+    assert out.status=='finished' and out.record['revision']==('abc' if told and 'vcs' in told else '')
+    assert not marker.exists()
 
 # The table
 

@@ -22,7 +22,7 @@ __all__ = ['Run', 'train', 'Outcome', 'attempt']
 # %% ../../nbs/compare/runs.ipynb #7b549ffd
 import io,json,platform,subprocess,time,traceback,warnings
 from dataclasses import dataclass,field
-from importlib.metadata import version
+from importlib.metadata import distribution,PackageNotFoundError,version
 from typing import Any
 import numpy as np
 import torch
@@ -209,13 +209,16 @@ def _write_weights(path, model):
 
 # %% ../../nbs/compare/runs.ipynb #2831c3af
 def _revision():
-    "Git's name of the checkout this package is in, or else of the one at hand; '' without any"
-    for d in Path(fastai_balmix.__file__).parent,Path.cwd():
-        if not ((d/'.git').exists() or (d.parent/'.git').exists()): continue
-        command = ['git','-C',str(d),'describe','--always','--dirty']
+    "Git's name of the checkout this package is in, else the commit it was installed from; '' where neither is known"
+    # No other repository is asked: the configuration of one may name programs that Git then runs
+    home = Path(fastai_balmix.__file__).parent.parent
+    if (home/'.git').exists():
+        command = ['git','-C',str(home),'describe','--always','--dirty']
         try: return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError,subprocess.CalledProcessError): pass # no git here, or not for this folder
-    return ''
+    try: told = distribution('fastai_balmix').read_text('direct_url.json')
+    except PackageNotFoundError: told = None
+    return json.loads(told or '{}').get('vcs_info', {}).get('commit_id', '')
 
 def _versions():
     named = [f'{o} {version(o)}' for o in ('fastai','torch','timm','scikit-learn')]
