@@ -10,7 +10,7 @@ image."""
 __all__ = ['balmix_compare', 'balmix_data']
 
 # %% ../../nbs/compare/cli.ipynb #e8376438
-import re,sys
+import re,sys,warnings
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -201,7 +201,8 @@ def _draw(data, out):
     rows = [i for i,path in enumerate(data.df.path) if path not in missing]
     if 'split' in data.df: rows = [i for i in rows if data.df.split[i]=='train'] or rows
     if not rows: return False
-    dls = data.dataloaders(parts=(rows,[]), bs=1, num_workers=0)
+    with warnings.catch_warnings(action='ignore'): # they were printed above
+        dls = data.dataloaders(parts=(rows,[]), bs=1, num_workers=0)
     picture = BytesIO()
     plot_class_distribution(dls).figure.savefig(picture, dpi=150, format='png', metadata=dict(Software=_ours))
     write_file(out, picture.getvalue())

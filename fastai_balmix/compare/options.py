@@ -69,11 +69,11 @@ def reading_options(
     fold:str|None=None, # Column of the table with folds; none leaves a column of that name unused. Default: no folds
     parts:str|None=None, # Your names of parts, such as 'train=A test=B'; none: folders are classes. Default: the usual
     root:str|None=None, # Folder that the table's paths start from. Default: that of the table
-    suffix:str|None=None, # Added to each path of the table, such as .jpg. Default: nothing
+    suffix:str|None=None, # Suffix of the files, such as .jpg, where the table lacks it. Default: as in the table
     sep:str|None=None, # What separates the table's columns, such as ';' or tab. Default: what fits
     vocab:str|None=None, # Classes, separated by commas, grades from low to high. Default: all there are, sorted
     ordered:bool=False, # Are the classes grades?
-    range:str|None=None, # Pixel values that become black and white, such as 0,4095; or 16bit. Default: those of 8 bits
+    range:str|None=None, # Pixel values that become black and white, such as 0,4095; or 16bit. Default: all that fit
     frame:int|None=None, # Which frame of files that have several, from 0. Default: the first
     background:str|None=None, # Colour behind transparent pixels. Default: white
     exclude:str|None=None, # Classes to leave out, separated by commas
