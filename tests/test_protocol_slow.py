@@ -106,7 +106,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     if not shutil.which('unshare') or on_a_small_disk('true').returncode: pytest.skip('no mounts of one\'s own here')
     quick = f'{command} --preset quick --out {disk}/out'
     p = on_a_small_disk('; '.join([
-        f'head -c 1050k /dev/zero > {disk}/film', # leaves room for a run and its two checkpoints
+        f'head -c 650k /dev/zero > {disk}/film', # leaves room for a run and its two checkpoints
         f'{quick} >&2',
         'echo "code $?"',
         f'ls {disk}/out/runs/*/run.json | wc -l',
