@@ -402,7 +402,7 @@ def test_a_worker_that_dies(how, route):
 def no_memory(kind):
     "Takes more memory than is left to a process"
     used = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used+100_000_000,resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used+400_000_000,resource.RLIM_INFINITY))
     {'numpy':np.ones, 'torch':torch.ones, 'python':bytearray}[kind](1_000_000_000)
 
 @pytest.mark.parametrize('kind,words', [
