@@ -5,6 +5,7 @@ damaged; and what is said of them, with and without pydicom."""
 import builtins
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,10 @@ from torch import nn
 
 from fastai_balmix.datasets.dicom import header_values, is_dicom
 from fastai_balmix.datasets.images import OpenFast, Reading, open_image
+from fastai_balmix.datasets.sources import read_data
 from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.datasets.tables import from_csv
+from fastai_balmix.datasets.trees import from_folder_table
 
 pixels = load_digits().images.astype(np.int16)*255 # 0 to 4080
 
@@ -216,6 +220,21 @@ def test_headers(tmp_path):
         header_values(paths, 'PatientId')
 
 # Without pydicom
+
+def test_patients_from_headers(tmp_path):
+    "In a folder, in a table, and again from the recipe; one patient has no name in the header"
+    for i in range(12):
+        name = {} if i==5 else dict(PatientID=f'p{i//2}')
+        dicom(tmp_path/'scans'/'ab'[i%2]/f'{i:02d}.dcm', pixels[i], **name)
+    table = tmp_path/'scans'/'labels.csv'
+    table.write_text('path,label\n'+''.join(f"{'ab'[i%2]}/{i:02d}.dcm,{'ab'[i%2]}\n" for i in range(12)))
+    for read in partial(from_folder_table, tmp_path/'scans'), partial(from_csv, table):
+        with pytest.raises(ValueError, match='05.dcm|index|row'): read(group='dicom:PatientID')
+        data = read(group='dicom:PatientID', missing_group='own')
+        patient = dict(zip(data.df.path, data.groups))
+        assert patient['a/04.dcm']=='p2' and [patient['a/06.dcm'],patient['b/07.dcm']]==['p3','p3']
+        assert len({*data.groups})==7 and any('group' in o for o in data.notes), data.notes
+        assert [*read_data(data.recipe).groups]==[*data.groups]
 
 @pytest.fixture
 def no_pydicom(monkeypatch):
