@@ -16,6 +16,7 @@ __all__ = ['labelled', 'read_lines', 'verified_lines', 'plan_words']
 
 # %% ../../nbs/compare/before.ipynb #f6daf979
 import re,sys,textwrap
+from ..datasets.verify import same_images
 
 # %% ../../nbs/compare/before.ipynb #1e496ee7
 def _wrapped(line):
@@ -58,12 +59,6 @@ def _first_lines(lines):
 
 def _are_there(n): return '1 image is there' if n==1 else f'{n:,} images are there'
 
-def _same_words(row):
-    "A set of equal images in words"
-    images = [f"{path} ({label}{f', {part}' if part!='' else ''})"
-              for path,label,part in zip(row.paths, row.labels, row.parts)]
-    return ' = '.join(images)
-
 def _unreadable(found):
     "What is said of files that cannot be read; '' where there is none"
     n = len(found.bad)
@@ -76,7 +71,7 @@ def _contradictions(found):
     "What is said of equal images in several parts with different labels; '' where there is none"
     same = found.duplicates[found.duplicates.across_parts & found.duplicates.different_labels]
     if not len(same): return ''
-    files = _first_lines([_same_words(o) for o in same.itertuples()])
+    files = _first_lines([same_images(o) for o in same.itertuples()])
     return (f'{_are_there(len(same))} more than once, in several parts and with different labels:{files}'
             '\nFind out which label is right, and delete the other file, or its row of the table.')
 
@@ -87,11 +82,11 @@ def _doubles_notes(found):
     leaks = same[same.across_parts & ~same.different_labels]
     if len(leaks):
         res.append(f'{_are_there(len(leaks))} in several parts (exact doubles), so that scores may be too high: '
-                   f'{_same_words(leaks.iloc[0])}.')
+                   f'{same_images(leaks.iloc[0])}.')
     torn = same[same.different_labels & ~same.across_parts]
     if len(torn):
         res.append(f'{_are_there(len(torn))} with different labels (exact doubles): '
-                   f'{_same_words(torn.iloc[0])}.')
+                   f'{same_images(torn.iloc[0])}.')
     return res
 
 def _found_words(found):
