@@ -911,6 +911,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'fastai_balmix/compare/wording.py'),
                                                'fastai_balmix.compare.wording._parameter_words': ( 'compare/wording.html#_parameter_words',
                                                                                                    'fastai_balmix/compare/wording.py'),
+                                               'fastai_balmix.compare.wording._replaced': ( 'compare/wording.html#_replaced',
+                                                                                            'fastai_balmix/compare/wording.py'),
                                                'fastai_balmix.compare.wording._step_option': ( 'compare/wording.html#_step_option',
                                                                                                'fastai_balmix/compare/wording.py'),
                                                'fastai_balmix.compare.wording._with_arguments': ( 'compare/wording.html#_with_arguments',

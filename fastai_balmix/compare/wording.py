@@ -84,30 +84,35 @@ def _ended(option, rest):
     name,gap,value = option.partition(' ')
     return f"{name}{gap}'{value}'" if re.match(r'[.;:?!]\s', rest) and value and "'" not in value else option
 
+def _replaced(text, pattern, said_of):
+    "`text`, with what `said_of` a match says in place of it: words, and where the replaced piece ends; None keeps it"
+    at = 0
+    while found := re.compile(pattern).search(text, at):
+        at = found.end()
+        said = said_of(found, text)
+        if said is None: continue
+        words,end = said
+        text = text[:found.start()]+words+text[end:]
+        at = found.start()+len(words)
+    return text
+
 def _with_calls(text, options):
     "`text`, with calls of steps as options"
-    pattern = re.compile(rf"(?:\b(?:data|ImageData)\b|(?<=`))?\.?\b({'|'.join(_steps)})(?=\()")
-    at = 0
-    while found := pattern.search(text, at):
-        call,at = _call_at(text, found.end()),found.end()
-        if call is None or _steps[found[1]] not in options: continue
-        said = _ended(_step_option(found[1], *call[:2]), text[call[2]:])
-        text = text[:found.start()]+said+text[call[2]:]
-        at = found.start()+len(said)
-    return text
+    def said_of(found, text):
+        call = _call_at(text, found.end())
+        if call is None or _steps[found[1]] not in options: return None
+        args,keywords,end = call
+        return _ended(_step_option(found[1], args, keywords), text[end:]),end
+    return _replaced(text, rf"(?:\b(?:data|ImageData)\b|(?<=`))?\.?\b({'|'.join(_steps)})(?=\()", said_of)
 
 def _with_arguments(text, options):
     "`text`, with arguments as options"
-    pattern = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, options))})=")
-    at = 0
-    while found := pattern.search(text, at):
-        literal,at = _literal_at(text, found.end()),found.end()
-        if literal is not None: said,end = _ended(_as_option(found[1], literal[0]), text[literal[1]:]),literal[1]
-        elif re.match(r'[`\s.,;:)]|$', text[at:]): said,end = _option_name(found[1]),at
-        else: continue
-        text = text[:found.start()]+said+text[end:]
-        at = found.start()+len(said)
-    return text
+    def said_of(found, text):
+        literal = _literal_at(text, found.end())
+        if literal is not None: return _ended(_as_option(found[1], literal[0]), text[literal[1]:]),literal[1]
+        if re.match(r'[`\s.,;:)]|$', text[found.end():]): return _option_name(found[1]),found.end()
+        return None
+    return _replaced(text, rf"(?<![\w.-])({'|'.join(map(re.escape, options))})=", said_of)
 
 # %% ../../nbs/compare/wording.ipynb #e0cc9d52
 _readers = 'eyepacs','messidor2','hyper_kvasir','medmnist','fashion_mnist_lt','digits','from_folder_table','from_csv'
