@@ -23,8 +23,13 @@ docs:
 # operating_points.py and claims.py are not among them: they compare methods, not seconds, and take an hour.
 bench:
 	-python3 tests/benchmarks/epochs.py --out docs/measured
+	-python3 tests/benchmarks/loading.py --out docs/measured
+	-python3 tests/benchmarks/comparisons.py --out docs/measured
+	-python3 tests/benchmarks/parts.py --out docs/measured
+	-python3 tests/benchmarks/arithmetic.py --out docs/measured
 	-python3 tests/benchmarks/draws.py --out docs/measured
 	-python3 tests/benchmarks/decoding.py --out docs/measured
 	-python3 tests/benchmarks/metrics.py --out docs/measured
+	-python3 tests/benchmarks/reports.py --out docs/measured
 	-python3 tests/benchmarks/growing.py --out docs/measured
 	python3 docs/performance.py

@@ -1,11 +1,12 @@
 """The site, run by `make docs`: `nbdev-proc-nbs` prepares the notebooks, this makes Markdown of them and of the
-modules, and mkdocs renders it into `site/`.
+modules, and Zensical renders it into `site/`.
 
 Nothing is run anew: outputs and figures are those the notebooks were saved with, and the API is read from the source.
 `nbdev-docs` needs Quarto, which pip does not install, and the command `nbdev-proc-nbs` first tries to download it; the
 function behind it does not."""
 import ast
 import csv
+import json
 import os
 import re
 import shutil
@@ -13,17 +14,20 @@ import subprocess
 import sys
 import tempfile
 from fnmatch import fnmatch
+from html import unescape
 from pathlib import Path
 
 import yaml
 from fastcore.nbio import mk_cell, nb_frontmatter, read_nb, write_nb
 from fastcore.xtras import working_directory
+from latex2mathml.converter import convert
 from nbdev.serve import proc_nbs
 
 root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root/'docs'), str(root/'tests'), str(root)]
 import api
 from crawl import faults
+from gallery import demo_report, gallery
 from messages import messages
 from readme import _output, to_markdown
 from unseen import unseen
@@ -249,13 +253,12 @@ def api_pages(names, examples, doctests):
     write('api/index.md', '\n\n'.join(lines)+'\n', api.package/'all.py')
 
 
-troubleshooting_lead = """What an error says, what is behind it, and what helps.
+troubleshooting_lead = """What each error means, what causes it, and what helps.
 { .lead }
 
-Every bad argument is answered in one form: *The '…' parameter of … must be … . Got … instead.* Search this page, or the
-site, for the words that you see. Where training has begun, fastai puts a line of its own in front: *Exception occured
-in \\`BalancedMixUp\\` when calling event \\`before_train\\`*. The tests compare every message in the table below with
-the code."""
+Every bad argument gives an error of one form: *The '…' parameter of … must be … . Got … instead.* Search this page, or
+the site, for the words that you see. During training, fastai puts a line of its own in front: *Exception occured in
+\\`BalancedMixUp\\` when calling event \\`before_train\\`*. The tests compare every message below with the code."""
 
 
 def troubleshooting():
@@ -308,11 +311,8 @@ def resolved(nav, there):
     return one(nav)
 
 
-class Loader(yaml.SafeLoader): "Reads mkdocs.yml, whose tags are for mkdocs alone"
-
-
 def make_pages():
-    "All pages and files that mkdocs needs, in `build/docs`, and its settings beside them"
+    "All pages and files that Zensical needs, in `build/docs`, and its settings beside them"
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
     written.clear()
@@ -328,11 +328,11 @@ def make_pages():
     source_pages()
     page = 'troubleshooting.md'
     write(page, relink(troubleshooting(), page, root/'docs', anchors), root/'tests'/'messages.py')
-    for o in 'extra.css','extra.js': shutil.copy(root/'docs'/o, pages)
-    cfg = yaml.load((root/'docs'/'mkdocs.yml').read_text(encoding='utf-8'), Loader)
+    demo_report(root/'build'/'demo', pages/'files'/'demo.html')
+    write('gallery.md', gallery(pages, names), root/'docs'/'gallery.py')
+    for o in 'extra.css','extra.js','iframe-worker.js': shutil.copy(root/'docs'/o, pages)
+    cfg = yaml.safe_load((root/'docs'/'mkdocs.yml').read_text(encoding='utf-8'))
     cfg['nav'] = resolved(cfg['nav'], [p for p in written if not p.startswith('source/')])
-    for k in 'docs_dir','site_dir': cfg[k] = str((root/'docs'/cfg[k]).resolve())
-    cfg['hooks'] = [str(root/'docs'/o) for o in cfg['hooks']]
     out = pages.parent/'mkdocs.yml'
     out.write_text(yaml.safe_dump(cfg, allow_unicode=True, sort_keys=False), encoding='utf-8')
     return out
@@ -349,11 +349,52 @@ def included(md):
     return re.sub(r'^\{% measured (\w+) %\}\n(.*?)^\{% end %\}$', table, md, flags=re.MULTILINE|re.DOTALL)
 
 
+# Formulas
+
+def with_formulas(html):
+    "`html` with formulas, as `pymdownx.arithmatex` marks them, as MathML, which browsers draw without a script"
+    def inline(m): return convert(unescape(m[1]))
+    def block(m):
+        math = convert(unescape(m[1]), display='block')
+        return f'<div class="formula" tabindex="0" role="group" aria-label="Formula">{math}</div>'
+    html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, html, flags=re.DOTALL)
+    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', block, html, flags=re.DOTALL)
+
+
+def without_formulas(text):
+    "`text` of the search with formulas as the letters and signs that a page shows"
+    def letters(m): return re.sub('<[^>]+>', '', convert(unescape(m[1] or m[2])))
+    return re.sub(r'\\\((.*?)\\\)|\\\[(.*?)\\\]', letters, text, flags=re.DOTALL)
+
+
+def without_line_links(html):
+    "`html` less the links to single lines of code, which have no words, where lines have no numbers"
+    return html if 'class="linenos"' in html else re.sub(r'<a id="__codelineno-[^>]*></a>', '', html)
+
+
+def finish(site):
+    """Draw the formulas on all pages of a built site and in its search, take out links without words, and let the link
+    of a report that a notebook has shown lead to the demonstration's"""
+    for p in site.rglob('*.html'):
+        html = p.read_text(encoding='utf-8').replace('href="report.html"', 'href="../files/demo.html"')
+        p.write_text(with_formulas(without_line_links(html)), encoding='utf-8')
+    index = json.loads((site/'search.json').read_text(encoding='utf-8'))
+    for o in index['items']:
+        if '<code>' not in o['text']: o['text'] = without_formulas(o['text'])
+    text = json.dumps(index, ensure_ascii=False)
+    (site/'search.json').write_text(text, encoding='utf-8')
+    (site/'search.js').write_text(f'var __index = {text}', encoding='utf-8')
+
+
 def build():
     with working_directory(root): proc_nbs(n_workers=0)
-    # Not --quiet, under which --strict lets everything pass
-    cmd = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-f', make_pages()]
-    subprocess.run(cmd, env=os.environ|dict(NO_MKDOCS_2_WARNING='1'), check=True)
+    settings = make_pages()
+    site = settings.parent/'site'
+    shutil.rmtree(site, ignore_errors=True)
+    subprocess.run([sys.executable, '-m', 'zensical', 'build', '--strict', '-f', settings], check=True)
+    finish(site)
+    shutil.rmtree(root/'site', ignore_errors=True)
+    site.rename(root/'site')
     if found := faults(root/'site'): sys.exit('\n'.join(found))
 
 

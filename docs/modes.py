@@ -10,21 +10,21 @@ places = dict(suite='suite', slow='slow tests', cuda='needs a GPU; not run by us
 
 intro = '''# Modes, loaders and networks
 
-In which modes of fastai, with which loaders and which networks `BalancedMixUp` was run, and how each was checked.
+The modes of fastai, loaders and networks with which `BalancedMixUp` was run, and how each was checked.
 
-*Same steps* means: a plain fastai fit in the same mode, on batches mixed by hand from the same images and with shares
-of classes as labels, has the same parameters and batch statistics after every step, to rounding. Every mode is run
-twice: with one λ for each batch on plain loaders, and with a λ for each pair on loaders made by
-`dls.weighted('sqrt').cached('10MB')`. Every loader is run with either λ, and must bring the items of a plain epoch in
-its order.
+*Same steps* compares with a plain fastai fit in the same mode. Its batches are mixed by hand from the same images, with
+class shares as labels. Parameters and batch statistics must be the same after every step, up to rounding. Every mode is
+run twice. The first run has one λ for each batch and plain loaders. The second has a λ for each pair and loaders from
+`dls.weighted('sqrt').cached('10MB')`. Every loader is run with both kinds of λ, and must return the items of a plain
+epoch in its order.
 
-*suite*: run on a CPU by `pytest`. *slow tests*: run on a CPU by `pytest -m slow`. What needs a GPU is marked `cuda`,
-run by `pytest -m cuda`, and was **not run by us**.
+*suite*: run on a CPU by `pytest`. *slow tests*: run on a CPU by `pytest -m slow`. Tests that need a GPU are marked
+`cuda`, run by `pytest -m cuda`, and were **not run by us**.
 '''
 
 end = '''## Not run
 
-GPUs of any make, Apple's MPS among them; `to_non_native_fp16`; `torch.compile`; data on a GPU before it is batched;
+GPUs of any vendor, including Apple's MPS; `to_non_native_fp16`; `torch.compile`; data on a GPU before it is batched;
 learners other than for images.
 '''
 

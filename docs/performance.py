@@ -83,6 +83,78 @@ What binds in rows a to d is opening files and resizing pictures. `dls.cached('2
 picture, so the epochs after the first pay a copy instead.
 '''
 
+def ratios_of(df):
+    "Rows of ratios as cells"
+    return pd.DataFrame({
+        '': df.row, 'work': df.work, 'measured': df.measured, 'against': df.against,
+        'times': formatted(df.ratio, '{:.3f}'),
+        'from, to': [f'{low:.3f} to {high:.3f}' for low,high in zip(df.low, df.high)],
+        'aim': [f"{'≥' if larger else '≤'} {aim:.2f}" for larger,aim in zip(df.larger, df.target)],
+        'processor time': formatted(df.cpu, '{:.3f}')})
+
+def loading_text(df, out):
+    return f'''## Loading
+
+What a loader costs by itself, with images that were prepared (`data.dataloaders(pictures=prepare(data, size))`) and
+without, as a multiple of fastai's loader of the same files. Measured in turns; shown are the median over rounds, the
+smallest and the largest. The head of `tests/benchmarks/loading.py` says what each row is. (`python
+tests/benchmarks/loading.py --out docs/measured`)
+
+{markdown(ratios_of(df))}
+
+Row d is the time of copying over that of loading: the share of the machine's speed of copying that the loader reaches.
+'''
+
+def comparisons_text(df, out):
+    return f'''## A comparison
+
+What files cost a comparison once their images are prepared, as a multiple of the same work on tensors that lie in
+memory. Rows a to c are epochs of training, in turns; rows d and e are whole comparisons, of which the measured one
+makes its store on the way. The head of `tests/benchmarks/comparisons.py` says what each row is. (`python
+tests/benchmarks/comparisons.py --out docs/measured`)
+
+{markdown(ratios_of(df))}
+'''
+
+def parts_text(df, out):
+    first = df.iloc[0]
+    cells = {'part': [*df.part.unique()], 'paid': [*df.drop_duplicates('part').paid]}
+    of_training = 'forward','loss','backward','optimiser'
+    network = []
+    for (size,files),g in df.groupby(['size','files'], sort=False):
+        shares = formatted(g.share, ', {:.1%}')
+        cells[f'{size} pixels, from {files}'] = [f'{cpu:.2f} s{share}' for cpu,share in zip(g.cpu, shares)]
+        epochs = g[g.paid=='an epoch']
+        share = epochs.cpu[epochs.part.isin(of_training)].sum()/epochs.cpu.sum()
+        network.append(f'{share:.0%} at {size} pixels')
+    return f'''## Where the time of a comparison goes
+
+One run of Balanced-MixUp 0.2 with the small network: {first.epochs} epochs, two thirds of {first.images} images
+for training and choosing the epoch, in a new process with one thread. Shown are processor seconds, the median over
+{first.repetitions} processes, because the machine was not free. Other programs stretch them somewhat, and the shares
+hardly. A part counts what none of the parts inside it has. The head of `tests/benchmarks/parts.py` says what each part
+is. (`python tests/benchmarks/parts.py --out docs/measured`)
+
+{markdown(pd.DataFrame(cells))}
+
+*process* is what a run of its own process pays in place of *start*, with `--jobs`. Of what each epoch costs, the
+arithmetic of the network (forward, loss, backward, optimiser) takes {' and '.join(network)}.
+'''
+
+def arithmetic_text(df, out):
+    cells = pd.DataFrame({
+        '': df.row, 'measured': df.measured, 'against': df.against, 'times': formatted(df.ratio, '{:.3f}'),
+        'from, to': [f'{low:.3f} to {high:.3f}' for low,high in zip(df.low, df.high)],
+        'aim': formatted(df.target, '≤ {:.2f}'), 'processor time': formatted(df.cpu, '{:.3f}')})
+    return f'''## Half precision on the CPU
+
+Epochs of MobileNetV2 at 224 pixels, of images in memory, in turns: the median over {df.repetitions.min()} rounds,
+the smallest and the largest. The processor has bfloat16 in hardware. (`python tests/benchmarks/arithmetic.py --out
+docs/measured`)
+
+{markdown(cells)}
+'''
+
 def draws_text(df, out):
     cells = pd.DataFrame({
         'what': df.what, 'n': formatted(df.n, '{:,}'), 'ours, s': formatted(df.ours_s, '{:.3f}'),
@@ -124,10 +196,27 @@ tests/benchmarks/metrics.py --out docs/measured`)
 {markdown(cells)}
 '''
 
+def reports_text(df, out):
+    cells = pd.DataFrame({
+        'classes': df.classes, 'images of a fold': formatted(df.images, '{:,}'), 'methods': df.methods,
+        'folds': df.folds, 'patients': df.patients.map({True:'known', False:'not known'}),
+        'processor s': formatted(df.cpu, '{:.1f}'), 'aim, s': formatted(df.aim_s, '{:.0f}'),
+        'MB': formatted(df.megabytes, '{:,.0f}'), 'aim, MB': formatted(df.aim_mb, '{:,.0f}'),
+        'page, MB': formatted(df.page_mb, '{:.1f}')})
+    return f'''## Reports
+
+Processor seconds of `report`, from a folder of results to the page, and the most memory that its process has held,
+with all packages imported. (`python tests/benchmarks/reports.py --out docs/measured`)
+
+{markdown(cells)}
+
+Predictions are unpacked once, one array at a time. What is kept of them are a few numbers for each image.
+'''
+
 performance_head = '''# Performance
 
-Written by `make bench` from the tables in `docs/measured`. Everything is a ratio within one run, or was measured in
-turns: the seconds of a machine that others use too mean little.
+Written by `make bench` from the tables in `docs/measured`. All figures are ratios within one run, or were
+measured in turns, because the seconds of a shared machine mean little.
 '''
 
 growing_head = '''# Growing
@@ -151,26 +240,24 @@ and memory at the largest size. A slope of 1 means that ten times as many take t
 
 {markdown(cells)}
 
-**Items, N.** Labels are read once for a loader and kept, 8 bytes an item. A sampler takes 4 to 8 bytes an item and is
-kept too. Each epoch fastai shuffles a list of N numbers; λ and partners add another such list. A cache has a table of
-8 bytes an item, and beside it no more than the size that was asked for.
+**Items, N.** Labels are read once for a loader and stored, 8 bytes an item. A sampler takes 4 to 8 bytes an item and is
+stored too. Each epoch fastai shuffles a list of N numbers; λ and partners add another such list. A cache has a table of
+8 bytes an item, in addition to its stated size.
 
 **Classes, K.** A draw looks its class up in a table, whatever K is. A confusion matrix takes 8·K² bytes, 8 MB for a
 thousand classes, however many images are validated.
 
-**Batch, B.** Mixing reads and writes a batch once. Memory for a batch of pairs is twice that of the inputs until it is
-mixed; what the network keeps for its gradients, which is most, stays that of B.
+**Batch, B.** Mixing reads and writes a batch once. Until it is mixed, a batch of pairs takes twice the memory of the
+inputs. Most memory is for gradients, and that does not change.
 
-**Files on network storage.** What counts is how often a file is asked for. Balanced-MixUp asks for 1 + (1 - 255^-α)
-files an item, and the second image of a rare class has soon been read before: a cache keeps rare classes first. With
-items that take 5 ms to arrive and 2 workers, in this table the plain epoch is 1, and everything kept is read from the
-second epoch on:
+**Files on network storage.** The number of file requests counts. Balanced-MixUp requests 1 + (1 - 255^-α) files an
+item. The second image of a rare class has soon been read before, so a cache keeps rare classes first. In this table
+items take 5 ms to arrive, there are 2 workers, and a plain epoch is 1. Cached items are read from the second epoch on:
 
 {markdown(remote)}
 
-**Many GPUs.** Under distributed training each process draws λ and partners for its share of the items by itself.
-Beside what a plain epoch of fastai sends, the list of N numbers, nothing is exchanged for them. Each process has a
-cache of its own, of its own size: give each a share of the memory.
+**Many GPUs.** In distributed training, each process draws λ and partners for its share of the items. Only the list of N
+numbers is exchanged, as in any epoch of fastai. Each process has its own cache: give each a share of the memory.
 '''
 
 @call_parse
@@ -190,6 +277,8 @@ def main(
         if not machines: return
         lines = [*text, '## Machine', '', *(f'- {o}' for o in sorted(machines))]
         (out/fn).write_text('\n'.join(lines)+'\n', encoding='utf-8')
-    parts = dict(epochs=epochs_text, draws=draws_text, decoding=decoding_text, metrics=scores_text)
+    parts = dict(epochs=epochs_text, loading=loading_text, comparisons=comparisons_text, parts=parts_text,
+                 arithmetic=arithmetic_text, draws=draws_text, decoding=decoding_text, metrics=scores_text,
+                 reports=reports_text)
     page('performance.md', performance_head, parts)
     page('growing.md', growing_head, dict(growing=growing_text))

@@ -1,23 +1,37 @@
 """Modules:
 
 - `fastai_balmix.all`: The everyday names: `from fastai_balmix.all import *` after `from fastai.vision.all import *` shadows no fastai name.
+- `fastai_balmix.bounded`: Read files made by others: regular files only, of bounded size and depth.
 - `fastai_balmix.callback.checkpoint`: A fit that can be killed at any moment, and resumes from its last epoch as though nothing had happened.
-- `fastai_balmix.callback.fitcheck`: Two mistakes that leave no trace in a table of results, found before the first batch.
+- `fastai_balmix.callback.deferred`: Another way of drawing, or another loss, for the last part of a fit.
+- `fastai_balmix.callback.ema`: A network whose weights are an average over the steps of its training.
+- `fastai_balmix.callback.fitcheck`: Two mistakes that no table of results shows, found before the first batch.
 - `fastai_balmix.callback.mixup`: Balanced-MixUp in one line: `learn.fit_one_cycle(5, cbs=BalancedMixUp())`.
-- `fastai_balmix.callback.recipe`: What determines a fit, in words that another process can compare.
+- `fastai_balmix.callback.nested`: Validate in the middle of a fit without changing it.
+- `fastai_balmix.callback.recipe`: Describe a fit so that another process can compare it.
 - `fastai_balmix.callback.rivals`: Progressive sampling and Remix, the callbacks that Balanced-MixUp is compared with.
-- `fastai_balmix.callback.show`: The imbalance of the data, and what mixing does to it and to the images, drawn before training.
-- `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what came instead.
+- `fastai_balmix.callback.show`: Plot the class imbalance, and what mixing does to classes and images.
+- `fastai_balmix.callback.unfreeze`: The last layer first, then the whole network, in one fit.
+- `fastai_balmix.checks`: One sentence for every bad argument: the parameter, its owner, what is allowed, and what was passed.
+- `fastai_balmix.children`: Processes that end when their parent does, however it ended.
 - `fastai_balmix.classifier`: Balance only the last layer of a trained network.
 - `fastai_balmix.commands`: A function as a command: its parameters are options, and help comes at once.
+- `fastai_balmix.compare.alone`: Let one run work at a time, and restore the process after it.
+- `fastai_balmix.compare.answer`: Which method is better, and the numbers behind it.
+- `fastai_balmix.compare.arithmetic`: How the network of a run computes: in half precision, with channels last, compiled.
 - `fastai_balmix.compare.before`: What the data are, in a terminal: counts, notes, unreadable files and doubles, and how much there is to train.
 - `fastai_balmix.compare.calibration`: Images of its own for the calibrator of a run.
 - `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
 - `fastai_balmix.compare.cli`: `balmix-compare`: a comparison as one command; `balmix-data`: what data are, without training anything.
+- `fastai_balmix.compare.closing`: What a comparison ends with in a terminal: one table, the verdict, the next step, and the limits.
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
-- `fastai_balmix.compare.identity`: What tells a method of your own from another, in this process and in the next.
+- `fastai_balmix.compare.effort`: What the training of a run took: steps of the optimiser, images, and seconds.
+- `fastai_balmix.compare.facts`: What is known of a folder of results, or of data on which nothing was trained, before a step is suggested.
+- `fastai_balmix.compare.folder`: Check the folder of a comparison, and keep its list of finished runs.
+- `fastai_balmix.compare.identity`: Recognise a custom method, in this process and in the next.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.names`: What methods and readers are called and take, known before PyTorch is imported.
+- `fastai_balmix.compare.opened`: Which images of a comparison are kept once they were opened, and where.
 - `fastai_balmix.compare.options`: From the options of a command line to the arguments of `compare`.
 - `fastai_balmix.compare.paper`: Measured results beside those that Galdran et al. published.
 - `fastai_balmix.compare.plan`: Does it help on my data? Methods × networks × folds × seeds, in one call that can be stopped and resumed.
@@ -26,63 +40,91 @@
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
 - `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
-- `fastai_balmix.compare.settings`: Comparisons with a name, for `balmix-compare --preset NAME`, and those of a file.
+- `fastai_balmix.compare.settings`: Presets for `balmix-compare --preset NAME`, and settings from a file.
+- `fastai_balmix.compare.suggest`: The next comparison that is worth running, with its reason, its cost, and the command to type.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
 - `fastai_balmix.compare.tables`: A table of results as text, Markdown, HTML or LaTeX.
+- `fastai_balmix.compare.threads`: How many threads a run computes with, and how many runs fit on the cores.
+- `fastai_balmix.compare.trial`: How long a run will take, measured on a few batches.
+- `fastai_balmix.compare.variants`: A method with settings of its own, by name.
 - `fastai_balmix.compare.verdicts`: What the differences between methods amount to, and what must be said beside them, in sentences.
-- `fastai_balmix.compare.wording`: What an error or a note says of parameters, said of options.
+- `fastai_balmix.compare.wording`: Rewrite messages about parameters as messages about command-line options.
+- `fastai_balmix.datasets.augment`: Random changes of images in training, by item or by batch.
 - `fastai_balmix.datasets.batches`: Make fastai DataLoaders of a table of images.
 - `fastai_balmix.datasets.cells`: Read a table as text, whatever program wrote it.
-- `fastai_balmix.datasets.classes`: Classes that are too small are named, left out or merged.
-- `fastai_balmix.datasets.columns`: What columns look like: parts, patients, one column for each class, paths.
-- `fastai_balmix.datasets.contents`: What image files hold, in sentences.
-- `fastai_balmix.datasets.depth`: What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
+- `fastai_balmix.datasets.classes`: Name, leave out or merge classes that are too small.
+- `fastai_balmix.datasets.columns`: Recognise what columns hold: parts, patients, paths, one column for each class.
+- `fastai_balmix.datasets.contents`: Describe the contents of image files, and what may be read wrongly.
+- `fastai_balmix.datasets.depth`: Convert images of more than 8 bits to 8-bit RGB, in the same way for a whole data set.
 - `fastai_balmix.datasets.dicom`: Open the files of scanners and hospital archives.
-- `fastai_balmix.datasets.folders`: Find the images of a folder, and say what else is there.
-- `fastai_balmix.datasets.groups`: Patients and other groups: compared as text, never missing without a word, never in two parts.
+- `fastai_balmix.datasets.folders`: Find the images of a folder, and count everything else.
+- `fastai_balmix.datasets.groups`: Compare patients and other groups as text, report missing ones, and keep each in one part.
 - `fastai_balmix.datasets.images`: Open any image file as RGB.
-- `fastai_balmix.datasets.layouts`: Which folders of a tree are classes, which are parts, and what is left out.
-- `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
-- `fastai_balmix.datasets.masks`: Which images are masks of others, and no images of their class.
-- `fastai_balmix.datasets.names`: What folders and columns are called: parts, classes, and the order of grades.
-- `fastai_balmix.datasets.nearby`: Find the files of a table, and name the file that is there where one is not.
-- `fastai_balmix.datasets.overview`: Counts by class and part, and what has to be known before training.
-- `fastai_balmix.datasets.parts`: The rows of a table to train on, to choose the epoch on, and to report.
+- `fastai_balmix.datasets.layouts`: Decide which folders of a tree are classes and which are parts, and report what is left out.
+- `fastai_balmix.datasets.longtail`: A small long-tailed data set that needs no network, and functions that cut a long tail from any balanced set.
+- `fastai_balmix.datasets.masks`: Find images that are masks of other images.
+- `fastai_balmix.datasets.names`: Recognise names of parts and classes, and the order of grades.
+- `fastai_balmix.datasets.nearby`: Find the files of a table, and suggest a file for each path that is missing.
+- `fastai_balmix.datasets.overview`: Summarise a table of images before training.
+- `fastai_balmix.datasets.parts`: Rows for training, for selecting the epoch, and for reporting.
+- `fastai_balmix.datasets.prepared`: Open and resize each image once, for all epochs, runs and processes.
 - `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
-- `fastai_balmix.datasets.rows`: Whatever is wrong in a table is said when it is read.
-- `fastai_balmix.datasets.sources`: Every reader by name, cutting to a long tail, and the same data again from a recipe.
-- `fastai_balmix.datasets.splits`: Who is held out: patients never on two sides, and every class left for training.
+- `fastai_balmix.datasets.rows`: Check a table when it is read, and name every error in it.
+- `fastai_balmix.datasets.sources`: Call any reader by name, cut data to a long tail, and read the same data again from a recipe.
+- `fastai_balmix.datasets.splits`: Hold out images with no patient on two sides and every class left for training.
+- `fastai_balmix.datasets.stores`: Where prepared images lie on disk: a place for each file, an index, and room that is kept free.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 - `fastai_balmix.datasets.tables`: Read the images that a table names, with their labels, patients and parts.
 - `fastai_balmix.datasets.trees`: Read the images of a folder with a subfolder for each class.
 - `fastai_balmix.datasets.verify`: Find broken, missing and duplicate files before training.
 - `fastai_balmix.demo`: `balmix-demo` compares three ways of training on small images, and writes a report.
 - `fastai_balmix.files`: Write a file whole, or not at all.
-- `fastai_balmix.inference.prior`: Move a trained network to the class shares of the place where it will be used.
+- `fastai_balmix.inference.prior`: Adapt a trained network to another disease prevalence, without retraining.
 - `fastai_balmix.inference.tta`: Average the predictions of an image and its mirror image.
 - `fastai_balmix.loaders.blame`: Name the item and the file that could not be loaded.
+- `fastai_balmix.loaders.block`: Make a batch of prepared images by one copy, without a step for each item.
 - `fastai_balmix.loaders.cache`: Cache the deterministic part of each item, shared by all workers.
+- `fastai_balmix.loaders.chance`: Which steps of an item draw random numbers, and which items do.
 - `fastai_balmix.loaders.draws`: Class counts, sampling probabilities, and a sampler.
 - `fastai_balmix.loaders.extend`: A copy of a loader that does one thing differently, whatever class the loader is of.
 - `fastai_balmix.loaders.labels`: Read the labels of a loader without opening an image.
 - `fastai_balmix.loaders.pairing`: A loader of batches that hold the items of a plain epoch, followed by class-balanced partners.
+- `fastai_balmix.loaders.steps`: How a loader makes an item, and up to which step the same comes out each time.
 - `fastai_balmix.loaders.store`: Items as bytes, in memory of a fixed size that all worker processes share.
+- `fastai_balmix.loaders.traits`: What an object is made of, as values that can be compared later.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
 - `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
-- `fastai_balmix.metrics.activations`: From a network's outputs to probabilities.
-- `fastai_balmix.metrics.cells`: A confusion matrix by its sums, or by its occupied cells.
-- `fastai_balmix.metrics.differences`: What may be said of the difference between two methods.
-- `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than images alone explain.
+- `fastai_balmix.metrics.activations`: Turn a network's outputs into probabilities.
+- `fastai_balmix.metrics.cells`: Store a confusion matrix as its sums, or as its occupied cells.
+- `fastai_balmix.metrics.differences`: What data show about the difference between two methods.
+- `fastai_balmix.metrics.dispersion`: How much larger the variance of a difference is than the images alone explain.
+- `fastai_balmix.metrics.gradients`: How fast a score changes with each cell of a confusion matrix.
 - `fastai_balmix.metrics.intervals`: How sure is a score, and is one network really better than another?
-- `fastai_balmix.metrics.learner`: Scores for imbalanced classes while a network trains, all from one confusion matrix.
-- `fastai_balmix.metrics.scores`: What a confusion matrix, or a table of probabilities, says about imbalanced classes.
-- `fastai_balmix.report.answers`: What a network's answers show: who gained and who paid, one class against the rest, the worst mistakes.
+- `fastai_balmix.metrics.learner`: Metrics for imbalanced classes during training, all from one confusion matrix.
+- `fastai_balmix.metrics.probabilities`: How well probabilities rank the classes, and how well they are calibrated.
+- `fastai_balmix.metrics.scores`: Scores of a confusion matrix or of probabilities, for imbalanced classes.
+- `fastai_balmix.ordered`: Check values given side by side, one for each item or class.
+- `fastai_balmix.ordinal`: Networks for ordered classes: one number with thresholds, or a chain of yes-or-no questions.
+- `fastai_balmix.report.answers`: What a network's answers show: which classes improved and which got worse, one class against the rest, the worst mistakes.
+- `fastai_balmix.report.captions`: One sentence for each figure: what to see in it, computed from its numbers.
 - `fastai_balmix.report.card`: All that a report says, as a plain dictionary of numbers, words of the data and small pictures.
+- `fastai_balmix.report.classes`: Who gained and who paid, how much of each class is found, and how often a network meets it.
 - `fastai_balmix.report.cli`: `balmix-report`: the page about a comparison as one command.
 - `fastai_balmix.report.comparison`: What a report says of the folder that `compare` wrote.
-- `fastai_balmix.report.figures`: Figures of tables that were computed before: what a trained network gets right and wrong, and for whom.
+- `fastai_balmix.report.contrasts`: How much of a difference is a matter of the threshold: each method less the baseline, at three operating points.
+- `fastai_balmix.report.curves`: One network at every operating point, how sure it is, one class against the rest, and training by epoch.
+- `fastai_balmix.report.figures`: What all figures of a report share: width, text, colours, names, legends.
+- `fastai_balmix.report.glance`: What the head of a report says: the leading method, its gain, the rarest class, and faults of the data.
+- `fastai_balmix.report.kept`: What a report needs of the answers of one run, without its probabilities.
+- `fastai_balmix.report.many`: Which of a hundred classes a figure shows, and classes grouped by the number of their images.
+- `fastai_balmix.report.matrices`: What is taken for what: percent of each true class, one network or several side by side.
+- `fastai_balmix.report.mistakes`: The images that a network was surest about and wrong, with what it said and what is true.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.
+- `fastai_balmix.report.operating`: Operating curves with bands over folds, and how sure a network is against how often it is right.
 - `fastai_balmix.report.page`: One page about a comparison or a network: how it came out, and for whom. To read, print and share.
-- `fastai_balmix.report.sections`: What the templates of the page need of Python: figures as SVG, numbers as text, and choices."""
+- `fastai_balmix.report.sections`: What the templates of the page need of Python: figures as SVG, numbers as text, and choices.
+- `fastai_balmix.shorten`: Shorten class names so that they fit and stay different.
+- `fastai_balmix.terminal`: Lines and tables that fit a terminal, and are plain text everywhere else.
+- `fastai_balmix.words`: Escape names that come from outside for each place where they are shown."""
 
 __version__ = "0.0.1"

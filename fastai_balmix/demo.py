@@ -16,11 +16,12 @@ demo_settings(quick=True)
 __all__ = ['demo_settings', 'version_lines', 'demo']
 
 # %% ../nbs/demo.ipynb #0a128581
-import os,platform,shutil,sys,textwrap
-from contextlib import contextmanager
+import hashlib,json,os,platform,sys
+from contextlib import contextmanager,suppress
 from importlib import metadata
 from pathlib import Path
 import fastai_balmix
+from .terminal import labelled,show_lines
 from .commands import command,quiet_import
 from .compare.settings import presets
 
@@ -35,58 +36,64 @@ def demo_settings(
     return dict(settings, **training)
 
 # %% ../nbs/demo.ipynb #605c4acd
-def _table(summary):
-    "Balanced accuracy in percent, a row for each method, a column for each operating point"
-    from fastai_balmix.metrics.scores import OperatingPoint
-    df = 100*summary.table.pivot(index='method', columns='point', values='balanced_accuracy_mean')
-    df = df.loc[summary.table.method.unique(), [*OperatingPoint]].round(1)
-    return df.set_axis([o.words for o in OperatingPoint], axis=1).rename_axis(None)
-
-def _verdict(summary):
-    rows = summary.verdicts
-    return rows[(rows.method=='balmix_0.2') & (rows.metric=='balanced_accuracy')].sentence.iloc[0]
-
 def _print_summary(summary, out):
+    from fastai_balmix.compare.closing import closing_lines
     from fastai_balmix.report.page import report
-    report(out, out/'report.html', summary=summary)
-    texts = ['Balanced accuracy in percent, mean over folds and seeds:', _table(summary).to_string(),
-             _verdict(summary), 'Small networks on small images: no forecast for other data.',
-             f'Written to {out}. Open {out/"report.html"} in a browser.']
-    print('\n' + '\n\n'.join(o if '\n' in o else textwrap.fill(o, 100) for o in texts))
+    report(out, summary=summary)
+    show_lines(f'\n{closing_lines(summary)}\nSmall networks on small images: no forecast for other data.\n')
+    show_lines(labelled('Page', str(out/'report.html')))
 
 # %% ../nbs/demo.ipynb #1233d407
 def _draw(data, out):
     import matplotlib.pyplot as plt
     from fastai_balmix.callback.mixup import BalancedMixUp
     from fastai_balmix.callback.show import plot_class_distribution
+    from fastai_balmix.files import replacing
     dls = data.dataloaders(fold=1, size=32, bs=32, num_workers=0, seed=0)
-    plot_class_distribution(dls, 0.2).figure.savefig(out/'class_distribution.png', dpi=150)
-    BalancedMixUp(0.2, seed=1).show(dls)[0,0].figure.savefig(out/'mixed_pairs.png', dpi=100)
+    distribution = plot_class_distribution(dls, 0.2).figure
+    with replacing(out/'class_distribution.png') as f: distribution.savefig(f, format='png', dpi=150)
+    pairs = BalancedMixUp(0.2, seed=1).show(dls)[0,0].figure
+    with replacing(out/'mixed_pairs.png') as f: pairs.savefig(f, format='png', dpi=100)
     plt.close('all')
 
 # %% ../nbs/demo.ipynb #9e60582b
-_written = {'meta.json','settings.yaml','results.csv','report.html','class_distribution.png','mixed_pairs.png','runs'}
+_written = {'meta.json','settings.yaml','results.csv','report.html','class_distribution.png','mixed_pairs.png'}
 _written_by_run = {'lock','predictions.npz','run.json','error.json','checkpoint1.pth'}
 
-def _has_demo_settings(path):
-    "Does a file of settings hold those of the demonstration, but for its seeds and epochs?"
-    from fastai_balmix.compare.settings import read_settings
-    try: settings = read_settings(path)
-    except ValueError: return False
-    want = presets['demo']
-    return (_agree(want, settings, free=('data','training','seeds')) and _agree(want['data'], settings.get('data'))
-            and _agree(want['training'], settings.get('training'), free=('epochs',)))
+def _contents(out):
+    "Everything in a folder by its path: the hash of a file, '' for a folder, None for a link or anything else"
+    res = {}
+    for path in out.rglob('*'):
+        name = path.relative_to(out).as_posix()
+        if path.is_symlink(): res[name] = None
+        elif path.is_dir(): res[name] = ''
+        else: res[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return res
 
-def _agree(want, got, free=()):
-    return isinstance(got, dict) and all(got.get(k)==v for k,v in want.items() if k not in free)
+def _is_written(name):
+    "Is this the path of something that a demonstration writes?"
+    if name in _written or name=='runs': return True
+    return name.startswith('runs/') and (name.count('/')==1 or name.split('/')[2:][0] in _written_by_run)
 
-def _is_demo(out):
-    "Has an earlier demonstration made this folder, and nobody else put anything there?"
-    if out.is_symlink() or not out.is_dir() or not (out/'meta.json').is_file(): return False
-    if not {o.name for o in out.iterdir()} <= _written: return False
-    runs = [*out.glob('runs/*')]
-    ours = all(o.is_dir() and {p.name for p in o.iterdir()} <= _written_by_run for o in runs)
-    return ours and _has_demo_settings(out/'settings.yaml')
+def _leave_record(out):
+    "Say in `meta.json` what a demonstration has written; the next comparison in this folder writes that file anew"
+    from fastai_balmix.compare.results import read_json
+    from fastai_balmix.files import write_file
+    meta = read_json(out/'meta.json')
+    if meta is None: return
+    meta['demo'] = {k: v for k,v in _contents(out).items() if v is not None and k!='meta.json' and _is_written(k)}
+    with suppress(OSError): write_file(out/'meta.json', json.dumps(meta, indent=1).encode())
+
+def _not_of_demo(out):
+    "What keeps a folder from being deleted, in a sentence; '' where a demonstration has made all of it"
+    with quiet_import(): from fastai_balmix.compare.results import read_json
+    if out.is_symlink() or not out.is_dir(): return 'It is no folder.'
+    record = (read_json(out/'meta.json') or {}).get('demo')
+    if not isinstance(record, dict): return 'It has no record of a demo.'
+    for name,content in sorted(_contents(out).items()):
+        if name=='meta.json' and content: continue
+        if content is None or record.get(name)!=content: return f'{name} is not what a demo has written.'
+    return ''
 
 def _make_room(out, force):
     "Delete what an earlier demonstration has written to `out`; exit if it is anything else"
@@ -94,10 +101,14 @@ def _make_room(out, force):
     if not force:
         raise SystemExit(f"'{out}' is there already and is kept. Choose another --out, or replace it with --force.")
     if out.is_dir() and not out.is_symlink() and not any(out.iterdir()): return
-    if not _is_demo(out):
-        raise SystemExit(f"'{out}' does not look like the output of an earlier balmix-demo, and is kept. "
+    if why := _not_of_demo(out):
+        raise SystemExit(f"'{out}' does not look like the output of an earlier balmix-demo, and is kept. {why} "
                          "Choose another --out.")
-    shutil.rmtree(out)
+    # one by one, so that what comes meanwhile stays
+    for name in sorted(_contents(out), reverse=True):
+        path = out/name
+        path.rmdir() if path.is_dir() else path.unlink()
+    out.rmdir()
 
 # %% ../nbs/demo.ipynb #9bf37be7
 def version_lines()->str:
@@ -125,26 +136,26 @@ def _one_thread():
 def demo(
     out:Path=Path('balmix-demo'), # Folder for the report, the pictures and the results
     quick:bool=False, # One seed and fewer epochs?
-    force:bool=False, # Replace `out` if an earlier demo has made it?
+    force:bool=False, # Replace the folder, if an earlier demonstration has made it?
     versions:bool=False # Print versions and the platform, and end
 ):
-    "Train with instance sampling, class-balanced sampling and Balanced-MixUp on long-tailed digits, and compare"
+    "Compare plain sampling, class-balanced sampling and Balanced-MixUp on small long-tailed digits"
     if versions: return print(version_lines())
     out = Path(out)
     _make_room(out, force)
     with quiet_import():
+        from fastai_balmix.compare.before import brief_lines
         from fastai_balmix.compare.plan import compare
         from fastai_balmix.compare.summary import summarise
         from fastai_balmix.datasets.sources import read_data
     settings = demo_settings(quick)
     data = read_data(settings.pop('data'))
-    n_runs = len(settings['seeds'])*len(data.folds)*len(settings['methods'])
-    print(f"{n_runs} runs of {settings['epochs']} epochs on {len(data)} digits, {data.counts.max()} of the most "
-          f'frequent class and {data.counts.min()} of the rarest:')
+    show_lines(brief_lines(data))
     # Processes of their own take seconds to start
     jobs = 1 if quick else min(2, os.cpu_count() or 1)
     try:
         with _one_thread(): res = compare(data, **settings, out=out, jobs=jobs)
-    except KeyboardInterrupt: sys.exit(f"\nStopped. Start again with --force, which replaces '{out}'.")
-    _draw(data, out)
-    _print_summary(summarise(res, baseline='instance'), out)
+        _draw(data, out)
+        _print_summary(summarise(res, baseline='instance'), out)
+    except KeyboardInterrupt: sys.exit(f"\nStopped. Start it again with --force, which replaces '{out}'.")
+    finally: _leave_record(out)

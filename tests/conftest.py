@@ -1,9 +1,10 @@
-"""A child process that has fastai imported already, for tests that must not share a process.
+"""A child process that has fastai and the package imported already, for tests that must not share a process.
 
-Importing fastai takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server
+Importing them takes seconds and a notebook leaves its traces in a process (backend, seeds, patches). So one server
 imports everything once, and each call of `warm_call` runs in a fork of it."""
 import os
 import pickle
+import random
 import shutil
 import signal
 import subprocess
@@ -22,13 +23,47 @@ root = Path(__file__).resolve().parent.parent
 context = get_context('forkserver')
 preload = ['fastai.vision.all', 'fastai.distributed', 'nbdev.test', 'nbdev.clean', 'nbdev.processors', 'nbdev.doclinks',
            'nbconvert', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'pandas', 'sklearn.datasets',
-           'sklearn.metrics', 'scipy.stats', 'timm', 'pytest', 'hypothesis']
+           'sklearn.metrics', 'scipy.stats', 'timm', 'pytest', 'hypothesis', 'fastai_balmix.compare.plan',
+           'fastai_balmix.report.page', 'fastai_balmix.callback.fitcheck', 'fastai_balmix.callback.rivals',
+           'fastai_balmix.inference.tta'] # but not `all`, which changes the callbacks of every learner
 
 # A fork cannot use a GPU that the server has seen, small nets are several times slower where two processes each want
 # all cores, and plots must not look for a screen
 server_env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MPLBACKEND='agg')
 # Here too, before PyTorch is imported
 for k in 'OMP_NUM_THREADS','OPENBLAS_NUM_THREADS': os.environ.setdefault(k, server_env[k])
+
+# What a shell or CI has set for itself must not change what tests and their processes print or install
+of_a_shell = 'COLUMNS','LINES','NO_COLOR','FORCE_COLOR','CLICOLOR','CLICOLOR_FORCE','PY_COLORS'
+for k in [*os.environ]:
+    if k in of_a_shell or k.startswith('PIP_'): del os.environ[k]
+
+
+# Tests with many cases
+
+def one_of_each(cases):
+    "Few of the cases of a test, such that each value of each parameter is in one of them"
+    values = [{(k,id(v)) for k,v in o.callspec.params.items()} for o in cases]
+    chosen,missing = [],set().union(*values)
+    while missing:
+        chosen.append(max(range(len(cases)), key=lambda i: len(values[i]&missing)))
+        missing -= values[chosen[-1]]
+    return [cases[i] for i in chosen]
+
+
+@pytest.hookimpl(tryfirst=True) # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    "Of a test that is `thinned`, few cases are fast, or as many as it says; the others are slow"
+    cases = {}
+    for o in items:
+        if not o.get_closest_marker('thinned') or any(map(o.get_closest_marker, ('slow','cuda'))): continue
+        cases.setdefault(o.nodeid.partition('[')[0], []).append(o)
+    for name,all_of_it in cases.items():
+        n = all_of_it[0].get_closest_marker('thinned').args
+        if not n: fast = one_of_each(all_of_it)
+        else: fast = random.Random(name).sample(all_of_it, min(n[0], len(all_of_it)))
+        for o in all_of_it:
+            if o not in fast: o.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session):
@@ -83,7 +118,7 @@ def _kill_group(pid):
 def warm_call(
     func, # A function that can be pickled: the top level of a module
     *args, # Its arguments
-    timeout:float=300, # Seconds until it is ended
+    timeout:float=900, # Seconds until it is ended: it hangs, whatever else the machine does
     **kwargs # Its keyword arguments
 ):
     """Result of `func(*args, **kwargs)` in a fork of a process that has fastai imported; its error, with all it
@@ -125,6 +160,8 @@ def built(tmp_path_factory):
     left_out = shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__')
     for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=left_out)
     for o in [*root.glob('*.md'), *(root/o for o in ('pyproject.toml','settings.ini','LICENSE'))]: shutil.copy(o, dst)
+    trained = root/'build'/'demo' # what `make docs` has kept is not trained again
+    if trained.is_dir(): shutil.copytree(trained, dst/'build'/'demo')
     p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)},
                        capture_output=True, text=True)
     assert p.returncode==0, p.stdout[-5000:]+p.stderr[-5000:]

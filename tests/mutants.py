@@ -31,6 +31,7 @@ concerned = {
     'metrics.learner': ['metrics','targets'],
     'callback.mixup': ['mixed_loss','callback','callback_faults','callback_pipelines','rivals','targets'],
     'callback.recipe': ['checkpoint'],
+    'callback.deferred': ['deferred','methods'],
     'callback.rivals': ['callback','rivals','targets'],
 }
 def file(module): return (root/'fastai_balmix'/module.replace('.', '/')).with_suffix('.py')

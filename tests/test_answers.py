@@ -11,6 +11,7 @@ from fastai_balmix.metrics import OperatingPoint
 from fastai_balmix.metrics.intervals import share_intervals
 from fastai_balmix.metrics.scores import wilson
 from fastai_balmix.report.answers import against_rest, auroc_interval, network_answers, recall_change
+from fastai_balmix.report.kept import keep_answers
 
 
 def close(a, b, tol=1e-9): np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -81,7 +82,7 @@ def test_the_area_is_that_of_the_curve_whatever_the_runs_of_a_fold(seed):
     cuts = np.cumsum([0,200,200,200,200])
     runs = [dict(targs=y[items[a:b]].astype(int), paths=items[a:b].astype(str), groups=None, shares=np.array([.7,.3]),
                  probs={OperatingPoint.TRAINED: probs[a:b]}) for a,b in pairwise(cuts)]
-    said = network_answers('n', runs, ['no','yes'], group=[1])['detection']
+    said = network_answers('n', [keep_answers(o, 2, [1]) for o in runs], ['no','yes'], group=[1])['detection']
     close(said['auroc'][0], got.value, 1e-12)
     close(sk.auc(said['roc']['fpr'], said['roc']['tpr']), got.value, 2e-4)
 
@@ -160,9 +161,10 @@ def test_a_report_counts_patients_wherever_it_shows_an_interval():
         many = np.arange(80).repeat(times)
         return dict(targs=targs[many], paths=np.arange(len(many)).astype(str), groups=groups, shares=np.ones(3)/3,
                     probs={'as trained':probs[many]})
-    one,four = (network_answers('net', [run(n, np.arange(80).repeat(n).astype(str))], ['a','b','c'], group=[1], at=.3)
-                for n in (1,4))
-    naive = network_answers('net', [run(4, None)], ['a','b','c'], group=[1], at=.3)
+    def said(times, groups):
+        return network_answers('net', [keep_answers(run(times, groups), 3, [1])], ['a','b','c'], group=[1], at=.3)
+    one,four = (said(n, np.arange(80).repeat(n).astype(str)) for n in (1,4))
+    naive = said(4, None)
     def widths(net):
         at = net['detection']['points']['as trained']
         shares = [net['detection']['auroc'],*(at[o] for o in ('sensitivity','specificity','ppv','npv'))]

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.slow
 widths = {'phone':390, 'laptop':1280, 'wide':1920}
 kinds = dict(start='index.html', notebook='tutorials/01_first_fit.html', pitfalls='tutorials/pitfalls.html',
              prose='mathematics.html', table='which_method.html', api='api/callback.html', names='api/index.html',
-             source='source/callback/mixup.html', faults='troubleshooting.html', changes='changelog.html')
+             source='source/callback/mixup.html', gallery='gallery.html', faults='troubleshooting.html',
+             changes='changelog.html')
 
 
 # The browser
@@ -130,16 +131,42 @@ def test_page_has_no_barrier_on_a_phone(address, visit):
     for kind in 'start','api','table': assert not barriers(visit(f'{address}/{kinds[kind]}', widths['phone']))
 
 
-def test_search_finds_the_callback(address, visit):
-    page = visit(f'{address}/index.html')
+def search(page, words):
+    "Type `words` into the search of a page, and go to what it finds in the API of callbacks"
     page.keyboard.press('/')
-    page.locator('input.md-search__input').type('BalancedMixUp')
-    link = page.locator('.md-search-result__link[href*="api/callback.html"]').first
+    field = page.get_by_role('combobox', name='Search')
+    field.wait_for()
+    field.press_sequentially(words, delay=30)
+    link = page.locator('a[href*="api/callback.html?h="]').first
     link.wait_for()
+    assert field.input_value()==words
     link.click()
     page.wait_for_url('**/api/callback.html*')
     page.locator('#balancedmixup').wait_for()
+
+
+def test_search_finds_the_callback(address, visit):
+    page = visit(f'{address}/index.html')
+    search(page, 'BalancedMixUp')
     assert not page.complaints and not foreign(page, address)
+
+
+def test_search_finds_the_callback_without_a_server(built, visit):
+    for start in 'index.html','tutorials/01_first_fit.html':
+        page = visit((built/start).as_uri())
+        search(page, 'BalancedMixUp')
+        assert not page.complaints and not foreign(page, 'file://')
+
+
+def test_the_gallery_shows_pictures_and_leads_to_a_report(address, visit):
+    page = visit(f'{address}/gallery.html')
+    tiles = page.locator('.gallery li')
+    assert tiles.count() > 20 and tiles.locator('img').count()==tiles.count()
+    assert not broken_images(page)
+    assert page.frame_locator('iframe.report').locator('h1').count()==1
+    page.get_by_role('link', name='The report of the demonstration').click()
+    page.wait_for_url('**/files/demo.html')
+    assert page.locator('h1').is_visible() and not page.complaints
 
 
 def test_a_formula_is_drawn(address, visit):
@@ -209,7 +236,7 @@ def test_report_opens_from_disk(report_file, visit):
 
 def test_report_sorts(report_file, visit):
     page = visit(report_file.as_uri())
-    table = page.locator('table.sortable:visible').filter(has_text='instance').first
+    table = page.locator('table.sortable:visible').filter(has_text='Plain sampling').first
     first = table.locator('th[aria-sort]').first
     rows = table.locator('tbody tr')
     def column(): return rows.evaluate_all('rows => rows.map(o => o.cells[0].textContent.trim())')
@@ -231,6 +258,126 @@ def test_hostile_names_stay_text(report_file, visit):
 @pytest.mark.parametrize('scheme', ['light','dark'])
 def test_report_has_no_barrier(report_file, visit, scheme):
     assert not barriers(visit(report_file.as_uri(), color_scheme=scheme))
+
+
+lesions = 'nevus','keratosis','basal cell carcinoma','dermatofibroma'
+settings = 'data: given in Python\ntraining:\n'+''.join(f'  field_{i}: {i}\n' for i in range(30))
+
+def made_names(k):
+    "Names of classes: short ones, and many whose beginnings and ends are the same"
+    return [*lesions[:k]] if k<=4 else [f'ulcerative-colitis-grade-{i}-of-the-lower-part' for i in range(k)]
+
+def make_reports(folder):
+    "Reports of invented comparisons of 2, 4, 23 and 100 classes"
+    from made import write_results
+
+    from fastai_balmix.report import report
+    methods = [('instance',1.8),('sqrt',2.2),('balmix_0.2',1.9)]
+    for k in class_numbers:
+        res = write_results(Path(folder)/f'results{k}', made_names(k), methods=methods, folds=(1,2,3,4,5),
+                            n=max(200, 6*k), settings=settings)
+        (Path(folder)/f'{k}.html').write_text(report(res, None).html())
+
+
+class_numbers = 2,4,23,100
+
+@pytest.fixture(scope='module')
+def made_reports(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('made')
+    warm_call(make_reports, str(folder), timeout=900)
+    return folder
+
+
+# Pairs of texts of one figure, or headings of one table, that lie on each other
+overlaps = """() => {
+    const found = [];
+    for (const whole of document.querySelectorAll('svg, thead tr')) {
+        const texts = [...whole.querySelectorAll('text, th button')].filter(o => o.textContent.trim());
+        // a line of text is less high than its box
+        const boxes = texts.map(o => {
+            const {left, right, top, bottom} = o.getBoundingClientRect();
+            const x = right-left < bottom-top ? .15*(right-left) : 0, y = x ? 0 : .15*(bottom-top);
+            return {left: left+x, right: right-x, top: top+y, bottom: bottom-y} });
+        boxes.forEach((a, i) => boxes.slice(0, i).forEach((b, j) => {
+            const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (width > 1 && height > 1) found.push(`${texts[i].textContent} / ${texts[j].textContent}`);
+        }));
+    }
+    return found }"""
+
+# Names that stand twice at one side of a figure, one below the other; matrices have an axis each
+twice = """() => [...document.querySelectorAll('section:not(#taken) svg')].flatMap(svg => {
+    const seen = new Set();
+    const names = [...svg.querySelectorAll('text')].filter(o => /[a-z]{4}/.test(o.textContent));
+    return names.filter(o => {
+        const box = o.getBoundingClientRect();
+        const key = `${o.textContent} ${Math.round(box.right)}`;
+        const again = seen.has(key) && !/images?$/.test(o.textContent);
+        seen.add(key);
+        return again }).map(o => o.textContent) })"""
+
+unfolded = "document.querySelectorAll('details').forEach(o => o.open = true)"
+
+@pytest.mark.parametrize('k', class_numbers)
+def test_the_head_of_a_report_is_there(made_reports, visit, k):
+    page = visit((made_reports/f'{k}.html').as_uri())
+    assert page.locator('.card:visible').count()==4 and page.locator('.verdict').is_visible()
+    assert page.locator('.two svg:visible').count()==4
+    for o in page.locator('.two section').all(): assert o.locator('.say').inner_text().strip().endswith('.')
+    tops = {round(o.bounding_box()['y']) for o in page.locator('.card').all()}
+    assert len(tops)==1 # one row
+    assert not page.complaints
+
+
+@pytest.mark.parametrize('width', [360,768,1280])
+@pytest.mark.parametrize('k', class_numbers)
+def test_nothing_of_a_report_lies_on_another(made_reports, visit, k, width):
+    page = visit((made_reports/f'{k}.html').as_uri(), width)
+    page.evaluate(unfolded)
+    assert sideways(page) <= 0
+    assert not page.evaluate(overlaps)
+    assert not page.evaluate(twice)
+
+
+@pytest.mark.parametrize('k', class_numbers)
+def test_a_report_is_printed_on_a_few_pages(made_reports, visit, k):
+    page = visit((made_reports/f'{k}.html').as_uri())
+    pdf = page.pdf(format='A4', prefer_css_page_size=True)
+    n = len(re.findall(rb'/Type\s*/Page[^s]', pdf))
+    assert 3<n<=(8 if k<=4 else 11)
+    assert not page.locator('details.part[open]').count() # as before
+    page.emulate_media(media='print')
+    page.set_viewport_size(dict(width=696, height=1000))
+    page.evaluate("document.querySelectorAll('details.part').forEach(o => o.open = true)")
+    assert sideways(page) <= 0
+
+
+@pytest.mark.parametrize('scheme', ['light','dark'])
+@pytest.mark.parametrize('k', class_numbers)
+def test_a_report_of_any_number_of_classes_has_no_barrier(made_reports, visit, k, scheme):
+    page = visit((made_reports/f'{k}.html').as_uri(), color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details.part').forEach(o => o.open = true)")
+    assert not barriers(page)
+
+
+def test_contents_mark_what_is_read_and_unfold_what_is_asked_for(made_reports, visit):
+    page = visit((made_reports/'4.html').as_uri())
+    def here(): return page.locator('nav a[aria-current]').all_inner_texts()
+    assert here()==['Summary']
+    page.locator('nav a', has_text='Training').click()
+    page.wait_for_function("document.querySelector('#training details').open")
+    page.wait_for_timeout(200)
+    assert here()==['Training'] and page.locator('#training figure').first.is_visible()
+    assert page.locator('nav').bounding_box()['y']==0 # it stays at the top
+    assert visit((made_reports/'4.html').as_uri()+'#made').locator('#made table').is_visible()
+
+
+def test_a_table_keeps_its_first_column_in_sight(made_reports, visit):
+    page = visit((made_reports/'4.html').as_uri(), 360)
+    page.evaluate("document.querySelector('#scores .wide').scrollLeft = 200")
+    left = page.locator('#scores tbody th').first.bounding_box()['x']
+    assert page.evaluate("document.querySelector('#scores .wide').scrollLeft")>0 and abs(left-16)<3
 
 
 # JupyterLab
@@ -271,12 +418,24 @@ def jupyterlab(folder):
         log.close()
 
 
+idle = '.jp-Notebook-ExecutionIndicator[data-status=idle]'
+
 # The last of a notebook's cells of code has a number once all have run
+# Of a cell that is collapsed, no number is shown
 all_have_run = """() => {
     const cells = [...document.querySelectorAll('.jp-CodeCell')];
-    const numbers = cells.map(o => o.querySelector('.jp-InputPrompt')?.textContent ?? '');
+    const open = cells.filter(o => !o.querySelector(".jp-InputPlaceholder"));
+    const numbers = open.map(o => o.querySelector('.jp-InputPrompt')?.textContent ?? '');
     const idle = '[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]';
     return cells.length > 3 && numbers.every(o => /\\[\\d+\\]/.test(o)) && document.querySelector(idle) }"""
+
+
+# How many bars of progress were in sight at once, at most
+count_bars = """() => {
+    window.bars = 0;
+    const count = () => window.bars = Math.max(window.bars,
+        document.querySelectorAll('.jp-OutputArea-output progress').length);
+    new MutationObserver(count).observe(document.body, {childList: true, subtree: true}) }"""
 
 
 def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
@@ -286,13 +445,18 @@ def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
         page = visit(f'{url}/lab/tree/{nb.name}?token={token}&reset', widths['wide'], 1000)
         page.locator('.jp-Notebook .jp-Cell').first.wait_for()
         # A choice of kernel, where the notebook's is not known by name
-        choose = page.locator('.jp-Dialog button.jp-mod-accept')
-        page.wait_for_timeout(1000)
-        if choose.is_visible(): choose.click()
+        choose = '.jp-Dialog button.jp-mod-accept'
+        page.locator(f'{choose}, {idle}').first.wait_for(state='attached')
+        if page.locator(choose).is_visible(): page.locator(choose).click()
+        page.locator(idle).first.wait_for(state='attached')
         page.locator('.jp-MenuBar-item, .lm-MenuBar-item').filter(has_text=re.compile('^Kernel$')).click()
         page.locator('.lm-Menu-item').filter(has_text='Restart Kernel and Run All Cells').click()
+        page.evaluate(count_bars)
         page.locator('.jp-Dialog button.jp-mod-accept').click()
-        page.wait_for_function(all_have_run, timeout=900_000)
+        page.wait_for_function(all_have_run, timeout=1000*600)
+        assert page.evaluate('window.bars') > 0
+        hidden = page.locator('.jp-CodeCell .jp-InputPlaceholder')
+        assert hidden.count() > 0 # cells that the page of the site hides
         shown = page.locator('.jp-OutputArea-output')
         assert page.locator('.jp-OutputArea-output img').count() > 2 # figures
         assert page.locator('.jp-OutputArea-output table').count() > 1 # tables, and what progress bars leave behind

@@ -143,7 +143,7 @@ def test_its_state_is_read_without_unpickling():
 def net(n_classes):
     return nn.Sequential(ConvLayer(3, 4, stride=2), AdaptiveAvgPool(), Flatten(), nn.Linear(4, n_classes))
 
-recipe = dict(epochs=2, size=None, bs=16, lr=.05, augment='none', pretrained=False, select=.4)
+recipe = dict(recipe='paper', epochs=2, size=None, bs=16, lr=.05, augment='none', pretrained=False, select=.4)
 
 def finished(folder, data, method='instance', **kwargs):
     run = Run(data, method, net, 1 if data.folds else None, 0, TrainConfig(**(recipe|kwargs)), folder)
@@ -194,15 +194,15 @@ def test_a_loss_without_activation_is_refused_before_training(tmp_path):
     outcome = attempt(run)
     assert outcome.status=='failed' and not [*run.path.glob('checkpoint*')]
     assert 'mine, whose loss has no `activation`, needs rows of probabilities' in outcome.error
-    assert 'the outputs of this network are no probabilities; state activation=' in outcome.error
+    assert 'the outputs of this network are not probabilities; state activation=' in outcome.error
     finished(tmp_path, run.data, Method('known', known, 'x'))
 
 def test_a_note_says_it_and_names_versions_that_differ(tmp_path):
     data = table((60,40), n_folds=2)
     res = compare(data, ['instance','tau_norm'], archs=net, out=tmp_path/'out', folds=[1], show=False, **recipe)
     notes = summarise(res).notes
-    assert any(o.startswith('instance: The calibrator was cross-fitted') for o in notes)
-    assert any(o.startswith('tau_norm: The calibrator was fitted on the very images') for o in notes)
+    assert any(o.startswith('Plain sampling: The calibrator was cross-fitted') for o in notes)
+    assert any(o.startswith('τ-normalisation: The calibrator was fitted on the very images') for o in notes)
     assert not any('versions' in o for o in notes)
     first = res.df.versions[0]
     res.df.loc[res.df.method=='tau_norm','versions'] = first.replace('torch ', 'torch 9').replace('timm ', 'timm 8')

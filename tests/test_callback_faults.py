@@ -104,6 +104,7 @@ class Fault(fv.Callback):
             self.done = True
             raise self.exc('cut short')
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('place,per_item', [('fit',False), ('learner',True)])
 @pytest.mark.parametrize('exc', [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize('name', events)
@@ -136,6 +137,7 @@ class BreakingPoints(Points):
         self.breaks()
         return super().__getitem__(i)
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('exc', [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize('per_item', [False, True])
 # A step with λ > 0 calls the loss twice, with a λ for each pair four times

@@ -104,6 +104,7 @@ def check_fit(dls, shares=(1/3,)*3, epochs=5):
     assert not torch.equal(params(learn), start) and np.isfinite(learn.recorder.values[-1]).all()
     return x,y,firsts
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize('source', [from_block, from_folder, from_df, from_csv, from_paths])
 def test_files_of_mixed_sizes(source, pictures):
     dls = source(pictures)

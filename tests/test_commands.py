@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from fastai_balmix.commands import command, told_in_lines
-from fastai_balmix.compare.before import labelled, plan_words
+from fastai_balmix.compare.before import plan_words
 from fastai_balmix.compare.cli import balmix_compare, balmix_data
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import find_method, method_table
@@ -28,6 +28,7 @@ from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.wording import of_options
 from fastai_balmix.datasets.sources import readers
 from fastai_balmix.report.cli import balmix_report
+from fastai_balmix.terminal import labelled
 
 
 def typed(func, line):
@@ -47,7 +48,8 @@ def scans(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path/'scans'
 
-small = '--archs small --epochs 1 --size 8 --bs 4 --augment none --pretrained no --n-folds 2 --methods instance'
+small = ('--archs small --epochs 1 --size 8 --bs 4 --augment none --pretrained no --n-folds 2 --methods instance '
+         '--no-report')
 
 
 # What is answered at once
@@ -72,6 +74,7 @@ answers = {
     'balmix-data . --merge other': 'The --merge option must be names and values',
     'balmix-report nowhere': "There is no folder 'nowhere'", 'balmix-report . --parts x': "Did you mean '--part'"}
 
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize('line', answers)
 def test_answered_before_pytorch_is_imported(tmp_path, line):
     prog,*args = shlex.split(line)
@@ -92,17 +95,22 @@ def test_help_shows_every_default_and_two_examples(prog):
     options = re.split(r'\n  (?=-)', text.split('examples:')[0])[2:]
     for o in options: assert 'Default:' in o or 'Needed' in o, o
     examples = re.findall(rf'^  {prog}', text.split('examples:')[1], re.MULTILINE)
-    assert len(examples)==2 and max(map(len, text.splitlines()))<=120
+    assert len(examples)==2 and max(map(len, text.splitlines()))<=80
 
 def test_defaults_in_help_are_those_of_the_package():
     said = balmix_compare.parser.format_help().split('\n\n')
     options = {o.split()[0]: ' '.join(o.split()) for part in said for o in re.split(r'\n  (?=-)', part)[1:]}
     def default(option): return options[option].split('Default: ')[1]
     config = TrainConfig()
-    for k in 'epochs','size','bs','lr','augment','selection','decode': assert default(f'--{k}')==str(getattr(config, k))
+    for k in 'epochs','selection','decode': assert default(f'--{k}')==str(getattr(config, k))
+    chosen = [config.chosen_for(o) for o in ('mobilenetv2_100','small')]
+    for k in 'recipe','size','bs','lr','augment':
+        for o in chosen: assert str(getattr(o, k)) in default(f'--{k}')
     given = {k: o.default for k,o in inspect.signature(compare).parameters.items()}
     assert default('--methods')==','.join(given['methods']) and default('--archs')==given['archs']
-    for k in 'seeds','n_folds','jobs': assert default(f"--{k.replace('_', '-')}")==str(given[k])
+    for k in 'seeds','n_folds': assert default(f"--{k.replace('_', '-')}")==str(given[k])
+    # a command need not be guarded, as a script must be that starts processes
+    assert default('--jobs')=='auto' and given['jobs']==1
 
 def test_examples_of_help_are_read():
     for func in balmix_compare,balmix_data:
@@ -200,7 +208,7 @@ all_options = [o.dest for o in balmix_compare.parser._actions]
     ("`.merged({'other': ['basophil', 'unknown']})`", '--merge other=basophil+unknown'),
     ('`data.without_broken()` drops', '--skip-broken drops'), ("missing_group='own'", '--missing-group own'),
     ('`with_folds(3)`', '--n-folds 3'), ('say `vocab=`', 'say --vocab'),
-    ('None where `split` is given', 'None where --split is given'),
+    ('None if `split` is given', 'None if --split is given'),
     ('suffix=\'.jpg\'', '--suffix .jpg'), ('ordered=True', '--ordered'),
     ("group='dicom:PatientID'", '--group dicom:PatientID'),
     ("label='Finding Labels'", "--label 'Finding Labels'"), ("label=\"it's\"", '''--label 'it'"'"'s\''''),
@@ -274,7 +282,7 @@ def test_equal_images_of_two_classes_stop_a_comparison(scans, capsys):
     "Which of the two is right, nobody knows; in two parts the score is that of a wrong label"
     for i in range(8): shutil.copy(scans/'benign/p0_0.png', scans/f'malign/q{i}.png')
     said = typed(balmix_compare, f'--data scans {small} --out out')
-    assert '1 image is there more than once, in several parts and with different labels:' in said
+    assert '1 image occurs more than once, in several parts and with different labels:' in said
     assert 'benign/p0_0.png (benign, fold' in said and 'delete the other file' in said
     assert not Path('out').exists() and 'Plan' not in capsys.readouterr().out
 
@@ -282,7 +290,7 @@ def test_equal_images_in_two_parts_are_said_under_every_table(scans, capsys):
     for i in range(8): shutil.copy(scans/'benign/p0_0.png', scans/f'benign/q{i}.png')
     assert typed(balmix_compare, f'--data scans {small} --out out') is None
     said = ' '.join(capsys.readouterr().out.split())
-    words = '1 image is there in several parts (exact doubles), so that scores may be too high'
+    words = '1 image occurs in several parts (exact doubles), so scores may be too high'
     assert f'NOTE {words}' in said and words in Path('out/summary.md').read_text()
 
 def test_a_comparison_says_what_it_reads_and_plans(scans, capsys):
@@ -291,7 +299,7 @@ def test_a_comparison_says_what_it_reads_and_plans(scans, capsys):
         assert typed(balmix_compare, line) is None
         said = capsys.readouterr().out
         assert said.startswith('Reading  scans: 18 images') and '\nVerified 18 images' in said
-        assert '\nPlan     2 folds × 2 seeds = 4 runs\n' in said
+        assert '\nPlan     2 folds × 2 seeds = 4 runs' in said
     settings = yaml.safe_load(Path('out/settings.yaml').read_text())
     assert settings['data']['group']==r'(p\d)_'
     (scans/'benign/p0_0.png').write_bytes(b'')
@@ -401,6 +409,7 @@ published = {
         f'{i+1},{int(i%4>0)},{int(i%4==1)},{int(i%4==2)},{int(i%4 in (2,3))}' for i in range(16))]).encode(),
         [f'Training/{i+1}.png' for i in range(16)], 16, 2)}
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize('name', published)
 def test_a_published_table_is_read_by_following_what_is_said(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)

@@ -1,12 +1,16 @@
 """The demonstration as a command: what a shell sees, and what it replaces, which the notebook cannot show."""
 
+import os
+import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fastai_balmix.compare.names import method_title
 from fastai_balmix.compare.results import Results
 from fastai_balmix.demo import demo
 
@@ -33,45 +37,93 @@ def test_versions_and_help_need_no_fastai(tmp_path):
         seen = run(sys.executable, '-c', f"import sys, fastai_balmix.{module}; print(*sys.modules)").stdout.split()
         assert 'fastai_balmix.commands' in seen and not {'torch','fastai','numpy','pandas'} & {*seen}
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    "A folder with the settings and the files of a demonstration, and none of its contents"
-    from fastai_balmix.compare.settings import presets
-    out = tmp_path_factory.mktemp('made')/'out'
-    (out/'runs'/'a').mkdir(parents=True)
-    for o in 'meta.json','results.csv','report.html','runs/a/run.json': (out/o).write_text('{}')
-    (out/'settings.yaml').write_text(yaml.safe_dump(presets['demo']))
-    return out
+def stopped(out, monkeypatch, write=True, **kwargs):
+    "What a demonstration says that is stopped once it has written a few files, or before"
+    from fastai_balmix.compare import plan
+    def compare(data, out, **settings):
+        if write:
+            (out/'runs'/'a').mkdir(parents=True)
+            for o in 'meta.json','results.csv','report.html','runs/a/run.json': (out/o).write_text('{}')
+            (out/'runs'/'a'/'lock').touch()
+            (out/'settings.yaml').write_text(yaml.safe_dump(settings))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(plan, 'compare', compare)
+    with pytest.raises(SystemExit) as e: demo(out=out, quick=True, **kwargs)
+    return str(e.value)
 
-changes = ['methods','training','data','epochs','a file','a file of a run','no meta','no settings','a link']
+def everything(out): return {o.relative_to(out): o.read_bytes() if o.is_file() else None for o in out.rglob('*')}
+
+# What is done to a folder after a demonstration, which must keep it
+def other_file(out): (out/'thesis.tex').write_text('mine')
+def other_folder(out): (out/'mine').mkdir()
+def run_of_another(out):
+    (out/'runs'/'b').mkdir()
+    (out/'runs'/'b'/'run.json').write_text('{"method": "mine"}')
+def empty_run(out): (out/'runs'/'b').mkdir()
+def weights(out): (out/'runs'/'a'/'weights.pth').touch()
+def new_figures(out): (out/'results.csv').write_text('run\nb\n')
+def new_record(out): (out/'runs'/'a'/'run.json').write_text('{"method": "mine"}')
+def other_settings(out):
+    s = yaml.safe_load((out/'settings.yaml').read_text())
+    (out/'settings.yaml').write_text(yaml.safe_dump(dict(s, epochs=300)))
+def link(out):
+    (out.parent/'far').mkdir()
+    (out.parent/'far'/'thesis.tex').write_text('mine')
+    (out/'runs'/'b').symlink_to(out.parent/'far')
+def link_for_file(out):
+    (out/'results.csv').rename(out.parent/'far.csv')
+    (out/'results.csv').symlink_to(out.parent/'far.csv')
+def link_for_all(out):
+    out.rename(out.parent/'there')
+    out.symlink_to(out.parent/'there')
+def fifo(out): os.mkfifo(out/'runs'/'a'/'error.json')
+def no_record(out): (out/'meta.json').write_text('{"data": "digits"}')
+def damaged_record(out): (out/'meta.json').write_text('{"demo": ["results.csv"]}')
+def no_meta(out): (out/'meta.json').unlink()
+
+changes = [other_file,other_folder,run_of_another,empty_run,weights,new_figures,new_record,other_settings,link,
+           link_for_file,link_for_all,fifo,no_record,damaged_record,no_meta]
 
 @pytest.mark.parametrize('change', changes)
-def test_force_replaces_nothing_but_a_demonstration(made, tmp_path, change, monkeypatch):
-    import shutil
-
-    from fastai_balmix.compare import plan
-    def stop(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr(plan, 'compare', stop)
+def test_force_replaces_nothing_but_a_demonstration(tmp_path, change, monkeypatch):
     out = tmp_path/'out'
-    shutil.copytree(made, out)
-    s = yaml.safe_load((out/'settings.yaml').read_text())
-    if change=='methods': s['methods'] = ['instance']
-    if change=='training': s['training']['lr'] = .1
-    if change=='data': s['data'] = dict(reader='digits', n_folds=5)
-    if change=='epochs': s.update(training=dict(s['training'], epochs=10), seeds=[0])
-    (out/'settings.yaml').write_text(yaml.safe_dump(s))
-    if change=='a file': (out/'thesis.tex').touch()
-    if change=='a file of a run': (out/'runs'/'a'/'weights.pth').touch()
-    if change=='no meta': (out/'meta.json').unlink()
-    if change=='no settings': (out/'settings.yaml').unlink()
-    if change=='a link':
-        out.rename(tmp_path/'there')
-        out.symlink_to(tmp_path/'there')
-    with pytest.raises(SystemExit) as e: demo(out=out, quick=True, force=True)
-    if change=='epochs': assert 'Stopped' in str(e.value) and not out.exists()
-    else:
-        assert 'does not look like the output of an earlier balmix-demo, and is kept' in str(e.value)
-        assert (out/'runs').is_dir()
+    assert 'Stopped. Start it again with --force' in stopped(out, monkeypatch)
+    change(out)
+    before = everything(tmp_path)
+    said = stopped(out, monkeypatch, force=True)
+    assert 'does not look like the output of an earlier balmix-demo, and is kept' in said
+    assert everything(tmp_path)==before and '\n' not in said
+
+def test_force_replaces_a_demonstration_that_was_stopped(tmp_path, monkeypatch):
+    out = tmp_path/'out'
+    stopped(out, monkeypatch)
+    (tmp_path/'beside').touch()
+    assert 'Stopped' in stopped(out, monkeypatch, write=False, force=True) and not out.exists()
+    assert [*everything(tmp_path)]==[Path('beside')]
+
+def test_a_comparison_of_the_same_settings_is_kept(tmp_path, monkeypatch):
+    "As `compare` makes it, which leaves no record of a demonstration"
+    from fastai_balmix.compare.plan import compare
+    from fastai_balmix.demo import demo_settings
+    out = tmp_path/'out'
+    settings = demo_settings(quick=True)
+    compare(**{**settings, 'epochs':1, 'methods':['instance'], 'folds':[1]}, out=out, show=False)
+    before = everything(tmp_path)
+    assert 'and is kept. It has no record of a demo.' in stopped(out, monkeypatch, force=True)
+    assert everything(tmp_path)==before
+
+def test_what_comes_while_a_demonstration_works_is_not_its_own(tmp_path, monkeypatch):
+    from fastai_balmix import demo as module
+    out = tmp_path/'out'
+    monkeypatch.setattr(module, '_one_thread', lambda: notes_in(out))
+    stopped(out, monkeypatch)
+    assert 'notes.txt is not what a demo has written' in stopped(out, monkeypatch, force=True)
+    assert (out/'notes.txt').read_text()=='mine'
+
+@contextmanager
+def notes_in(out):
+    try: yield
+    finally: (out/'notes.txt').write_text('mine')
 
 @pytest.mark.slow
 def test_the_command_trains_prints_and_writes(tmp_path):
@@ -85,10 +137,10 @@ def test_the_command_trains_prints_and_writes(tmp_path):
         assert [*df.method.unique()]==['instance','class','balmix_0.2'] and df.run.nunique()==9
         df = df[df.part=='report']
         for m in df.method.unique():
-            means = 100*df[df.method==m].groupby('point').balanced_accuracy.mean()
-            want = [f'{means[o]:.1f}' for o in ('as trained','train prevalence','balanced prior')]
-            row = next(o.split() for o in res.stdout.splitlines() if o.startswith(f'{m} ') and 'against' not in o)
-            assert row==[m,*want]
+            trained = df[(df.method==m) & (df.point=='as trained')].sort_values('fold')
+            want = ', '.join(f'{100*o:.0f}' for o in trained.balanced_accuracy)
+            assert re.search(rf'^{re.escape(method_title(m))} +{want}  ', res.stdout, re.MULTILINE)
         assert df.balanced_accuracy[df.point=='as trained'].mean()>.7
-        assert 'balmix_0.2 against instance, balanced accuracy' in res.stdout
+        assert max(len(o) for o in res.stdout.splitlines() if '/' not in o)<=80 # but for the path of the page
+        assert 'plain sampling' in res.stdout and f"Page     {out/'report.html'}" in res.stdout
         assert 'no forecast for other data' in res.stdout

@@ -136,11 +136,12 @@ def test_the_container_is_the_range_of_16_bits():
     assert grey(plain)==grey(stated)==grey(pair)==np.rint(ramp/257).astype(int).tolist()
 
 @pytest.mark.parametrize('array,words', [
-    (hounsfield[1], '32-bit integers (-1024 to 3056)'), ((floats[1]*.5).astype(np.float32), 'floats (0 to 0.5)')])
+    (hounsfield[1], ('32-bit integers','-1024 to 3056')), ((floats[1]*.5).astype(np.float32), ('floats','0 to 0.5'))])
 def test_values_without_a_range_are_not_guessed(tmp_path, array, words):
     fn = write(tmp_path/'scan.tif', Image.fromarray(array))
-    with pytest.raises(ValueError, match='needs a range that all images share') as e: open_image(fn)
-    assert f'scan.tif holds {words}' in str(e.value) and 'range=(' in str(e.value)
+    with pytest.raises(ValueError, match='needs a range for black and white') as e: open_image(fn)
+    assert f'{words[0]} have none of their own: ' in str(e.value) and 'range=(' in str(e.value)
+    assert f'scan.tif has values from {words[1]}.' in str(e.value)
 
 @pytest.mark.parametrize('value', [np.nan,np.inf,-np.inf])
 def test_values_that_are_not_finite_are_refused(tmp_path, value):

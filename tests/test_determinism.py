@@ -62,6 +62,7 @@ def fitted(cb='balmix', loader='plain', num_workers=0, noise=False, seed=0, own_
 
 def same(a, b): return torch.equal(a[0], b[0]),a[1]==b[1],a[2]==b[2]
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('cb', callbacks)
 @pytest.mark.parametrize('loader', ['plain','both'])
 @pytest.mark.parametrize('num_workers', [0,2])
@@ -74,6 +75,7 @@ def test_another_seed_is_another_fit():
     a,b = fitted(seed=0, own_seed=None),fitted(seed=1, own_seed=None)
     assert same(a, b)==(False,)*3
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('cb', callbacks)
 @pytest.mark.parametrize('loader', ['plain','weighted'])
 def test_any_number_of_workers_same_items_and_weights(cb, loader):
@@ -87,6 +89,7 @@ def test_random_transforms_differ_with_the_workers_but_not_items_and_weights():
     # the items are those of a data set without noise: the loader draws them before any item is made
     assert same(a, clean)[2] and [*map(len, a[1])]==[*map(len, b[1])]==[*map(len, clean[1])]
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('cb', ['balmix','per item'])
 @pytest.mark.parametrize('num_workers', [0,2])
 def test_with_a_cache_as_without(cb, num_workers):

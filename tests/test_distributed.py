@@ -120,6 +120,7 @@ def check_launched(world_size, folder):
     drawn = [{*flat(lams(ranks, e)[r] for e in range(5))}-{0.} for r in range(world_size)]
     assert all(drawn) and len(set.union(*drawn))==sum(map(len, drawn))
 
+@pytest.mark.slow
 def test_a_user_s_lines_under_accelerate_launch(tmp_path): check_launched(2, tmp_path)
 
 @pytest.mark.slow

@@ -176,6 +176,7 @@ def at_item(k, f):
 
 def throw(make): raise make()
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('name', errors)
 @pytest.mark.parametrize('num_workers', [0,1])
 def test_an_item_that_cannot_be_made_is_named(name, num_workers):
@@ -256,6 +257,7 @@ def by_function(p, **kwargs):
 
 picture_net = lambda: nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48,2))
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('source', [by_folder,by_table,by_image_data,by_function])
 @pytest.mark.parametrize('num_workers', [0,1])
 def test_a_corrupt_picture_is_named(photos, source, num_workers):
@@ -328,6 +330,7 @@ class FailingLoss(nn.CrossEntropyLoss):
         self.once()
         return super().forward(*args, **kwargs)
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('route', ['balmix','balmix per item','weighted','cached'])
 @pytest.mark.parametrize('where', ['batch transform','model','metric','loss'])
 @pytest.mark.parametrize('num_workers', [0,1])
@@ -356,6 +359,7 @@ def test_a_loss_of_wrong_shape(route):
     learn.loss_func = nn.CrossEntropyLoss()
     check_after(learn, route)
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('route', routes)
 @pytest.mark.parametrize('value', [float('nan'),float('inf')])
 def test_a_loss_that_is_no_number_is_not_hidden(route, value):
@@ -384,19 +388,25 @@ def test_a_loss_that_is_no_number_is_not_hidden(route, value):
 
 def in_worker(k, f): return at_item(k, lambda: get_worker_info() is not None and f())
 
-@pytest.mark.parametrize('how', ['killed','ended'])
+@pytest.mark.thinned
+@pytest.mark.parametrize('how', ['killed','shared memory','ended'])
 @pytest.mark.parametrize('route', ['balmix','all'])
 def test_a_worker_that_dies(how, route):
+    "By the text of each face in docs/faults.md"
     fresh(route, 2)
     learn = faulty_learner(route, num_workers=2)
     def die():
         if how=='killed': os.kill(os.getpid(), signal.SIGKILL)
+        # what the system sends where shared memory, which was promised, is not there when it is written to
+        if how=='shared memory': os.kill(os.getpid(), signal.SIGBUS)
         os._exit(3)
     learn.dls.train.dataset.fault = in_worker(17, die)
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, route))
     assert cls is RuntimeError
     worker = r'DataLoader worker \(pid(\(s\))? [\d, ]+\)'
-    assert re.search(worker+' (is killed by signal: Killed|exited unexpectedly)', said)
+    faces = {'killed':'is killed by signal: Killed', 'shared memory':"Bus error.*workers are out of shared memory",
+             'ended':'exited unexpectedly'}
+    assert re.search(f'{worker}.*({faces[how]}|exited unexpectedly)', said, re.DOTALL)
     check_after(learn, route, 2)
 
 def no_memory(kind):
@@ -405,17 +415,30 @@ def no_memory(kind):
     resource.setrlimit(resource.RLIMIT_AS, (used+400_000_000,resource.RLIM_INFINITY))
     {'numpy':np.ones, 'torch':torch.ones, 'python':bytearray}[kind](1_000_000_000)
 
-@pytest.mark.parametrize('kind,words', [
-    ('numpy','Unable to allocate'), ('torch',"can't allocate memory"), ('python','MemoryError')
-])
-def test_a_worker_out_of_memory(kind, words):
+def worker_without_memory(kind):
+    "What a fit says whose worker runs out of memory, and whether the next fit is that of a fresh learner"
+    tempfile.tempdir = tempfile.mkdtemp()
     fresh('balmix', 1)
     learn = faulty_learner('balmix', num_workers=1)
     learn.dls.train.dataset.fault = in_worker(17, lambda: no_memory(kind))
     with nothing_left(learn): said,cls = raised(lambda: fit(learn, 'balmix'))
+    check_after(learn, 'balmix', 1)
+    return said,cls
+
+@pytest.mark.thinned(1)
+@pytest.mark.parametrize('kind,words', [
+    ('numpy','Unable to allocate'), ('torch',"can't allocate memory"), ('python','MemoryError')
+])
+def test_a_worker_out_of_memory(kind, words):
+    # A worker can die while it holds a lock of PyTorch's queue, and PyTorch then waits for it for ever. That is no
+    # fault of ours, so such a process is ended and another one tried.
+    for last in False,False,True:
+        try: said,cls = warm_call(worker_without_memory, kind, timeout=60)
+        except TimeoutError:
+            if last: raise
+        else: break
     assert cls is (RuntimeError if kind=='torch' else MemoryError)
     assert words in said and 'This was item 17 of the data set.' in said
-    check_after(learn, 'balmix', 1)
 
 # Ctrl-C
 
@@ -456,7 +479,7 @@ def check_interrupted(n, seed):
     # not ours, such as that of validation.
     assert res==[True]*n and len(lost)<=n
 
-def test_ctrl_c_at_random_moments(): check_interrupted(3, 1)
+def test_ctrl_c_at_a_random_moment(): check_interrupted(1, 1)
 
 @pytest.mark.slow
 def test_ctrl_c_at_more_random_moments(): check_interrupted(20, 2)
@@ -568,6 +591,7 @@ def test_a_small_disk_that_fills_up(tmp_path):
 
 # In a comparison
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('decode', ['full','fast'])
 @pytest.mark.parametrize('num_workers', [0,1])
 def test_a_corrupt_picture_is_named_by_every_loader_of_the_data(photos, decode, num_workers):

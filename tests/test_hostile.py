@@ -37,6 +37,7 @@ def calls(text):
 
 # What unpickles, and why it may: bytes of this run's own processes, in memory that has no name, and jobs that a
 # comparison sends to its own workers
+# A child watches its parent before it can import anything: the text is that of `children`
 unpickled = {('store.py','pickle.loads'),('pool.py','cloudpickle.loads')}
 runs_code = {
     'eval','exec','compile','os.system','os.popen','__import__','yaml.load','yaml.unsafe_load','yaml.full_load',
@@ -47,6 +48,7 @@ def misdeeds(name, text):
     res = []
     for f,kw in calls(text):
         end = f.rpartition('.')[2]
+        if (name,f)==('children.py','exec'): continue
         if f in runs_code or end in ('load_learner','load_pickle'): res.append(f)
         if f=='torch.load' and kw.get('weights_only')!='True': res.append(f)
         if f=='np.load' and kw.get('allow_pickle')!='False': res.append(f)

@@ -148,7 +148,7 @@ def test_wrong_columns_are_refused_in_words(cols, name, rest):
     (dict(prevalence='test'), "None or 'train'. Got 'test'"),
     (dict(images=3), "a function that opens an image. Got 3"),
     (dict(root=None, images=None), "a folder, unless `images` opens the paths. Got None"),
-    (dict(root='/nowhere/gone', images=None), "a folder that is there. Got .*gone"),
+    (dict(root='/nowhere/gone', images=None), "an existing folder. Got .*gone"),
 ])
 def test_bad_arguments_of_data(kwargs, rest):
     given = {'df':pd.DataFrame(two), 'vocab':['a','b'], 'images':keys, **kwargs}
@@ -512,6 +512,7 @@ def decoded(monkeypatch):
 
 whole,half,quarter,eighth = (1303,877),(652,439),(326,220),(163,110)
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize('size,want', [
     (220,whole), (219,half), (110,half), (109,quarter), (55,quarter), (54,eighth), (20,eighth), ([54],eighth),
     ((54,162),quarter), ((54,163),half), ((110,40),half)])
@@ -527,6 +528,7 @@ def test_a_photograph_is_decoded_at_the_smallest_fraction_with_twice_the_size(tm
     read(fn, loaders_of(fn, size=size))
     assert {*decoded}=={whole}
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize('size', [54,64,109,219,(100,60)])
 @pytest.mark.parametrize('kwargs', [
     {}, dict(subsampling='4:4:4'), dict(progressive=True), dict(mode='L'), dict(mode='CMYK')])

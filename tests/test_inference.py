@@ -208,6 +208,7 @@ def test_everything_is_left_as_it_was(ds_idx, pictures):
     # fastai's own pass leaves the network in evaluation mode
     assert modes['tta_flip']==modes['get_preds']==modes['again']
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('cut', [False, KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize('ds_idx', [0, 1])
 def test_a_fit_afterwards_is_that_of_a_fresh_learner(ds_idx, cut, pictures):
@@ -586,6 +587,7 @@ def _reference_calibrated(probs, y, nominal, strength):
     best = minimize(both, np.zeros(k+1), jac=True, method='BFGS', options=dict(gtol=1e-9, maxiter=500)).x
     return best[0],best[1:],objective
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('strength', [.01, 1., 30.])
 @pytest.mark.parametrize('k', [2, 4])
 def test_calibrator_finds_the_optimum_of_another_optimiser(k, strength):

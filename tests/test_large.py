@@ -64,6 +64,7 @@ def million():
     y[rare] = 2
     return Lazy(y)
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('name,measured', [
     ('balmix',False), ('weighted',False), pytest.param('balmix', True, marks=pytest.mark.slow)
 ])
@@ -88,6 +89,7 @@ def test_labels_of_a_million_items_are_read_without_opening_one():
     dl = seeded_dl(ds)
     assert class_counts(train_labels(dl)).tolist()==[899_999,100_000,1] and ds.opened==[]
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize('targets', [[0,1],[0,0]])
 @pytest.mark.parametrize('bs', [1,2,5])
 @pytest.mark.parametrize('cb', [

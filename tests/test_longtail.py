@@ -89,7 +89,7 @@ def test_bad_arguments_of_tail_counts(args, name, rest):
     with pytest.raises(ValueError, match=must_be('tail_counts', name, rest)): tail_counts(*args)
 
 @pytest.mark.parametrize('args,name,rest', [
-    (([0,0,1], [3,1]), 'counts', r"no more than there are of each class, \[2, 1\].* Got \[3, 1\]"),
+    (([0,0,1], [3,1]), 'counts', r"at most the class sizes, \[2, 1\].* Got \[3, 1\]"),
     (([0,0,2], [1,1]), 'y', "classes from 0 to 1, as there are 2 counts. Got class 2"),
     (([0,0,1], [1,-1]), 'counts', ''),
     (([0,-1], [1,1]), 'y', ''),

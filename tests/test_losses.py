@@ -116,6 +116,7 @@ def close(a, b, tol=1e-6):
 
 # --- values and gradients ---
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize('name', per_item)
 def test_items_follow_the_formula(name):
     make,reference = per_item[name]
@@ -679,6 +680,7 @@ def digits_learner(dls, loss, **kwargs):
         fv.Flatten(), nn.Linear(32,10))
     return fv.Learner(dls, net, loss_func=loss, **kwargs)
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('name', for_digits)
 def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
     learn = digits_learner(dls, for_digits[name](), path=tmp_path, metrics=fv.accuracy, model_dir=tmp_path)
@@ -706,6 +708,7 @@ def test_a_learner_finds_trains_shows_and_exports(name, dls, tmp_path):
     z,y = torch.cat([z,z.flip(1)], 1),torch.arange(20)%10
     assert inf.loss_func(z, y)==learn.loss_func(z, y)
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('name', [o for o in for_digits if o!='QWKLoss'])
 def test_losses_per_item_come_with_the_predictions(name, dls):
     learn = digits_learner(dls, for_digits[name]())
@@ -726,6 +729,7 @@ def test_where_fastai_wants_kappa_per_item_it_says_why_not(dls):
         learn.fit(1, 1e-3)
     assert np.isfinite(learn.recorder.values[-1]).all()
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('name', for_digits)
 def test_gradient_scaling_and_accumulation_train_finitely(name, dls):
     class Half(fv.Callback):
@@ -762,6 +766,7 @@ def mixed_steps(loss, per_item):
     assert len(steps.seen)==4*7 and sum((x.max(1)<1).any() for x,*_ in steps.seen)>10
     return steps.seen
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize('lams', ['one per batch', 'one per pair'])
 @pytest.mark.parametrize('name', ['focal, weights', 'class-balanced', 'adjusted', 'smoothing', 'cost', 'cost, matrix'])
 def test_under_balanced_mixup_each_label_counts_by_its_share(name, lams):

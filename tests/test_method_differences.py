@@ -149,7 +149,7 @@ def test_without_a_primary_all_cells_are_equal():
 @pytest.mark.parametrize('change, words', [
     (dict(pred=np.zeros((2, 1, 3, 4))), "'pred' parameter of method_differences must be ints of shape"),
     (dict(targs=[0, 1, 0]), "'targs' parameter of method_differences must be 4 ints"),
-    (dict(fold=[1, 2]), "'fold' parameter of method_differences must be 4 values, one for each image"),
+    (dict(fold=[1, 2]), "'fold' parameter of method_differences must be 4 values, one for each item"),
     (dict(groups=['a', 'a', 'b', 'b'], fold=[1, 2, 1, 2]), "'groups' parameter of method_differences must be groups"),
     (dict(scores=['mmc']), "There is no score 'mmc'. Did you mean 'mcc'"),
     (dict(alpha=1), "'alpha' parameter of method_differences"),
@@ -171,6 +171,7 @@ def answered(rng, targs, recall, differ):
     second = (u<recall-differ/2) | ((u>=recall) & (u<recall+differ/2))
     return [np.where(o, targs, other) for o in (first,second)]
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('counts', [(400,200,100,50), (900,100)])
 def test_what_images_allow_is_their_part_of_the_variance(counts):
     rng = np.random.default_rng(0)

@@ -28,6 +28,7 @@ from toys import (
     Points,
     class_sizes,
     make_learner,
+    make_net,
     must_be,
     quiet_fit,
     seeded_dl,
@@ -35,17 +36,21 @@ from toys import (
     tail_targets,
 )
 
+from fastai_balmix.callback.deferred import Deferred
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.compare import methods
 from fastai_balmix.compare.methods import Method, Training, add_method, find_method, method_table, taus
-from fastai_balmix.compare.names import described
+from fastai_balmix.compare.names import described, method_title
 from fastai_balmix.metrics.learner import MCC, imbalance_metrics
 
-names = ['instance', 'class', 'sqrt', 'progressive', 'focal', 'class_balanced_loss', 'logit_adjusted',
-         'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss', 'mixup', 'balmix_0.1', 'balmix_0.2',
-         'balmix_0.3', 'balmix_pair', 'balmix_sqrt', 'remix', 'crt', 'tau_norm']
-ordered = {'smoothing_gaussian','cost_sensitive','qwk_loss'}
+names = ['instance', 'class', 'sqrt', 'progressive', 'drs', 'focal', 'class_balanced_loss', 'logit_adjusted',
+         'balanced_softmax', 'drw', 'ldam_drw', 'smoothing_uniform', 'smoothing_gaussian', 'cost_sensitive', 'qwk_loss',
+         'mixup', 'mixup_drw', 'balmix_0.1', 'balmix_0.2', 'balmix_0.3', 'balmix_pair', 'balmix_sqrt', 'balmix_drs',
+         'remix', 'crt', 'crt_features', 'label_aware_smoothing', 'tau_norm', 'linear_probe',
+         'ordinal_mse', 'corn']
+drawing = {'class','sqrt','progressive','drs',*(o for o in names if 'balmix' in o)}
+ordered = {'smoothing_gaussian','cost_sensitive','qwk_loss','ordinal_mse','corn'}
 counts = np.array([200,60,15,5])
 n = counts.sum()
 p = counts/counts.sum()
@@ -65,6 +70,7 @@ def applied(name, dls=None, **kwargs):
 def learner_of(t, net=None, metrics=None):
     "A learner of a `Training`"
     if metrics is None: metrics = imbalance_metrics()
+    if net is None and t.adapt is not None: net = t.adapt(make_net())
     return make_learner(t.dls, t.loss_func, net=net, lr=.05, metrics=metrics)
 
 # --- what is drawn ---
@@ -94,7 +100,7 @@ def assert_even_within(idxs, y):
     "The items of each class come equally often"
     for k in range(4): assert stats.chisquare(np.bincount(idxs, minlength=len(y))[y==k]).pvalue>1e-4
 
-@pytest.mark.parametrize('name', [o for o in names if o not in ('class','sqrt','progressive') and 'balmix' not in o])
+@pytest.mark.parametrize('name', [o for o in names if o not in drawing])
 def test_most_methods_visit_each_image_once_an_epoch(name):
     for epoch in drawn(name, 2)[0]:
         for idxs in epoch: assert sorted(idxs)==[*range(n)]
@@ -113,6 +119,23 @@ def test_progressive_goes_from_one_to_the_other():
     epochs,y = drawn('progressive')
     assert all(sorted(o)==[*range(n)] for o in epochs[0])
     for epoch,share in zip(epochs[1:], (.5,1)): assert_shares(np.concatenate(epoch), y, (1-share)*p + share*even)
+
+def test_deferred_sampling_is_plain_until_its_stage():
+    epochs,y = drawn('drs')
+    for epoch in epochs[:2]: assert all(sorted(o)==[*range(n)] for o in epoch)
+    idxs = np.concatenate(epochs[2])
+    assert_shares(idxs, y, even)
+    assert_even_within(idxs, y)
+
+def test_deferred_sampling_ends_mixing():
+    epochs,y = drawn('balmix_drs')
+    for epoch in epochs[:2]:
+        assert all(sorted(np.array(o)[:,0])==[*range(n)] for o in epoch)
+        j = np.concatenate(epoch)[:,1]
+        assert_shares(j[j>=0], y, even)
+    idxs = np.concatenate(epochs[2])
+    assert idxs.ndim==1
+    assert_shares(idxs, y, even)
 
 @pytest.mark.parametrize('name,first', [('balmix_0.2',p), ('balmix_pair',p), ('balmix_sqrt',p_sqrt)])
 def test_balmix_pairs_its_first_images_with_class_balanced_ones(name, first):
@@ -134,7 +157,8 @@ class Lams(fv.Callback):
 
 @pytest.mark.parametrize('name,alpha,pair', [
     ('balmix_0.1',.1,False), ('balmix_0.2',.2,False), ('balmix_0.3',.3,False), ('balmix_pair',.2,True),
-    ('balmix_sqrt',.2,False)
+    ('balmix_sqrt',.2,False), ('balmix_0.15',.15,False), ('balmix_pair_0.1',.1,True), ('balmix_sqrt_0.3',.3,False),
+    ('balmix_drs_0.1',.1,False), ('balmix_pair_drs',.2,True)
 ])
 def test_lambda_has_the_distribution_in_the_name(name, alpha, pair):
     t,probe = applied(name, make_dls(bs=2)),Lams()
@@ -153,11 +177,12 @@ def test_alphas_can_be_told_apart_by_this():
     lam[lam<1/255] = 0
     for alpha in .1,.3: assert stats.binomtest(int((lam==0).sum()), len(lam), 255**-alpha).pvalue<1e-4
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize('name', names)
 def test_draws_follow_from_the_seed(name):
     draws = [drawn(name, 2, seed=s)[0] for s in (4,4,5)]
     assert draws[0]==draws[1]
-    assert (draws[0]!=draws[2])==(name in ('class','sqrt','progressive') or 'balmix' in name)
+    assert (draws[0]!=draws[2])==(name in drawing)
 
 def test_loaders_that_were_given_stay_as_they_were():
     dls = make_dls()
@@ -178,7 +203,10 @@ def row_losses(name, z, y):
     if name=='class_balanced_loss':
         w = np.array([(1-.9999)/(1-.9999**o) for o in counts.tolist()])
         return (w*k/w.sum())[y]*ce
-    if name=='logit_adjusted': return -log_softmax(z+np.log(p), axis=1)[np.arange(len(y)),y]
+    if name in ('logit_adjusted','balanced_softmax'): return -log_softmax(z+np.log(p), axis=1)[np.arange(len(y)),y]
+    if name=='ldam_drw':
+        margins = .5*(counts.min()/counts)**.25
+        return -log_softmax(30*(z-margins*np.eye(k)[y]), axis=1)[np.arange(len(y)),y]
     if name=='smoothing_uniform': return .9*ce - .1*logp.mean(1)
     if name in ('smoothing_gaussian','cost_sensitive'):
         t = np.exp(-(grades-y[:,None])**2/(2*.5**2))
@@ -186,7 +214,7 @@ def row_losses(name, z, y):
         return soft if name=='smoothing_gaussian' else soft + 10*(((grades-y[:,None])/(k-1))**2*prob).sum(1)
     return ce
 
-@pytest.mark.parametrize('name', [o for o in names if o!='qwk_loss'])
+@pytest.mark.parametrize('name', [o for o in names if o not in ('qwk_loss','ordinal_mse','corn')])
 def test_the_loss_is_the_one_of_the_paper(name):
     rng = np.random.default_rng(0)
     z,y = rng.normal(0, 2, (50,4)),rng.integers(0, 4, 50)
@@ -208,16 +236,44 @@ def test_the_kappa_loss_is_that_of_certain_predictions():
 def test_mixing_callbacks_have_the_settings_of_the_papers():
     cbs = {name: applied(name).cbs for name in names}
     mix, = cbs['mixup']
-    assert type(mix) is MixUp
-    assert mix.distrib.concentration0.item()==mix.distrib.concentration1.item()==pytest.approx(.2)
+    for cb,alpha in (mix,.2),(cbs['mixup_drw'][0],.2),(applied('mixup_0.3').cbs[0],.3):
+        assert type(cb) is MixUp
+        assert cb.distrib.concentration0.item()==cb.distrib.concentration1.item()==pytest.approx(alpha)
     remix, = cbs['remix']
     assert type(remix) is Remix and (remix.alpha,remix.kappa,remix.tau,remix.per_item,remix.seed)==(1.,3.,.5,False,4)
-    for name,alpha in ('balmix_0.1',.1),('balmix_0.2',.2),('balmix_0.3',.3),('balmix_pair',.2),('balmix_sqrt',.2):
-        cb, = cbs[name]
-        assert type(cb) is BalancedMixUp and (cb.alpha,cb.q,cb.per_item,cb.seed)==(alpha,'class',name=='balmix_pair',4)
+    alphas = {'balmix_0.1':.1, 'balmix_0.2':.2, 'balmix_0.3':.3, 'balmix_pair':.2, 'balmix_sqrt':.2, 'balmix_drs':.2}
+    for name,alpha in alphas.items():
+        cb = cbs[name][0]
+        assert len(cbs[name])==1+(name=='balmix_drs') and type(cb) is BalancedMixUp
+        assert (cb.alpha,cb.q,cb.per_item,cb.seed)==(alpha,'class',name=='balmix_pair',4)
     prog, = cbs['progressive']
     assert type(prog) is ProgressiveSampling and prog.seed==4
-    assert all(not v for k,v in cbs.items() if k not in ('mixup','remix','progressive') and 'balmix' not in k)
+    deferred = {k: v[-1] for k,v in cbs.items() if v and type(v[-1]) is Deferred}
+    assert {*deferred}=={'drs','drw','ldam_drw','mixup_drw','balmix_drs'}
+    for name,cb in deferred.items():
+        assert (cb.start,cb.seed,cb.q,cb.mix)==(.8,4,'class' if 'drs' in name else None,name!='balmix_drs')
+        assert (cb.loss_func is None)==('drs' in name)
+    assert all(not v for k,v in cbs.items() if k not in ('mixup','remix','progressive',*deferred) and 'balmix' not in k)
+
+@pytest.mark.parametrize('name', ['drs','drw','ldam_drw','mixup_drw','balmix_drs'])
+def test_a_training_of_one_epoch_is_not_deferred(name):
+    t = applied(name, n_epoch=1)
+    assert not any(isinstance(o, Deferred) for o in t.cbs)
+    want = mass(p, .2) if name=='balmix_drs' else p
+    np.testing.assert_allclose(t.prior(), want, rtol=1e-12)
+
+def effective(beta=.9999):
+    "Weights by the effective number of images, in plain NumPy, with a mean of 1 over all images"
+    w = (1-beta)/(1-beta**counts.astype(float))
+    return w*n/(w*counts).sum()
+
+@pytest.mark.parametrize('name', ['drw','ldam_drw','mixup_drw'])
+def test_deferred_losses_are_those_of_the_paper(name):
+    rng = np.random.default_rng(0)
+    z,y = rng.normal(0, 2, (50,4)),rng.integers(0, 4, 50)
+    got = applied(name).cbs[-1].loss_func(torch.tensor(z, dtype=torch.float32), torch.tensor(y))
+    plain = row_losses('ldam_drw' if name=='ldam_drw' else 'instance', z, y)
+    assert got.item()==pytest.approx((effective()[y]*plain).mean(), rel=1e-5)
 
 # --- after training ---
 
@@ -302,8 +358,60 @@ def test_tau_needs_a_metric():
     learn = learner_of(t, metrics=[])
     with pytest.raises(ValueError, match="tau_norm must be .*metric"), learn.no_bar(): t.finish(learn, [])
 
-def test_only_two_methods_do_something_afterwards():
-    assert {o for o in names if applied(o).finish is not None}=={'crt','tau_norm'}
+def test_few_methods_do_something_before_or_afterwards():
+    retrained = {'crt','crt_features','label_aware_smoothing'}
+    assert {o for o in names if applied(o).finish is not None}=={'tau_norm','ordinal_mse',*retrained}
+    assert {o for o in names if applied(o).head is not None}=={'ordinal_mse','corn'}
+    assert {o for o in names if applied(o).adapt is not None}=={'ldam_drw'}
+    assert {o for o in names if applied(o).fit is not None}=={'linear_probe'}
+
+def features_by_hand(net, ds):
+    "What the last layer of `bn_net` is given, in evaluation mode"
+    with torch.no_grad(): return net[:3].eval()(torch.stack([ds[i][0] for i in range(len(ds))]))
+
+@pytest.mark.parametrize('name', ['crt_features','linear_probe'])
+def test_features_are_computed_once(name):
+    "The data set is opened once an image, and the layer learns what it learns from a table of the same features"
+    ds = Counting(tail_targets(*counts), (6,))
+    t = applied(name, make_dls(ds), n_epoch=9)
+    net = bn_net()
+    learn = learner_of(t, net)
+    x = features_by_hand(net, ds)
+    before = states(net)
+    ds.opened.clear()
+    probe = Drawn(20)
+    with learn.no_bar(), learn.no_logging():
+        if name=='linear_probe': t.fit(learn, 9, .05)
+        else: t.finish(learn, [])
+    assert sorted(ds.opened)==[*range(n)] and learn.model is net
+    after = states(net)
+    for k in before: assert torch.equal(before[k], after[k])==(not k.startswith('3.')), k
+    assert len(learn.recorder.values)==(9 if name=='linear_probe' else 3)
+    row = learn.recorder.values[-1]
+    with learn.no_bar(), learn.no_logging(): np.testing.assert_allclose(row[1:], learn.validate(), atol=1e-5)
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        if name=='linear_probe': t.fit(learn, 2, .05, cbs=[probe])
+        else: t.finish(learn, [probe])
+    assert_shares(np.concatenate(probe.epochs[0]), np.array(ds.targets), even)
+    assert torch.equal(x, features_by_hand(net, ds))
+
+def test_the_second_stage_of_label_aware_smoothing_has_its_loss():
+    seen = []
+    class Losses(fv.Callback):
+        def after_loss(self):
+            if self.training: seen.append((self.pred.detach(),self.y,self.loss.item(),self.learn.loss_func))
+    t = applied('label_aware_smoothing')
+    learn = learner_of(t, bn_net())
+    own = learn.loss_func
+    with learn.no_bar(), learn.no_logging(): t.finish(learn, [Losses()])
+    assert learn.loss_func is own
+    eps = .3*np.sin((counts-5)/(200-5)*np.pi/2)
+    for pred,y,loss,_ in seen:
+        logp = log_softmax(pred.double().numpy(), axis=1)
+        e = eps[y]
+        want = -((1-e)*logp[np.arange(len(y)),y] + e*logp.mean(1)).mean()
+        assert loss==pytest.approx(want, rel=1e-4)
 
 # --- the prior that answers stand for ---
 
@@ -311,7 +419,11 @@ def mass(first, alpha): return (1-alpha/(1+alpha))*first + alpha/(1+alpha)*even
 
 cb_shares = np.array([o*(1-.9999)/(1-.9999**o) for o in counts.tolist()])
 priors = {o: p for o in names} # of those without a line below
-priors |= {o: even for o in ('class','progressive','logit_adjusted','crt')}
+priors |= {o: even for o in ('class','progressive','logit_adjusted','balanced_softmax','crt','drs','balmix_drs',
+                             'crt_features','linear_probe')}
+priors |= {o: counts*effective()/n for o in ('drw','ldam_drw','mixup_drw')}
+eps_aware = .3*np.sin((counts-5)/(200-5)*np.pi/2)
+priors['label_aware_smoothing'] = (1-eps_aware)/4 + eps_aware.mean()/4
 priors |= {f'balmix_{a}': mass(p, a) for a in (.1,.2,.3)}
 priors |= dict(balmix_pair=mass(p, .2), balmix_sqrt=mass(p_sqrt, .2))
 priors |= dict(sqrt=p_sqrt, class_balanced_loss=cb_shares/cb_shares.sum(), remix=None)
@@ -320,22 +432,23 @@ priors |= dict(sqrt=p_sqrt, class_balanced_loss=cb_shares/cb_shares.sum(), remix
 def test_priors_are_those_of_the_formulas(name):
     got = applied(name).prior()
     if priors[name] is None: assert got is None
-    else: np.testing.assert_allclose(got, priors[name], rtol=1e-12)
+    else: np.testing.assert_allclose(got, priors[name], rtol=1e-6 if name=='label_aware_smoothing' else 1e-12)
 
 def test_progressive_sampling_of_one_epoch_is_plain():
     np.testing.assert_allclose(applied('progressive', n_epoch=1).prior(), p, rtol=1e-12)
 
-@pytest.mark.parametrize('name', ['instance','class_balanced_loss','logit_adjusted'])
+@pytest.mark.parametrize('name', ['instance','class_balanced_loss','logit_adjusted','drw','mixup_drw'])
 def test_a_network_without_inputs_answers_with_the_prior(name):
     "Training on all items finds the same K probabilities for each: those that `prior` says the answers stand for"
     t = applied(name)
     z = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     y = torch.tensor(t.dls.train.dataset.targets)
+    last = t.cbs[-1].loss_func if 'drw' in name else t.loss_func
     opt = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14,
                             line_search_fn='strong_wolfe')
     def step():
         opt.zero_grad()
-        loss = t.loss_func(z.expand(len(y), 4), y)
+        loss = last(z.expand(len(y), 4), y)
         loss.backward()
         return loss
     opt.step(step)
@@ -376,13 +489,16 @@ def test_a_training_starts_with_what_fastai_does():
 
 # --- every method ---
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize('name', names)
 def test_every_method_trains_in_silence(name):
     t = applied(name, make_dls(Points(tuple(counts//4)), drop_last=True), n_epoch=2)
     learn = learner_of(t)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('error')
-        quiet_fit(learn, 2, cbs=t.cbs)
+        if t.fit is None: quiet_fit(learn, 2, cbs=t.cbs)
+        else:
+            with learn.no_bar(), learn.no_logging(): t.fit(learn, 2, .05, cbs=t.cbs)
         if t.finish is not None:
             with learn.no_bar(), learn.no_logging(): t.finish(learn, [])
     assert learn.loss_func is t.loss_func and all(torch.isfinite(v).all() for v in learn.model.state_dict().values())
@@ -432,7 +548,7 @@ def registry(monkeypatch):
 def test_names_are_those_of_the_tables():
     df = method_table()
     assert [*df.index]==names
-    assert [*df.columns]==['method','needs order','source'] and df.index.name=='name'
+    assert [*df.columns]==['title','method','needs order','source'] and df.index.name=='name'
     assert {o for o in df.index if df['needs order'][o]=='yes'}==ordered and set(df['needs order'])=={'','yes'}
     assert (df.method.str.len()>5).all() and df.source.str.contains('20[0-9]{2}').all()
     assert not df.method.str.contains('\n').any()
@@ -456,7 +572,7 @@ def test_a_name_may_be_taken_over(registry):
     called = []
     add_method('mixup', called.append, line='mine')
     assert [*method_table().index].index('mixup')==place
-    assert len(method_table())==20 and method_table().method['mixup']=='mine'
+    assert len(method_table())==len(names) and method_table().method['mixup']=='mine'
     find_method('mixup')('a training')
     assert called==['a training']
 
@@ -484,7 +600,7 @@ def test_bad_names_are_refused_when_they_are_given(registry, name):
     for add in (lambda: add_method(name, print)), (lambda: add_method(name)):
         with pytest.raises(ValueError) as e: add()
         assert str(e.value)==must_be('add_method', 'name', f'letters, digits and . _ + -. Got {name!r} instead.')
-    assert len(method_table())==20
+    assert len(method_table())==len(names)
 
 @pytest.mark.parametrize('name', ['a', 'balmix_0.25', 'focal+class', 'größer', 'A-1'])
 def test_good_names(registry, name):
@@ -505,6 +621,36 @@ def test_what_cannot_be_called_is_refused(registry, func):
 def test_unknown_names_bring_up_those_nearest(name, words):
     with pytest.raises(ValueError) as e: find_method(name)
     assert f'There is no method {name!r}. ' in str(e.value) and words in str(e.value)
+
+@pytest.mark.parametrize('name', [
+    'balmix_x', 'balmix_0', 'balmix_0.0', 'balmix_-0.1', 'balmix_nan', 'balmix_inf', 'balmix_1e-1', 'balmix_.2',
+    'balmix_0,2', 'balmix_0.2 ', 'balmix_pair_x', 'balmix_sqrt_0', 'balmix_٠.٢', 'mixup_nan', 'mixup_0', 'mixup_drw_-1',
+    'balmix_1'+31*'0', 'balmix_0.'+400*'0'+'1'])
+def test_an_alpha_that_is_no_number_above_0_is_refused(name):
+    with pytest.raises(ValueError) as e: find_method(name)
+    words = str(e.value)
+    assert f'There is no method {name!r}. ' in words and ('Did you mean ' in words or len(name)>30)
+    assert "_' comes an α, a number above 0 such as 0.15." in words
+
+@pytest.mark.parametrize('name,same', [
+    ('balmix_0.20','balmix_0.2'), ('balmix_pair_0.2','balmix_pair'), ('mixup_0.2','mixup'), ('balmix_1.0','balmix_1'),
+    ('balmix_0.00001','balmix_0.00001'), ('balmix_1000000','balmix_1000000'), ('balmix_sqrt_0.25','balmix_sqrt_0.25'),
+    ('balmix_pair_sqrt_drs_0.30','balmix_pair_sqrt_drs_0.3')])
+def test_two_names_of_one_method_are_one(name, same):
+    assert find_method(name).name==find_method(find_method(name).name).name==same
+
+@pytest.mark.parametrize('name,title', [
+    ('mixup','MixUp'), ('mixup_0.3','MixUp 0.3'), ('mixup_drw','MixUp, deferred weights'),
+    ('balmix_0.15','Balanced-MixUp 0.15'), ('balmix_pair','Balanced-MixUp, λ per pair'),
+    ('balmix_sqrt_0.1','Balanced-MixUp 0.1, √-sampled'), ('balmix_drs','Balanced-MixUp, deferred sampling'),
+    ('balmix_pair_sqrt_drs_0.1','Balanced-MixUp 0.1, λ per pair, √-sampled, deferred sampling')])
+def test_titles_of_mixing_methods(name, title): assert method_title(name)==title
+
+def test_parts_of_a_name_are_all_done():
+    t = applied('balmix_pair_sqrt_drs_0.1')
+    mix,stage = t.cbs
+    assert (mix.alpha,mix.per_item,stage.q,stage.mix,t.dls.train.q)==(.1,True,'class',False,'sqrt')
+    np.testing.assert_allclose(t.prior(), even)
 
 def test_a_method_stands_for_itself():
     m = Method('x', print, 'line')

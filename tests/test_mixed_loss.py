@@ -86,6 +86,7 @@ class ByHand(Callback):
         close(self.learn.pred.grad, z.grad, atol=1e-6*z.grad.abs().max())
         self.seen.append(loss.item())
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('mixes', [partial(BalancedMixUp, 1., per_item=True), Remix], ids=['BalancedMixUp', 'Remix'])
 @pytest.mark.parametrize('name', losses)
 def test_sums_over_pairs_are_divided_by_what_the_loss_s_own_mean_counts(name, mixes):
@@ -282,7 +283,7 @@ def test_the_loss_of_the_learner_s_own_prediction_is_the_learner_s(name, mixes):
     assert len(probe.seen)==14 and all(map(all, probe.seen))
 
 def test_in_validation_the_loss_is_plain_and_outside_of_a_batch_an_error():
-    words = r'BalancedMixUp needs a batch in work for `loss\(pred\)`, but no batch is'
+    words = r'BalancedMixUp needs a current batch for `loss\(pred\)`, but there is none'
     cb,pred = BalancedMixUp(1., seed=0),torch.zeros(8, 4)
     with pytest.raises(ValueError, match=words): cb.loss(pred)
     learn = make_learner(cbs=cb)
@@ -319,6 +320,7 @@ def said(learn, n, *cbs):
         quiet_fit(learn, n, [*cbs])
     return [str(o.message) for o in caught if 'run again' in str(o.message)]
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize('at', ['before_batch', 'after_pred', 'after_loss', 'before_step', 'after_batch'])
 @pytest.mark.parametrize('mixes', [partial(BalancedMixUp, 1.), partial(BalancedMixUp, 1., per_item=True), Remix])
 def test_a_second_pass_is_told_once(mixes, at):

@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils import data as td
 from toys import Numbered, equal, seeded_dl, tail_targets
 
-from fastai_balmix.all import MCC, BalancedMixUp, digits_lt, train_labels
+from fastai_balmix.all import EMA, MCC, BalancedMixUp, digits_lt, train_labels
 
 
 @dataclass
@@ -172,6 +172,11 @@ def best_is_kept(learn, steps, plain):
     assert best<len(losses)-1
     equal(state(learn), steps[6*best+5])
 
+def averages_alike(learn, steps, plain):
+    # the average of an average by hand is in tests/test_ema.py
+    close(state(learn), state(plain), 1e-4)
+    assert not torch.allclose(state(learn), steps[-1], atol=1e-4)
+
 def rows_are_written(learn, steps, plain):
     rows = pd.read_csv(learn.path/'history.csv')
     np.testing.assert_allclose(rows[['epoch','train_loss','valid_loss','hits']],
@@ -231,6 +236,24 @@ modes = [
         Mode(lambda o,cbs: o.fit(9, cbs=cbs), lambda: [fv.EarlyStoppingCallback()], stopped_early, lr=.7),
         'same steps, stopped in the same epoch'),
     Row('`ReduceLROnPlateau`', Mode(lambda o,cbs: o.fit(6, cbs=cbs), lambda: [fv.ReduceLROnPlateau()], lr=.7)),
+    Row('`EMA`', Mode(lambda o,cbs: o.fit(4, cbs=cbs), lambda: [EMA(.9)], averages_alike),
+        'same steps; the network ends on their average'),
+    Row('`EMA` with `GradientAccumulation`', Mode(cbs=lambda: [fv.GradientAccumulation(20),EMA(.9)],
+        check=averages_alike), 'same steps; those that wait do not count'),
+    Row('`EMA` with frozen layers, with a λ for each pair, without warm-up',
+        'test_ema.py::test_every_step_is_that_of_an_average_by_hand', 'each step of the average beside one by hand'),
+    Row('`EMA` with `to_fp16`, `to_bf16`', 'test_ema.py::test_in_half_precision',
+        "each step of the average beside one by hand; with the CPU's autocast and scaler, steps that are skipped do "
+        'not count'),
+    Row('`EMA` with `SaveModelCallback`', 'test_ema.py::test_save_model_keeps_the_average_of_the_best_epoch',
+        'the average of the best epoch is in the network'),
+    Row('`EMA` in a fit that resumes', 'test_ema.py::test_a_fit_that_resumes_is_the_unbroken_one',
+        'bit for bit the unbroken fit'),
+    Row('`EMA` on two processes', 'test_ema.py::test_processes_have_one_average',
+        'the average by hand, the same on both'),
+    Row('`Unfreezing`, also with averages, half precision, `GradientAccumulation`',
+        'test_unfreeze.py::test_what_is_frozen_stays_to_the_last_bit_and_moves_after',
+        'frozen weights and batch statistics stay to the last bit, and move after'),
     Row('`CSVLogger`', Mode(cbs=lambda: [fv.CSVLogger()], check=rows_are_written),
         'same steps; the file has the rows of the plain fit'),
     Row('`train_metrics=True`', Mode(with_train_metrics), "same steps and metrics, which follow an item's own label"),
@@ -252,6 +275,7 @@ def variants(ds):
     dls = fv.DataLoaders(seeded_dl(ds), seeded_dl(ds, 32, shuffle=False))
     return [(dls,False), (dls.weighted('sqrt', seed=1).cached('10MB'),True)]
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('composed', [False, True], ids=['plain', 'weighted and cached'])
 @pytest.mark.parametrize('mode', cases(modes))
 def test_modes(mode, composed, request, tmp_path):
@@ -489,7 +513,13 @@ def test_networks(make, tmp_path):
 
 # What an exported learner needs
 
-alone = "import sys; sys.modules['fastai_balmix'] = None\n" # importing it fails
+# Importing it, or what was imported of it, fails
+alone = '''
+import sys
+for o in [*sys.modules]:
+    if o.partition('.')[0]=='fastai_balmix': sys.modules[o] = None
+sys.modules['fastai_balmix'] = None
+'''
 predict_alone = alone+'''
 from fastai.learner import load_learner
 learn = load_learner(file)
@@ -535,8 +565,8 @@ def test_what_a_learner_holds_of_the_package_needs_it(kwargs, tmp_path):
 sections = [
     ('Modes', '', modes),
     ('A learner saved, copied, exported',
-        "A file of `learn.export` needs `fastai_balmix` where it is loaded only for what the learner holds of it: "
-        "metrics such as `MCC()`, losses,\n"
+        "To load a file of `learn.export`, `fastai_balmix` must be installed if the learner holds any of its objects: "
+        "metrics such as\n`MCC()`, losses, "
      "and callbacks given to the `Learner` itself. Where it is missing, fastai says `UnboundLocalError: cannot "
      "access local variable 'res'`. After `learn.metrics = []` and\n"
      "`learn.remove_cb(BalancedMixUp)` the file does without; after `learn.fit(..., cbs=BalancedMixUp())` it does "

@@ -44,7 +44,7 @@ from fastai_balmix.metrics import (
 from fastai_balmix.report import report
 
 assert balmix # it gives every learner its checks
-refused = 'the outputs of this network are no probabilities; state activation='
+refused = 'the outputs of this network are not probabilities; state activation='
 
 class Said(nn.Module):
     "Answers item i with row i of `z`; `shape` is that of one item"

@@ -2,11 +2,14 @@
 works."""
 import ast
 import importlib
+import json
 import os
 import re
+import subprocess
 import sys
 from configparser import ConfigParser
 from inspect import getattr_static
+from multiprocessing import get_context
 
 import pytest
 from conftest import root, warm_call
@@ -39,10 +42,52 @@ def imported(first, then):
     return [k for k in before if after.get(k) is not before[k]], [k for k in after if k not in before]
 
 
-def test_nothing_is_shadowed():
-    changed,new = warm_call(imported, 'from fastai.vision.all import *', 'from fastai_balmix.all import *')
+def imported_beside_fastai():
+    "What `all` imports that fastai has not, by the first two parts of the name"
+    sys.path.insert(0, str(root))
+    import fastai.vision.all  # noqa: F401
+    before = {*sys.modules}
+    importlib.import_module('fastai_balmix.all')
+    return sorted({'.'.join(o.split('.')[:2]) for o in {*sys.modules}-before if not o.startswith('fastai_balmix')})
+
+
+all_anew = ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all']
+
+def rooms_and_wings():
+    "Every module but `all`, and every wing"
+    return [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix',
+        *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
+
+def at_first_import():
+    "What imports do, each in a fork of a process that has imported fastai and nothing of the package"
+    import fastai.vision.all  # noqa: F401
+    assert not [o for o in sys.modules if o.startswith('fastai_balmix')]
+    with get_context('fork').Pool(1, maxtasksperchild=1) as pool:
+        jobs = dict(names=(imported, ('from fastai.vision.all import *', 'from fastai_balmix.all import *')),
+                    beside=(imported_beside_fastai, ()), rooms=(callbacks_after, (rooms_and_wings(),)),
+                    anew=(callbacks_after, (all_anew,)))
+        print(json.dumps({k: pool.apply(func, args) for k,(func,args) in jobs.items()}))
+
+@pytest.fixture(scope='module')
+def first_import():
+    "The processes of `warm_call` have imported the package already"
+    return json.loads(subprocess.run(
+        [sys.executable,'-Wignore','-c','import test_package as o; o.at_first_import()'],
+        capture_output=True, text=True, check=True, cwd=root/'tests', env=os.environ|{'PYTHONPATH':str(root)}).stdout)
+
+
+def test_nothing_is_shadowed(first_import):
+    changed,new = first_import['names']
     assert not changed, f'`from fastai_balmix.all import *` replaces {changed} of fastai'
     assert {'BalancedMixUp', 'class_counts', 'digits_lt', 'DataLoaders.weighted'} <= {*new}
+
+
+def test_the_everyday_names_import_little_beside_fastai(first_import):
+    "Each of these takes longer to import than all that the everyday names need"
+    dear = {'sklearn.datasets','sklearn.model_selection','sklearn.ensemble','scipy.io','timm','rich','jinja2','pydicom',
+            'IPython','yaml','pebble','cloudpickle','filelock'}
+    found = first_import['beside']
+    assert not {o for o in found if o in dear or o.split('.')[0] in dear}, found
 
 
 def test_shadowing_is_seen():
@@ -65,16 +110,13 @@ def callbacks_after(imports):
     return res
 
 
-def test_only_all_changes_the_callbacks_of_every_learner():
-    alone = [f'fastai_balmix.{o}' for o in rooms() if o!='all'] + ['fastai_balmix',
-        *(f'fastai_balmix.{wing(o)}' for o in rooms() if '.' in o)]
-    before,*after = warm_call(callbacks_after, alone)
-    assert [*map(set, after)]==[{*before}]*len(alone), 'importing a room changes defaults.callbacks'
+def test_only_all_changes_the_callbacks_of_every_learner(first_import):
+    before,*after = first_import['rooms']
+    assert [*map(set, after)]==[{*before}]*len(rooms_and_wings()), 'importing a room changes defaults.callbacks'
 
 
-def test_all_adds_one_callback_also_when_loaded_anew():
-    before,*after = warm_call(callbacks_after,
-        ['fastai_balmix.all', '!fastai_balmix.all', '!fastai_balmix.callback.fitcheck', '!fastai_balmix.all'])
+def test_all_adds_one_callback_also_when_loaded_anew(first_import):
+    before,*after = first_import['anew']
     assert after==[[*before, 'FitCheck']]*4
 
 
@@ -88,17 +130,23 @@ def examples():
         if '```python' in text}
 
 
-def run_example(folder, mod, blocks):
-    "Run an example after README's two imports"
-    os.chdir(folder)
+def run_examples(folder, found):
+    "Run examples, each after README's two imports and in a folder of its own"
     sys.path.insert(0, str(root))
-    ns = dict(__name__='__main__')
-    exec('from fastai.vision.all import *\nfrom fastai_balmix.all import *', ns)
-    for o in blocks: exec(compile(o, f'<example of {mod}>', 'exec'), ns)
+    for mod,sources in found.items():
+        (folder/mod).mkdir()
+        os.chdir(folder/mod)
+        ns = dict(__name__='__main__')
+        exec('from fastai.vision.all import *\nfrom fastai_balmix.all import *', ns)
+        for o in sources: exec(compile(o, f'<example of {mod}>', 'exec'), ns)
 
+def wing(mod): return mod.partition('.')[0]
 
-@pytest.mark.parametrize('mod', examples())
-def test_example_of_a_module_runs(mod, tmp_path): warm_call(run_example, str(tmp_path), mod, examples()[mod])
+found = examples()
+
+@pytest.mark.parametrize('part', sorted({*map(wing, found)}))
+def test_examples_of_modules_run(part, tmp_path):
+    warm_call(run_examples, tmp_path, {k: v for k,v in found.items() if wing(k)==part})
 
 
 # Imports
@@ -119,9 +167,6 @@ def rooms():
     "The map in CONTRIBUTING.md: modules, from the highest to the lowest"
     shown = read('CONTRIBUTING.md').partition('## Where things belong')[2].partition('\n## ')[0]
     return re.findall(r'^\| `([a-z_.]+)` \|', shown, flags=re.MULTILINE)
-
-
-def wing(mod): return mod.partition('.')[0]
 
 
 def test_map_shows_every_room():
@@ -181,6 +226,7 @@ def run_blocks(folder, sources):
     for i,src in enumerate(sources): exec(compile(src, f'<python block {i+1} of README.md>', 'exec'), ns)
 
 
+@pytest.mark.slow # the notebook that README is made from is among the fast ones
 def test_readme_code_runs(tmp_path):
     sources = blocks('python')
     assert sources, 'README.md shows no code'

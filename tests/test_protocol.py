@@ -2,6 +2,7 @@
 method kills the process it runs in; folders are damaged, foreign and in the way. Whatever happened, the same call again
 must end in the table of an unbroken run. The command is run as a shell runs it."""
 
+import asyncio
 import errno
 import io
 import json
@@ -22,6 +23,7 @@ from contextlib import redirect_stdout, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,19 +41,20 @@ from fastai_balmix.compare import methods, plan as planning, pool, progress, run
 from fastai_balmix.compare.cli import balmix_compare
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import Method, find_method
-from fastai_balmix.compare.names import Description, described
+from fastai_balmix.compare.names import Description, described, method_title
 from fastai_balmix.compare.plan import compare, plan_runs
 from fastai_balmix.compare.pool import process_pool
-from fastai_balmix.compare.progress import Estimate, in_words
+from fastai_balmix.compare.progress import Board, Estimate
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.runs import Run
 from fastai_balmix.datasets.sources import digits
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.files import DiskFull
+from fastai_balmix.words import printed_time
 
 fork = get_context('fork')
 # What differs between two runs of the same thing; the revision, where somebody works in this checkout at the same time
-circumstances = ['seconds','started','host','revision']
+circumstances = ['seconds','train_seconds','started','host','revision']
 def table(folder):
     df = pd.read_csv(Path(folder)/'results.csv', dtype=str, keep_default_na=False)
     return df.drop(columns=circumstances)
@@ -166,6 +169,7 @@ def check_killed(folder, *args, **kwargs):
     assert_same(folder/'whole', folder/'killed')
     assert not [*folder.glob('killed/runs/*/checkpoint*')] and not [*folder.glob('killed/runs/*/*.part')]
 
+@pytest.mark.slow
 def test_two_kills_change_nothing(tmp_path): check_killed(tmp_path, 2, ['balmix_0.2','crt'], 1, 5)
 
 def two_at_once(folder):
@@ -193,8 +197,8 @@ def kills_itself_once(t):
         kills_itself(t)
 
 def forked_pools():
-    "Spawned processes import fastai for seconds; they are among the slow tests"
-    pool.get_context = lambda method: fork
+    "Others import fastai for seconds; they are among the slow tests"
+    pool._context = lambda: fork
 
 def with_a_killer(folder):
     forked_pools()
@@ -204,6 +208,7 @@ def with_a_killer(folder):
     failed = [(o['method'],o['error']) for o in res.meta['failed']]
     return res.df.method.unique().tolist(),failed,Results(folder/'out').df.run.nunique()
 
+@pytest.mark.slow
 def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path, out):
     names,failed,n = warm_call(with_a_killer, tmp_path)
     assert names==['instance','once','class'] and n==3
@@ -212,6 +217,36 @@ def test_a_method_that_kills_its_process_takes_no_other_with_it(tmp_path, out):
     compared(tmp_path/'alone', two)
     df = table(out)
     pd.testing.assert_frame_equal(df[df.method!='once'].reset_index(drop=True), table(tmp_path/'alone'))
+
+def leaves(t): sys.exit('bye')
+def cancelled(t): raise asyncio.CancelledError
+class Wordless(Exception):
+    def __str__(self): raise RuntimeError
+    def __reduce__(self): raise TypeError('is not pickled')
+def wordless(t): raise Wordless
+
+class Bomb:
+    "Ends the process that unpickles it"
+    def __call__(self, t): pass
+    def __reduce__(self): return sys.exit,('in an import',)
+
+def with_odd_errors(folder, executor):
+    forked_pools()
+    odd = [('leaves',leaves), ('cancelled',cancelled), ('wordless',wordless), ('bomb',Bomb())]
+    ms = [Method(name, func, 'x', version=1) for name,func in odd]
+    if executor:
+        with process_pool(2) as ex: res = compared(folder/'out', [*ms,'instance'], executor=ex)
+    else: res = compared(folder/'out', [*ms,'instance'], jobs=2)
+    return res.df.method.unique().tolist(),{o['method']: o['error'] for o in res.meta['failed']}
+
+@pytest.mark.thinned(1)
+@pytest.mark.parametrize('executor', [False,True])
+def test_whatever_a_method_raises_in_a_process(tmp_path, executor):
+    names,failed = warm_call(with_odd_errors, tmp_path, executor)
+    end = '. It ends this run, not the process'
+    assert names==['instance'] and failed=={
+        'leaves':'SystemExit: bye'+end, 'cancelled':'CancelledError'+end,
+        'wordless':'Wordless, whose text cannot be shown', 'bomb':'SystemExit: in an import'+end}
 
 class Sleep(Callback):
     order = 90
@@ -238,6 +273,7 @@ def parent_killed(folder):
     finish(folder/'out', **what)
     return ended,Results(folder/'out').df.run.nunique()
 
+@pytest.mark.slow
 def test_processes_of_a_pool_end_with_their_parent_and_free_their_runs(tmp_path):
     assert warm_call(parent_killed, tmp_path)==(True,4)
 
@@ -254,7 +290,7 @@ def interrupted_pool(folder):
 
 def test_ctrl_c_does_not_wait_for_runs_in_work(tmp_path):
     said,ended = warm_call(interrupted_pool, tmp_path)
-    assert said=='\nStopped. The same command resumes here.' and ended
+    assert said=='\nStopped. The same command resumes it.' and ended
 
 class CtrlC(Callback):
     order = 90
@@ -264,12 +300,13 @@ class CtrlC(Callback):
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGINT)
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_a_run(tmp_path, out, monkeypatch, scans, capsys):
     def method(t): t.cbs.append(CtrlC(tmp_path/'flag'))
     monkeypatch.setitem(methods._methods, 'stopped', Method('stopped', method, 'x'))
     monkeypatch.setitem(described, 'stopped', Description('x'))
     args = [*of_scans(scans), '--methods', 'instance,stopped', '--epochs', 2, '--folds', 1]
-    assert 'Stopped. The same command resumes here.' in shell(*args, '--out', out)
+    assert 'Stopped. The same command resumes it.' in shell(*args, '--out', out)
     kept,(ck,) = ages(out),out.glob('runs/stopped*/checkpoint1.pth')
     assert len(kept)==1
     FileLock(ck.with_name('lock'), timeout=0).acquire().lock.release()
@@ -298,7 +335,8 @@ def test_a_failing_method_stops_no_other(tmp_path, out, monkeypatch, scans, caps
     text = capsys.readouterr().out
     for o in 'RuntimeError: no such luck, "really"','2 of the runs failed','tries them again': assert o in said
     assert '\n' not in said
-    assert 'FAILED, RuntimeError' in text and 'Written to' in text and (out/'summary.md').is_file()
+    assert re.search(r'^Failed   boom, small, fold 1, seed 0: RuntimeError', text, re.M)
+    assert (out/'summary.md').is_file()
     res = Results(out)
     assert {*res.df.method}=={'instance'} and res.df.fold.unique().tolist()==[1,2]
     assert sorted((o['method'],o['fold']) for o in res.meta['failed'])==[('boom',1),('boom',2)]
@@ -419,14 +457,14 @@ def test_a_folder_that_was_begun_is_gone_on_with(tmp_path, there):
 @pytest.mark.parametrize('there', [['results.csv'],['holiday.jpg','runs'],['results.csv','runs'],['runs.txt']])
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, there):
     put(tmp_path, there, 'mine')
-    with pytest.raises(ValueError, match='is there, and not of an earlier comparison. It is kept'): compared(tmp_path)
+    with pytest.raises(ValueError, match='exists and does not hold a comparison. It is left'): compared(tmp_path)
     assert sorted(o.name for o in tmp_path.iterdir())==sorted(there)
     assert all((tmp_path/o).read_text()=='mine' for o in there if o!='runs')
 
 def test_places_that_cannot_be_written_to(tmp_path):
     # Root may write to any folder, but not into a file
     (tmp_path/'file').write_text('mine')
-    with pytest.raises(ValueError, match='is there, and not of'): compared(tmp_path/'file')
+    with pytest.raises(ValueError, match='exists and does not hold'): compared(tmp_path/'file')
     with pytest.raises(ValueError, match='cannot be written to: Not a directory'): compared(tmp_path/'file'/'out')
     assert (tmp_path/'file').read_text()=='mine'
 
@@ -453,6 +491,7 @@ def test_other_images_of_the_same_name_are_another_data_set(out):
     data = grades(change=[(0,'label','g1')])
     with pytest.raises(ValueError, match='another content'): compared(out, data=data, epochs=1)
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize('name', [
     'meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
 @pytest.mark.parametrize('content', [b'', b'{"run', b'[]'])
@@ -568,27 +607,37 @@ def test_the_estimate_learns():
     e.add(run('class'), 20)
     e.add(run('class'), 30)
     assert e.seconds(run('class'))==25 and e.seconds(run('instance'))==10 and e.seconds(run('sqrt'))==20
-    assert e.left([run('class'),run('instance')])==35 and e.left([run('class'),run('instance')], 2)==17.5
+    assert e.left([run('class'),run('instance')])==35 and e.left([run('class'),run('instance')], 2)==25 # the longer
 
 @pytest.mark.parametrize('s, words', [
-    (None,'time left not known yet'), (0,'about 1 s left'), (89.4,'about 89 s left'), (90,'about 2 min left'),
-    (5399,'about 90 min left'), (5400,'about 1.5 h left'), (36000,'about 10.0 h left')])
-def test_times_in_words(s, words): assert in_words(s)==words
+    (0,'1 s'), (89.4,'89 s'), (90,'2 min'), (5399,'90 min'), (5400,'1.5 h'), (36000,'10.0 h')])
+def test_times_in_words(s, words): assert printed_time(s)==words
 
 three = 'instance',failing,'class'
 
-def test_a_line_for_each_run(tmp_path, out, capsys):
+def test_a_few_plain_lines_without_a_terminal(tmp_path, out, capsys):
     compared(out, three, show=True)
     lines = capsys.readouterr().out.splitlines()
     patterns = [
-        r'One run each: nothing can be concluded about methods\. Plan a second seed: --seeds 2, or seeds=2\.$',
-        r'1/3  instance · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s, about \d+ s left$',
-        '2/3  boom · net · fold 1 · seed 0: FAILED, RuntimeError: no such luck, about',
-        r'3/3  class · net · fold 1 · seed 0: quad_kappa -?\d+\.\d, \d+ s$']
-    for pattern,line in zip(patterns, lines, strict=True): assert re.match(pattern, line), line
-    compared(out, ['instance'], show=True) # what was finished before has had its line
+        'Plan     3 methods = 3 runs$', 'One run each shows nothing about methods: train two seeds or more.$',
+        r'Training 1/3  \d+ s  \d+ s left$',
+        'Failed   boom, net, fold 1, seed 0: RuntimeError: no such luck$', r'Training 2/3  \d+ s  \d+ s left$',
+        r'Training 3/3  \d+ s$']
+    for pattern,line in zip(patterns, lines, strict=True): assert re.match(pattern, line.strip()), line
+    compared(out, ['instance'], show=True) # is done
+    assert capsys.readouterr().out.splitlines()==['Plan     1 run',f"{'':9}1 of 1 runs were done."]
     compared(tmp_path/'new', ['instance'], show=False)
     assert capsys.readouterr().out==''
+
+def test_many_runs_have_ten_lines(capsys):
+    about = dict(names={}, method=failing, arch=net, fold=1, seed=0, monitor='mcc')
+    runs = [SimpleNamespace(key=i, **about) for i in range(200)]
+    board = Board(runs, [None]*200, 1, True)
+    board.start()
+    record = dict(seconds=9., rows=[dict(part='report', point='as trained', mcc=.5)])
+    for run in runs: board.done(run, SimpleNamespace(status='finished', new=True, record=record))
+    board.end()
+    assert 9<len(capsys.readouterr().out.splitlines())<=12
 
 def test_a_bar_on_a_terminal(out):
     ours,theirs = pty.openpty()
@@ -603,13 +652,13 @@ def test_a_bar_on_a_terminal(out):
     t.join(10)
     os.close(ours)
     text = b''.join(seen).decode()
-    assert 'time left not known yet' in text and 'instance · net · fold 1 · seed 0 · epoch 1' in text
-    assert re.search(r'1/3 · about \d+ s left', text)
-    assert not re.search(r'\de-|<\d', text) # neither a share of a run nor the bar's own estimate
-    assert re.search(r'\r\x1b\[K1/3  instance · net', text) and 'FAILED' in text and text.endswith('\r\x1b[K')
-    # what is left on the screen
-    lines = [re.sub(r'.*(\r\x1b\[K|\r)', '', o) for o in text.replace('\r\n', '\n').split('\n')]
-    assert [o[:3] for o in lines if o.strip()]==['One','1/3','2/3','3/3']
+    plain = re.sub(r'\x1b\[[?\d;]*[A-Za-z]', '', text)
+    drawn = [o for o in re.split('[\r\n]+', plain) if o.strip()]
+    assert max(map(len, drawn))<=80 and '━' in plain
+    assert re.search(r'0/3  \d+ s$', drawn[3]) and re.search(r'0/3  \d+ s  \d+ s left', plain) # after an epoch
+    assert any(o.startswith('Failed   boom, net, fold 1, seed 0: RuntimeError') for o in drawn)
+    assert re.match(r'Training ━+ 3/3  \d+ s$', drawn[-1])
+    assert text.rindex('\x1b[?25h')>text.rindex('\x1b[?25l') # a cursor is left
 
 def test_a_table_in_jupyter(out, monkeypatch):
     import fastprogress.fastprogress
@@ -623,7 +672,8 @@ def test_a_table_in_jupyter(out, monkeypatch):
     monkeypatch.setattr(progress, 'progress_bar', fastprogress.fastprogress.NBProgressBar)
     compared(out, three, show=True)
     tables = [o for o in shown if isinstance(o, pd.DataFrame)]
-    assert [len(o) for o in tables]==[1,2,3] and tables[-1].method.tolist()==['instance','boom','class']
+    assert [len(o) for o in tables]==[1,2,3]
+    assert tables[-1].method.tolist()==['Plain sampling','boom','Class-balanced sampling']
     assert tables[-1].failed.tolist()==['','RuntimeError: no such luck','']
     text = ' '.join(str(o) for o in shown if not isinstance(o, pd.DataFrame))
     assert '1/3' in text and 'epoch 2' in text
@@ -666,7 +716,7 @@ def test_everything_set_survives_the_file(tmp_path):
     training = dict(
         epochs=1, size=9, bs=np.int64(7), lr=1e-5, mom=np.float64(.5), wd=.01, augment=dict(scale=(.9,1.1), shift=.1),
         normalise='imagenet', pretrained=False, select=.3, selection='inner', monitor='macro_f1', tta=False,
-        decode='fast')
+        decode='fast', opt_func='adamw', schedule='flat_cos', freeze_epochs=0)
     data,more = (dict(reader='digits', n_folds=2, n_max=n) for n in (40,30))
     res = compare(
         data, ['class'], 'small', folds=np.array([2]), seeds=[5], out=tmp_path/'a', show=False,
@@ -674,6 +724,29 @@ def test_everything_set_survives_the_file(tmp_path):
     assert shell('--settings', tmp_path/'a'/'settings.yaml', '--out', tmp_path/'b') is None
     assert_same(tmp_path/'a', tmp_path/'b')
     assert {*res.df.part}=={'select','report','more'} and {*res.df.seed}=={5} and {*res.df.fold}=={2}
+
+def test_a_recipe_is_chosen_for_each_network_and_told(tmp_path, capsys):
+    data = dict(reader='digits', n_folds=2, n_max=30)
+    def run(folder, archs, **kwargs):
+        return compare(data, 'instance', archs, [1], epochs=1, size=9, augment='none', out=tmp_path/folder, **kwargs)
+    res = run('both', ['small',net])
+    said = capsys.readouterr().out
+    said = ' '.join(said.split())
+    small = "since the network starts without weights, batches of 8, learning rate 0.1, momentum 0.9,"
+    paper = 'since nothing is known of the weights of a function, batches of 8, learning rate 0.01, momentum 0,'
+    assert f"Recipe small: the recipe 'small', {small}" in said and f"net: the recipe 'paper', {paper}" in said
+    used = {o.arch: res.record(o.run)['training'] for o in res.df.drop_duplicates('run').itertuples()}
+    assert (used['small']['recipe'],used['small']['lr'])==('small',.1)
+    assert (used['net']['recipe'],used['net']['lr'])==('paper',.01)
+    written = yaml.safe_load((tmp_path/'both'/'settings.yaml').read_text())['training']
+    assert written['recipe']=='auto' and written['lr'] is None
+    # One network after the other are the same comparison
+    for o in 'small',net: res = run('apart', o, show=False)
+    assert {*res.df.arch}=={'small','net'}
+    run('one', 'small', recipe='paper')
+    assert 'Recipe' not in capsys.readouterr().out
+    written = yaml.safe_load((tmp_path/'one'/'settings.yaml').read_text())['training']
+    assert (written['recipe'],written['lr'],written['augment'])==('paper',.01,'none')
 
 @pytest.mark.parametrize('text', [
     '!!python/object/apply:os.system ["touch HARM"]',
@@ -683,7 +756,7 @@ def test_everything_set_survives_the_file(tmp_path):
 def test_a_hostile_file_does_nothing(tmp_path, out, text):
     p = tmp_path/'settings.yaml'
     p.write_text(text.replace('HARM', str(tmp_path/'harm')))
-    assert_told(shell('--settings', p, '--out', out), 'is no YAML file')
+    assert_told(shell('--settings', p, '--out', out), 'is not a YAML file')
     assert [*tmp_path.iterdir()]==[p]
 
 def of_digits(text): return f'{{data: {{reader: digits}}, {text}}}'
@@ -692,14 +765,14 @@ def of_digits(text): return f'{{data: {{reader: digits}}, {text}}}'
     ('', "must hold names and values of settings. Got NoneType instead."),
     ('- 1', 'Got list'),
     ('datas: 1', "There is no setting 'datas'. Did you mean 'data'?"),
-    ('data: [', 'is no YAML file'),
+    ('data: [', 'is not a YAML file'),
     ('data: "\xe9"'.encode('latin-1'), 'balmix-compare: '),
     ('data: digits', 'Say which data'),
     ('data: {root: x}', "'reader'"),
     ('data: {reader: digit}', "There is no reader 'digit'. Did you mean 'digits'"),
     ('data: {reader: digits, n_fold: 2}', "no argument 'n_fold'. Did you mean 'n_folds'"),
     ('data: {reader: digits, then: [{step: cut}]}', 'with_folds'),
-    (of_digits('training: {epoch: 3}'), "There is no setting 'epoch'. Did you mean 'epochs'?"),
+    (of_digits('training: {epoch: 3}'), "There is no setting 'epoch'. Did you mean 'epochs'"),
     (of_digits('epochs: 3, training: {epochs: 4}'), "There is no setting 'epochs'"),
     (of_digits('training: [1]'), 'training'),
     (of_digits('training: {lr: 1e-3}'), "Got '1e-3'"),
@@ -739,6 +812,7 @@ def test_a_file_with_mistakes(tmp_path, out, text, words):
     ('selection', 'inn', 'selection'),
     ('decode', 'quick', "'full' or 'fast'. Got 'quick'"),
     ('jobs', '0', 'jobs'),
+    ('jobs', 'many', "The --jobs option must be an int in the range [1, inf) or 'auto'. Got 'many'"),
     ('num-workers', '-1', 'The --num-workers option must be an int'),
     ('group', '(x', 'group'),
     ('group', r'q(\d)', 'finds the patient'),
@@ -760,7 +834,7 @@ def test_mistakes_end_in_one_line_before_anything_is_trained(tmp_path, out, scan
     assert 'parameter of compare' not in said and 'TrainConfig' not in said and not out.exists()
 
 @pytest.mark.parametrize('data, words', [
-    ('eyepacs:nowhere','folder that is there'), ('medmnist:nowhere','nowhere'), ('eyepacs','--data eyepacs:PLACE'),
+    ('eyepacs:nowhere','an existing folder'), ('medmnist:nowhere','nowhere'), ('eyepacs','--data eyepacs:PLACE'),
     ('digits:x','Leave :x out')])
 def test_readers_that_do_not_find_their_data(out, data, words):
     assert_told(shell('--data', data, '--out', out), words)
@@ -787,7 +861,8 @@ def test_no_data_and_no_folder(out, scans):
     (dict(archs=[partial(net),partial(net)]), 'more than once'),
     (dict(archs=[]), 'archs'),
     (dict(learning_rate=1), "no setting 'learning_rate'"),
-    (dict(jobs=1.5), 'jobs')])
+    (dict(jobs=1.5), 'jobs'),
+    (dict(jobs='all'), "'auto'")])
 def test_mistakes_in_python(out, kwargs, words):
     with pytest.raises(ValueError, match=re.escape(words)): compared(out, **kwargs)
     assert not out.exists()
@@ -836,9 +911,11 @@ def test_the_command_on_a_folder_of_images(one):
     groups = [{*res.predictions(r)['groups']} for r in res.df.run[res.df.method=='instance'].unique()]
     assert groups[0]|groups[1]=={f'p{i}' for i in range(8)} and not groups[0]&groups[1]
     md = (out/'summary.md').read_text()
-    assert md.strip() and md.split('\n')[0] in text and f'Written to {out}' in text
-    assert text.startswith('Reading  scans: 36 images, 2 classes')
-    assert '\nPlan     2 methods × 2 folds = 4 runs\n\n' in text and '\n1/4  instance · small · fold 1' in text
+    assert md.strip() and '| method |' in md and '|' not in text and f"Tables   {out/'summary.md'}" in text
+    assert text.startswith('Reading  scans: 36 images of 8 groups, 2 classes, 2 : 1')
+    assert '\nPlan     2 methods × 2 folds = 4 runs\n' in text and '\nTraining 4/4  ' in text
+    assert f"Page     {out/'report.html'}" in text and (out/'report.html').is_file()
+    assert '\x1b' not in text and re.search('^Plain sampling .* of ', text, re.M)
 
 def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
     rows = [dict(path=str(p.relative_to(scans)), label=p.parent.name) for p in sorted(scans.rglob('*.png'))]
@@ -856,9 +933,10 @@ def test_a_table_external_data_and_the_published_protocol(out, scans, capsys):
 def test_the_list(capsys):
     assert shell('--list') is None
     text = capsys.readouterr().out
-    for k,method in methods.method_table().method.items():
-        assert re.search(rf'^{re.escape(k)} +{re.escape(method)}', text, re.M), k
+    for k in described: assert re.search(rf'^{re.escape(k)} +{re.escape(method_title(k))}$', text, re.M), k
+    assert max(map(len, text.splitlines()))<=80
 
+@pytest.mark.slow
 def test_the_quick_preset_from_nothing(out):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     p = subprocess.run(
@@ -869,4 +947,4 @@ def test_the_quick_preset_from_nothing(out):
     # seconds of one core: whatever else the machine does
     assert after.ru_utime+after.ru_stime-before.ru_utime-before.ru_stime < 40
     assert Results(out).df.run.nunique()==6
-    assert '6/6  balmix_0.2 · small · fold 2' in p.stdout and 'Traceback' not in p.stdout+p.stderr
+    assert 'Training 6/6  ' in p.stdout and 'Traceback' not in p.stdout+p.stderr

@@ -59,7 +59,7 @@ def test_two_jobs_are_stopped_and_go_on(tmp_path, alone, how):
     if how=='kill': os.kill(p.pid, signal.SIGKILL)
     else: os.killpg(p.pid, signal.SIGINT) # as a terminal does
     err = p.communicate(timeout=60)[1]
-    if how=='terminal': assert p.returncode==1 and err.strip()=='Stopped. The same command resumes here.', err
+    if how=='terminal': assert p.returncode==1 and err.strip()=='Stopped. The same command resumes it.', err
     assert len(workers)>=2 and until(lambda: not any(map(alive, workers)), 30)
     kept = ages(out)
     assert len(kept)<4

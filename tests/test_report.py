@@ -1,20 +1,25 @@
 """The notebooks show one report of small digits. Here every number of its dictionary is counted again by scikit-learn
 and plain loops, the page is read by a parser as a browser reads it, and names try to break it."""
 
+import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from PIL import Image
+from made import POINTS, write_results
+from PIL import Image, ImageOps
 from scipy import stats
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -23,9 +28,13 @@ from toys import Counting, Points, close, make_net, quiet_fit, tail_targets
 
 import fastai_balmix
 from fastai_balmix.all import BalancedMixUp
-from fastai_balmix.compare.results import Results, results_table
-from fastai_balmix.compare.runs import score_row
+from fastai_balmix.compare.answer import headline
+from fastai_balmix.compare.results import Results
+from fastai_balmix.compare.suggest import advice
 from fastai_balmix.compare.summary import summarise
+from fastai_balmix.datasets.prepared import prepare
+from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.datasets.trees import from_folder_table
 from fastai_balmix.metrics.differences import recall_differences
 from fastai_balmix.report import comparison
 from fastai_balmix.report.card import thumbnail
@@ -35,7 +44,6 @@ from fastai_balmix.report.network import learner_card
 from fastai_balmix.report.page import Report, report
 
 HOSTILE = ['<script>alert(1)</script>', '$x_1$ & "q"', '</svg></table>', '{{ 7*7 }}\n$', "a'b=<b>&amp;"]
-POINTS = {'as trained':.6, 'train prevalence':1., 'balanced prior':0.}
 
 def near(got, want, tol=1e-9):
     "`close`, with lists in float64 too"
@@ -45,64 +53,6 @@ def near(got, want, tol=1e-9):
 def no_figures_left():
     yield
     plt.close('all')
-
-# ------------------------------------------------------------------ a folder of results that were made up
-
-def drawn(y, k, prior, skill, rng):
-    "Probabilities of an imaginary network at each operating point"
-    z = skill*np.eye(k)[y] + rng.normal(size=(len(y),k))
-    res = {}
-    for point,t in POINTS.items():
-        p = np.exp(z + t*np.log(prior))
-        res[point] = (p/p.sum(1, keepdims=True)).astype(np.float32)
-    return res
-
-def write_run(folder, method, arch, fold, seed, y, probs, counts, order, names, groups, history):
-    "What a run leaves behind; gives its record"
-    run,n = f'{method}-{arch}-{fold}-{seed}',len(y)
-    paths = np.array([names.format(f=fold, i=i) for i in range(n)])
-    arrays = {'paths':paths, 'targs':y, 'plain':probs['as trained'], **{f'probs/{p}':v for p,v in probs.items()}}
-    if groups: arrays['groups'] = np.array([f'{fold}-{i//3}' for i in range(n)])
-    path = folder/'runs'/run
-    path.mkdir(parents=True)
-    np.savez(path/'predictions.npz', **{f'report/{k}':v[order] for k,v in arrays.items()})
-    common = dict(method=method, arch=arch, fold=fold, seed=seed, part='report')
-    epochs = [dict(train_loss=1/e, valid_loss=1.1/e, mcc=e/5) for e in (1,2,3)] if history else []
-    record = dict(
-        run=run, settings='0123', best_epoch=2, epochs=3, seconds=1., history=epochs,
-        rows=[dict(common, point=p, **score_row(v, y), n_images=n) for p,v in probs.items()],
-        n_bytes=(path/'predictions.npz').stat().st_size, train_counts=counts.tolist(),
-        train_shares=(counts/counts.sum()).tolist(), data='made', fingerprint='f00', versions='fastai 2.8',
-        revision='abc', started='2026-01-01T00:00:00', finished='2026-01-01T00:01:00', host='h')
-    (path/'run.json').write_text(json.dumps(record))
-    return record
-
-def write_results(
-    folder, vocab, methods=(('instance',1.5),('class',1.6)), folds=(1,2), seeds=(0,), archs=('small',), n=120,
-    groups=False, names='{f}/{i}.jpg', history=True, settings='data: given in Python\n', **meta
-):
-    "What `compare` leaves behind: a table, what is common, and for each run its record and predictions"
-    rng,k,folder = np.random.default_rng(0),len(vocab),Path(folder)
-    prior = np.geomspace(1, 1/12, k)
-    prior /= prior.sum()
-    counts = np.maximum(np.round(4*n*prior), 2)
-    truth = {f: rng.permutation(np.concatenate([np.arange(k), rng.choice(k, n-k, p=prior)])) for f in folds}
-    records = []
-    for arch in archs:
-        for method,skill in methods:
-            for fold in folds:
-                for seed in seeds:
-                    order = rng.permutation(n)
-                    probs = drawn(truth[fold], k, prior, skill, np.random.default_rng([fold,seed,len(method)]))
-                    records.append(write_run(folder, method, arch, fold, seed, truth[fold], probs, counts, order, names,
-                                             groups, history))
-    results_table(records).to_csv(folder/'results.csv', index=False)
-    common = dict(
-        data='made', vocab=vocab, ordered=False, n_folds=len(folds), selection='inner', grouped=groups, notes=[],
-        monitor='mcc', prevalence=None, failed=[], fingerprint='f00', version='0.0.1', settings='0123')
-    (folder/'meta.json').write_text(json.dumps(common|meta))
-    (folder/'settings.yaml').write_text(settings)
-    return folder
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -221,8 +171,8 @@ def test_a_summary_that_is_there_is_not_made_again(folder, card, monkeypatch):
 
 def test_one_run_each_says_so_first(tmp_path):
     r = report(write_results(tmp_path/'r', ['a','b','c'], folds=(0,), n_folds=0), None)
-    assert r.headline()=='One run each: nothing can be concluded about methods.'
-    text = Page(r.html()).text
+    assert r.headline()=='One run of each method: which of them is better cannot be concluded.'
+    text = Page(r.html()).text.replace('These runs cannot show which classes gained or paid.', '')
     assert not any(o['judged'] for o in r.card['networks'][1]['change'])
     claims = 'gained','shows a difference','better by','worse by','A difference in what was learned'
     assert not any(words in text for words in claims)
@@ -297,7 +247,7 @@ def test_each_architecture_has_its_own_baseline(tmp_path):
 
 # ------------------------------------------------------------------ the page
 
-VOID = {'meta','img','br','link','input','hr'}
+VOID = {'meta','img','br','link','input','hr','wbr'}
 
 class Page(HTMLParser):
     "What a browser makes of a page: elements with their attributes, and all text; nesting is checked"
@@ -363,7 +313,11 @@ def test_page_can_be_read_by_a_screen_reader(page):
 def test_every_figure_says_its_main_number_and_has_a_table(pages):
     html = pages['plain'].path.read_text(encoding='utf-8')
     for alt in re.findall(r'<svg[^>]* aria-label="([^"]*)"', html): assert re.search(r'\d', alt), alt
-    assert html.count('<div class="figures">')==html.count('<details>')
+    sections = dict(o.split('"', 1) for o in html.split('<section id="')[1:])
+    drawn = dict(gains='classes', threshold='comparison', curve='operating', taken='confusion')
+    for k in sections:
+        if '<svg' in sections[k]: assert '<details><summary>' in sections[drawn.get(k, k)], k
+    for k in drawn: assert '<p class="say">' in sections[k] and sections[k].count('<svg')==1
 
 def test_tables_can_be_sorted(page):
     tables = [a for a in page.all('table') if a.get('class')=='sortable']
@@ -373,11 +327,15 @@ def test_tables_can_be_sorted(page):
     for a in page.all('td'): assert 'data-n' not in a or isinstance(float(a['data-n']), float)
 
 def test_sections_are_there(page):
-    want = ['summary','data','comparison','classes','operating','confusion','reliability','detection','mistakes',
-            'training','made']
-    assert [a['id'] for a in page.all('section')]==want
-    linked = [a['href'][1:] for a in page.all('a')]
-    assert linked[1:]==want
+    shown = ['summary','gains','curve','threshold','taken','scores']
+    folded = ['limits','data','comparison','classes','operating','confusion','reliability','detection','mistakes',
+              'training','made']
+    assert [a['id'] for a in page.all('section')]==shown+folded
+    assert [a.get('class') for a in page.all('details')].count('part')==len(folded)
+    linked = [a['href'][1:] for a in page.all('a')][1:]
+    assert {*linked} <= {*shown,*folded} and {'summary','gains','curve','scores','limits','data','made'} <= {*linked}
+    # in the order of the page
+    assert linked==[o for o in shown+folded if o in linked]
 
 def test_hostile_names_are_text(pages):
     page = Page(pages['hostile'].path.read_text(encoding='utf-8'))
@@ -389,7 +347,7 @@ def test_hostile_names_are_text(pages):
 
 def test_text_is_not_escaped(pages):
     r = pages['hostile']
-    assert repr(r).startswith(f'{HOSTILE[0]}: 2 networks compared\n{r.headline()}\n- ')
+    assert repr(r).startswith(f'{HOSTILE[0]}: 2 methods compared\n{r.headline()}\n- ')
     assert repr(Report(dict(r.card, sentences=[HOSTILE[4]]))).endswith(f'\n- {HOSTILE[4]}')
 
 def test_names_in_figures_are_no_formulas(pages):
@@ -419,7 +377,7 @@ def test_page_and_notebook_show_the_one_dictionary(card, tmp_path):
     for text in page,r._repr_html_():
         for o in ('Another name','A sentence that nobody computed.','A limit of its own.'): assert o in text
     assert '4711' in page and 'caf?.jpg' in page and 'Another name' in repr(r)
-    assert not Page(r._repr_html_()).all('svg')
+    assert len(Page(r._repr_html_()).all('svg'))==2
 
 def test_same_dictionary_same_page_whatever_the_style_of_a_user(card):
     want = Report(card).html()
@@ -449,11 +407,13 @@ def test_a_run_without_its_record(tmp_path):
     (res/'runs'/'class-small-2-0'/'run.json').unlink()
     with pytest.raises(ValueError, match='class-small-2-0 has no run.json'): results_card(res)
 
-def test_images_come_from_where_the_settings_say(tmp_path):
+def test_images_come_from_data_that_are_named(tmp_path):
+    "What settings name is not opened: who sends a folder could name any place in them"
     root = tmp_path/'images'
     for c in 'abc': (root/c).mkdir(parents=True)
     res = write_results(tmp_path/'r', ['a','b','c'], names='a/{f}-{i}.png',
-                        settings=f'data:\n  reader: from_folder_table\n  folder: {root}\n')
+                        settings='data:\n  reader: from_folder_table\n  verify: true\n  group: (a+)+$\n'
+                                 f'  folder: {root}\n  then: [{{step: without_broken}}]\n')
     rng = np.random.default_rng(0)
     for f in 1,2:
         for i in range(120):
@@ -461,13 +421,96 @@ def test_images_come_from_where_the_settings_say(tmp_path):
             Image.fromarray(noise).save(root/'a'/f'{f}-{i}.png')
     for c in 'bc': Image.new('L', (8,8)).save(root/c/'x.png')
     c = results_card(res)
+    assert c['networks'][0]['mistakes'][0]['image'] is None
+    assert 'name them with --data, or hand them over as the argument data' in Page(Report(c).html()).text
+    moved = root.rename(tmp_path/'elsewhere')
+    c = results_card(res, data=moved)
     worst = c['networks'][0]['mistakes'][0]
-    assert 'images' not in c['missing'] and worst['image']==thumbnail(Image.open(root/worst['path']))
-    (root/worst['path']).write_bytes(b'no image')
-    c = results_card(res)
+    assert 'images' not in c['missing'] and worst['image']==thumbnail(Image.open(moved/worst['path']))
+    (moved/worst['path']).write_bytes(b'no image')
+    c = results_card(res, data=str(moved))
     assert c['networks'][0]['mistakes'][0]['image'] is None and 'they cannot be opened.' in Page(Report(c).html()).text
-    root.rename(tmp_path/'elsewhere')
-    assert 'the data are not where they were: The' in written(res)
+    assert not [*moved.rglob('.*')] # nothing was written there
+    with pytest.raises(ValueError, match="'folder' parameter of from_folder_table"): results_card(res, data=root)
+
+@pytest.fixture
+def photographs(tmp_path):
+    "Photographs in all orientations and some other files, and what a comparison notes of their pictures"
+    root = tmp_path/'photographs'
+    root.mkdir()
+    rng,exif = np.random.default_rng(0),Image.Exif()
+    for k in range(1, 9):
+        smooth = Image.fromarray(rng.integers(0, 256, (5,7,3), dtype=np.uint8)).resize((300,200))
+        exif[0x112] = k
+        smooth.save(root/f'{k}.jpg', exif=exif.tobytes(), quality=95)
+    smooth.resize((90,40)).save(root/'small.png')
+    smooth.save(root/'turned.tif')
+    names = sorted(o.name for o in root.iterdir())
+    data = ImageData(pd.DataFrame(dict(path=names, label=['a','b']*5)), ['a','b'], root=root)
+    def noted(cache, size, **kwargs):
+        return dict(dict(data='', size=size, decode='full', store='raw', cache=cache, said=''), **kwargs)
+    return data,noted
+
+def thumbnails(data, noted, mine=True):
+    "Thumbnails of all images by name, and which files were opened for them"
+    files,open_image = [],comparison.open_image
+    def watched(source, *args):
+        files.append(source.name)
+        return open_image(source, *args)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(comparison, 'open_image', watched)
+        picture = comparison._picture_from(SimpleNamespace(meta=dict(opened=noted), data=data if mine else None), data)
+        return {o: picture(dict(path=o)) for o in data.df.path},files
+
+def decoded(uri): return np.asarray(Image.open(BytesIO(base64.b64decode(uri.partition(',')[2])))).astype(float)
+
+def test_thumbnails_are_upright(photographs):
+    data,_ = photographs
+    for name,uri in thumbnails(data, [])[0].items():
+        with Image.open(data.root/name) as im: true = ImageOps.exif_transpose(im).convert('RGB')
+        true.thumbnail((128,128))
+        assert decoded(uri).shape==np.asarray(true).shape and abs(decoded(uri)-np.asarray(true)).mean()<4
+
+def test_thumbnails_come_from_prepared_images(photographs, tmp_path):
+    data,noted = photographs
+    plain = thumbnails(data, [])[0]
+    for cache,folder in ('beside',None),(str(tmp_path/'stores'),tmp_path/'stores'):
+        prepare(data, 130, folder=folder, progress=False, num_workers=0)
+        small,files = thumbnails(data, [noted(cache, 130)])
+        assert files==['turned.tif']
+        for name,uri in small.items():
+            one,other = decoded(uri),decoded(plain[name])
+            assert one.shape==other.shape and abs(one-other).mean()<4
+    # those of another kind, or that a foreign folder of results names, are not opened
+    for one in noted('beside', 131),noted('beside', 130, decode='fast'),noted('beside', 130, data='other'), \
+            noted('memory', 130),noted('', 130),noted('beside', -3),noted('beside', None):
+        assert thumbnails(data, [one])==(plain,[*data.df.path])
+    assert thumbnails(data, [noted(str(tmp_path/'stores'), 130)], mine=False)==(plain,[*data.df.path])
+    assert thumbnails(data, [noted('beside', 130)], mine=False)[1]==['turned.tif']
+
+def test_a_thumbnail_is_no_larger_than_what_was_prepared(photographs):
+    data,noted = photographs
+    for size in 64,100: prepare(data, size, progress=False, num_workers=0)
+    plain = thumbnails(data, [])[0]
+    small,files = thumbnails(data, [noted('beside', 64),noted('beside', 100)])
+    assert {*files}=={*data.df.path}-{'small.png'}
+    assert {k: v for k,v in small.items() if k!='small.png'}=={k: v for k,v in plain.items() if k!='small.png'}
+
+def test_a_changed_file_has_its_new_thumbnail(photographs):
+    data,noted = photographs
+    held = prepare(data, 130, progress=False, num_workers=0)
+    Image.new('RGB', (300,200), 'red').save(data.root/'1.jpg')
+    (data.root/'2.jpg').unlink()
+    small,files = thumbnails(data, [noted('beside', 130)])
+    assert files==['1.jpg','2.jpg','turned.tif'] and small['2.jpg'] is None
+    assert abs(decoded(small['1.jpg'])-[254,0,0]).max()<3 and len(held)==10
+
+@pytest.mark.parametrize('damage', [dict(size='130'), dict(cache=None), dict(data=3), dict(decode=[])])
+def test_notes_of_another_kind_are_refused(tmp_path, photographs, damage):
+    res = write_results(tmp_path/'r', ['a','b','c'])
+    path = res/'meta.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(opened=[photographs[1]('beside', 130) | damage])))
+    with pytest.raises(ValueError, match="meta.json' cannot be read"): results_card(res)
 
 def test_who_answered_one_class_to_every_image_is_named(tmp_path):
     res = write_results(tmp_path/'r', ['a','b','c'], methods=[('instance',1.5),('class',1.6),('sqrt',1.5)])
@@ -480,15 +523,17 @@ def test_who_answered_one_class_to_every_image_is_named(tmp_path):
         r = json.loads((f.parent/'run.json').read_text())
         (f.parent/'run.json').write_text(json.dumps(r|dict(n_bytes=f.stat().st_size)))
     text = written(res)
-    for who,answer in ('instance and class in 1 of 2 runs','a'),('sqrt','c'):
+    plain = 'Plain sampling and Class-balanced sampling in 1 of 2 runs'
+    for who,answer in (plain,'a'),('√-sampling','c'):
         assert f"{who} answered '{answer}' to every image: too little was learned to compare; train longer." in text
-    assert text.count('to every image')==2
+    assert text.count('to every image')==4 # at the head, and among the limits
 
+@pytest.mark.slow
 def test_what_the_page_says_of_folds(pages, tmp_path):
     plain = Page(pages['plain'].path.read_text(encoding='utf-8')).text
     pooled = ('training images are those of one run, reported images those of all folds together',
               'ROC as trained, folds pooled')
-    for o in *pooled,'Classes: who gained, who paid': assert o in plain
+    for o in *pooled,'Who gained, who paid': assert o in plain
     assert '`' not in plain
     settings = 'data: x\nfolds: null\nn_folds: 5\n'
     for kwargs,repeated,folds,of in (
@@ -588,13 +633,143 @@ def test_learner_errors():
     for preds,words in ((np.eye(4),None),'true classes'),((2*np.eye(4),np.arange(4)),'rows of probabilities'):
         with pytest.raises(ValueError, match=words): learner_card(learn, preds=preds)
 
+@pytest.mark.slow
+def test_the_epochs_of_a_fit_outlive_predictions(tmp_path):
+    parts = [TfmdDL(Points((60,30,20,10), seed=i), bs=8) for i in (0,1)]
+    learn = Learner(DataLoaders(*parts), make_net(), loss_func=CrossEntropyLossFlat())
+    quiet_fit(learn, 3)
+    with learn.no_bar(), learn.no_logging():
+        learn.validate()
+        learn.lr_find(num_it=20, show_plot=False) # its epochs are no fit, nor are those of predictions
+        preds = learn.get_preds()
+    history = learner_card(learn, preds=preds, n=20)['networks'][0]['history']
+    assert [len(o) for o in history.values()]==[3]*len(history) and {'train_loss','valid_loss'} <= {*history}
+    quiet_fit(learn, 2) # a later fit takes its place
+    with learn.no_bar(): learn.get_preds()
+    r = report(learn, tmp_path/'x.html', preds=preds, n=20)
+    assert [len(o) for o in r.card['networks'][0]['history'].values()]==[2]*len(history)
+    assert 'There are no training curves' not in Page(r.html()).text
+
+def test_a_network_begins_with_its_scores():
+    learn,_ = points_learner()
+    quiet_fit(learn, 1)
+    page = Page(report(learn, None, name='mine', n=50).html())
+    assert page.text.index('mine, 4 classes') < page.text.index('Balanced accuracy, as trained') < 900
+    assert 'MCC, as trained' in page.text and 'Rarest class: ' in page.text
+
+# ------------------------------------------------------------------ the head of the page
+
+def cards_of(card):
+    "Text of each card at the head of a page"
+    cards = Report(card).html().split('<div class="two')[0].split('<div class="card">')[1:]
+    return [' '.join(re.sub('<[^>]*>', '', o.replace('</h2>', ' ').replace('<br>', ' ')).split()) for o in cards]
+
+def changed(card, **kwargs): return json.loads(json.dumps(card | kwargs))
+
+def test_the_best_method_and_by_how_much(card):
+    tested = [o for o in card['differences'] if (o['metric'],o['point'])==('mcc','train prevalence')]
+    assert len(tested)==1
+    none = dict(shown='', diff=.011, low=-.02, high=.04, mdd80=.047)
+    rows = [o | none | dict(diff=.05*(o is not tested[0])) for o in card['differences']]
+    best = cards_of(changed(card, differences=rows))[0]
+    assert best.startswith('Best method none shown') and '4.7 points or more would probably have been found' in best
+    better = dict(shown='better', diff=.042, low=.011, high=.073)
+    rows = [o | (better if o is tested[0] else none) for o in card['differences']]
+    best = cards_of(changed(card, differences=rows))[0]
+    assert best.startswith('Best method +4.2 points Class-balanced sampling (+1.1 to +7.3)')
+    assert 'MCC, at the training prevalence. A difference is shown.' in best
+    rows = [o | (better if o['point']=='as trained' and o['metric']=='mcc' else none) for o in card['differences']]
+    assert 'At equal operating points no difference is shown.' in cards_of(changed(card, differences=rows))[0]
+    rows = [o | none | dict(kind='one run') for o in card['differences']]
+    assert 'One run each: nothing can be concluded' in cards_of(changed(card, differences=rows))[0]
+    assert 'no second method' in cards_of(changed(card, differences=[]))[0]
+
+def test_scores_and_the_rarest_class_of_plain_and_best(folder, card):
+    _,score,rarest,_ = cards_of(card)
+    assert score.startswith('Balanced accuracy, as trained') and rarest.startswith('Rarest class: di')
+    for name in 'Plain sampling','Class-balanced sampling': assert name in score and name in rarest
+    y,p,paths,_ = answers(folder, 'class')
+    hits = pd.Series((p.argmax(1)==y)[y==3]).groupby(paths[y==3]).mean()
+    assert f'{hits.sum():.0f} of {len(hits)} found' in rarest
+    mean = 100*card['networks'][1]['mark']['balanced_acc']
+    assert f'{mean:.1f} %' in score
+
+def test_faults_of_the_data_are_those_of_the_last_verification(tmp_path):
+    images = tmp_path/'lesions'
+    rng = np.random.default_rng(0)
+    for c in 'abc':
+        (images/c).mkdir(parents=True)
+        for i in range(3): Image.fromarray(rng.integers(255, size=(8,8,3), dtype=np.uint8)).save(images/c/f'{i}.png')
+    (images/'b'/'2.png').write_bytes((images/'a'/'0.png').read_bytes())
+    (images/'c'/'1.png').write_bytes(b'no image')
+    data = from_folder_table(images)
+    res = write_results(tmp_path/'r', ['a','b','c'])
+    def said():
+        card = results_card(res, data=data)
+        return card['faults'],cards_of(card)[3]
+    faults,text = said()
+    assert not faults and text.startswith('Data not checked')
+    data.verify(num_workers=0, progress=False)
+    faults,text = said()
+    assert faults==dict(unreadable=1, doubles=1, contradictions=1, across_parts=0)
+    assert text.startswith('Data 2 faults 1 unreadable · 1 exact double, 1 with different labels')
+    assert 'Patients are not known' in text
+    (images/'a'/'1.png').write_bytes(b'changed since')
+    assert said()[0]=={}
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize('name,place,reader,want', [
+    ('train', 'lesions/train', 'from_folder_table', 'lesions'),
+    ('Images', 'lesions/data/Images', 'from_folder_table', 'lesions'),
+    ('labels', 'lesions/labels.csv', 'from_csv', 'lesions'), ('cells', 'lesions/cells', 'from_folder_table', 'cells'),
+    ('data', None, None, 'data')])
+def test_a_folder_of_a_common_name_gives_the_page_that_of_its_parent(tmp_path, name, place, reader, want):
+    key = dict(from_folder_table='folder', from_csv='csv').get(reader)
+    settings = 'data: given in Python\n'
+    if place: settings = f'data:\n  reader: {reader}\n  {key}: {tmp_path/place}\n'
+    res = write_results(tmp_path/'r', ['a','b'], data=name, settings=settings)
+    r = report(res, None)
+    assert r.card['name']==want and f'<h1 id="title">{want}: ' in r.html()
+
+def test_names_of_files_may_be_broken(pages, tmp_path):
+    res = write_results(tmp_path/'r', ['a','b'], names='{f}/a_long-name of {i}.jpg')
+    assert re.search(r'<code>[12]/<wbr>a_<wbr>long-<wbr>name of \d+\.jpg</code>', report(res, None).html())
+
+def test_advice_and_headline_are_those_of_the_terminal(folder, card):
+    answer = summarise(Results(folder), 'instance').answer
+    assert card['headline']==headline(answer) and card['advice']==advice(answer)
+    html = Report(changed(card, headline='One sentence.', advice=['First this.','Then that.'])).html()
+    assert '<p class="verdict">One sentence.</p>' in html
+    assert '<p class="next"><b>Next:</b> first this. Then that.</p>' in html
+    assert 'class="next"' not in Report(changed(card, advice=[])).html()
+
+@pytest.mark.slow
+def test_of_many_classes_twelve_are_drawn_and_all_are_in_tables(tmp_path):
+    vocab = [f'finding {i}' for i in range(40)]
+    page = report(write_results(tmp_path/'r', vocab, n=400), None)
+    sections = dict(o.split('"', 1) for o in page.html().split('<section id="')[1:])
+    for part in 'gains','taken':
+        drawn = {o for o in re.findall(r'finding \d+', ' '.join(re.findall(r'<text[^>]*>([^<]*)', sections[part])))}
+        assert len(drawn)==12, part
+        assert re.search('Drawn: .*twelve of 40 classes, and groups by size', sections[part])
+    assert {*re.findall(r'finding \d+', sections['classes'].split('<details><summary>')[1])}=={*vocab}
+
+def test_a_notebook_links_to_the_page(card, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'out of it').mkdir()
+    r = Report(card).save('out of it/r.html')
+    assert '<a href="out%20of%20it/r.html" target="_blank" rel="noopener">' in r._repr_html_()
+    monkeypatch.chdir('out of it')
+    for outside in tmp_path/'r.html',None: assert '<a href' not in Report(card, outside)._repr_html_()
+    assert r._repr_html_().count('class="card"')==4
+
 # ------------------------------------------------------------------ the command, and where it writes
 
 def test_command(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     balmix_report(folder, out=tmp_path/'page.html', positive='cy, di', prevalence=.05)
     out = capsys.readouterr().out
-    assert 'Written to' in out and 'comparisons with instance' in out
+    assert f"Page     {tmp_path/'page.html'}" in out and 'No difference between' in out
     text = Page((tmp_path/'page.html').read_text(encoding='utf-8')).text
     assert 'a prevalence of 5 %' in text and 'cy, di' in text
     for kwargs,words in (
@@ -603,6 +778,19 @@ def test_command(folder, tmp_path, capsys, monkeypatch):
         (dict(folder=folder, out='none/x.html'),'a folder that is there'),
         (dict(folder=folder, positive='no'),'must be a class')):
         with pytest.raises(SystemExit, match=f'balmix-report: .*{re.escape(words)}'): balmix_report(**kwargs)
+
+def test_a_page_is_written_into_the_folder_of_results(folder, tmp_path, capsys, monkeypatch):
+    where = shutil.copytree(folder, tmp_path/'copy')
+    monkeypatch.setattr(Report, 'html', lambda self: '<!doctype html><meta name="generator" content="fastai_balmix 1">')
+    monkeypatch.chdir(tmp_path)
+    for results in where,str(where),Results(where):
+        assert report(results).path==where/'report.html'
+        (where/'report.html').unlink()
+    balmix_report(Path('copy'))
+    assert capsys.readouterr().out.splitlines()[-1]=='Page     copy/report.html'
+    (where/'report.html').write_text('mine')
+    with pytest.raises(SystemExit, match='is not a report. It is kept'): balmix_report(where)
+    assert (where/'report.html').read_text()=='mine' and [o.name for o in tmp_path.iterdir()]==['copy']
 
 def test_a_file_that_is_no_report_is_kept(card, tmp_path, monkeypatch):
     monkeypatch.setattr(Report, 'html', lambda self: '<!doctype html><meta name="generator" content="fastai_balmix 1">')

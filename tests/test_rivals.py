@@ -204,6 +204,7 @@ def fit_steps(learn, cbs, seed=1):
     quiet_fit(learn, 2, [*cbs, probe])
     return torch.stack(probe.seen)
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('make', [ProgressiveSampling, Remix, partial(Remix, per_item=True)],
     ids=['progressive', 'remix', 'remix per item'])
 def test_a_fit_after_one_that_was_cut_short_is_that_of_a_fresh_learner(make):
@@ -490,6 +491,7 @@ class PlainLoop(fv.Callback):
 
 sgd = partial(fv.OptimWrapper, opt=torch.optim.SGD, momentum=.5)
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('per_item', [False, True])
 @pytest.mark.parametrize('side', sides)
 def test_every_step_is_that_of_a_plain_loop(side, per_item):
@@ -546,6 +548,7 @@ def test_alpha_0_is_a_plain_fit_bit_for_bit(opt_func):
         quiet_fit(make_learner(Noisy(), net=make_net(drop=.3), opt_func=opt_func), 3, cbs)
     for a,b in zip(plain.seen, mixed.seen, strict=True): equal(a, b)
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('alpha', [.3, 1., 4.])
 @pytest.mark.parametrize('per_item', [False, True])
 def test_lam_follows_beta(per_item, alpha):
@@ -829,6 +832,7 @@ def surroundings(learn):
         sorted(cb.name for cb in learn.cbs), [p.requires_grad for p in learn.model.parameters()],
             learn.loss_func, learn.opt_func, learn.lr, learn.dls.train.rng.getstate(), learn.lock.locked())
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('frozen', [False, True])
 @pytest.mark.parametrize('name', [None, *events])
 def test_everything_is_put_back(name, frozen):

@@ -21,11 +21,9 @@ from toys import close, must_be
 
 from fastai_balmix import checks
 from fastai_balmix.metrics.intervals import confidence_interval, paired_test
+from fastai_balmix.metrics.probabilities import brier_error, calibration_bins, calibration_error, per_class_auc
 from fastai_balmix.metrics.scores import (
     balanced_acc,
-    brier_error,
-    calibration_bins,
-    calibration_error,
     confusion,
     geometric_mean,
     group_classes,
@@ -33,7 +31,6 @@ from fastai_balmix.metrics.scores import (
     macro_f1,
     mcc,
     per_class,
-    per_class_auc,
     quad_kappa,
     reweight,
     score_registry,
@@ -390,7 +387,7 @@ def test_probabilities_of_nothing():
 def test_a_row_holds_the_scores_of_the_registry_and_checks_its_probabilities_once(ordered, prevalence):
     p,t = softmax_rows(200, 4),np.random.default_rng(4).integers(4, size=200)
     with (mock.patch.object(checks, 'as_preds', wraps=checks.as_preds) as seen,
-          mock.patch('fastai_balmix.metrics.scores.as_preds', seen)):
+          mock.patch('fastai_balmix.metrics.probabilities.as_preds', seen)):
         row = score_row(p, torch.tensor(t), ordered, prevalence)
     assert seen.call_count==1
     cm = confusion(p, t) if prevalence is None else reweight(confusion(p, t), prevalence)
@@ -458,7 +455,7 @@ bad = [
     (lambda: per_class_auc([0,1], [0,1]), must_be('per_class_auc', 'probs', 'an array of shape (N,K)')),
     (lambda: per_class_auc(P, [0,1], specificity=1.1),
         must_be('per_class_auc', 'specificity', 'a float in the range [0, 1]. Got 1.1 instead.')),
-    (lambda: per_class_auc(P, [0,1], vocab='abc'),
+    (lambda: per_class_auc(P, [0,1], vocab=[*'abc']),
         must_be('per_class_auc', 'vocab', '2 names, one for each class. Got 3 instead.')),
     (lambda: score_row([[.9,.2]], [0]), must_be('score_row', 'probs', 'rows of probabilities')),
     *[o for f in (per_class_auc,calibration_bins,calibration_error,brier_error,score_row) for o in (

@@ -80,7 +80,7 @@ by_item = {
     'groups of an interval': lambda s,p: confidence_interval(Y, Y, mcc, groups=s, n=10),
     'adjust_prior': lambda s,p: adjust_prior(p, 'balanced'),
     'fit': lambda s,p: PriorCalibrator().fit(PROBS, s)}
-refused = r"must be an array in the order of classes or items, or a Series with the index 0, 1, 2, \.\.\.\. Got a "
+refused = r"must be an array in the order of classes or items, or a Series indexed 0, 1, 2 and so on\. Got a "
 
 @pytest.mark.parametrize('name', by_class)
 @pytest.mark.parametrize('kind', ['Series','dict'])

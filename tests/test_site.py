@@ -20,7 +20,7 @@ def test_the_site_has_every_page(built):
     assert {p.relative_to(root/'nbs').with_suffix('.html').as_posix() for p in api.notebook_paths()} <= pages
     assert {'which_method.html', 'operating_point.html', 'mathematics.html', 'data_sets.html', 'evaluation.html',
             'speed.html', 'distributed.html', 'troubleshooting.html', 'changelog.html', 'contributing.html',
-            'api/index.html', 'source/callback/mixup.html'} <= pages
+            'api/index.html', 'source/callback/mixup.html', 'gallery.html', 'files/demo.html'} <= pages
 
 
 @pytest.mark.slow
@@ -51,14 +51,14 @@ def test_each_name_has_an_example():
 
 def test_api_has_a_page_for_each_wing():
     wings = {p.parent.name for p in api.package.glob('*/__init__.pyi')}
-    assert {*api.page_names()}==wings | {'losses', 'classifier'}
+    assert {*api.page_names()}==wings | {'losses', 'ordinal', 'classifier'}
 
 
 def test_names_that_a_wing_does_not_list_are_not_shown():
     names = api.all_names()
     stubs = [api.ast.parse(p.read_text(encoding='utf-8')) for p in api.package.glob('*/__init__.pyi')]
     listed = {a.name for t in stubs for o in t.body if isinstance(o, api.ast.ImportFrom) for a in o.names}
-    for page in {*names}-{'losses', 'classifier'}:
+    for page in {*names}-{'losses', 'ordinal', 'classifier'}:
         assert {o.name for o in names[page] if '.' not in o.name} <= listed
     assert {'DataLoaders.weighted', 'DataLoaders.cached'} <= {o.name for o in names['loaders']}
     assert {o.anchor for o in names['report'] if o.name.lower()=='report'}=={'report', 'report-class'}
@@ -211,6 +211,11 @@ def test_a_session_that_prints_something_else_is_seen(tmp_path):
     assert n==1 and 'Got:\n    2' in said
 
 
+@pytest.mark.parametrize('page', sorted((root/'docs'/'pages').glob('*.md')), ids=lambda p: p.stem)
+def test_a_page_of_the_guide_begins_with_what_it_is_about(page):
+    assert re.match(r'---\ndescription: .+\n---\n+# .+\n\n', page.read_text(encoding='utf-8'))
+
+
 def test_each_block_of_python_compiles():
     for p in pages:
         text = p.read_text(encoding='utf-8')
@@ -254,6 +259,36 @@ def test_headings_with_nothing_below_go():
     kept = re.findall('^#+ .*', site.without_empty_parts(md), flags=re.MULTILINE)
     assert kept==['# T','## B','### B1','# no heading','## C']
     assert site.without_empty_parts('# T\n\n## A\n\n~~~\n## B\n~~~\n')=='# T\n\n## A\n\n~~~\n## B\n~~~\n'
+
+
+def test_formulas_become_mathml():
+    inline,block = '<span class="arithmatex">\\(a&lt;b\\)</span>','<div class="arithmatex">\\[\\frac{1}{n}\\]</div>'
+    html = site.with_formulas(f'<p>{inline}</p>{block}')
+    assert html.count('<math')==2 and '>&#x0003C;<' in html and '<mfrac>' in html and '\\' not in html
+    assert '<div class="formula" tabindex="0"' in html
+    assert site.without_formulas('<p>Class \\(j\\) of \\(K\\)</p> \\[a^b\\]')=='<p>Class j of K</p> ab'
+
+
+def test_links_without_words_go_where_lines_have_no_numbers():
+    line = '<pre><a id="__codelineno-0-1" name="x" href="#__codelineno-0-1"></a>x</pre>'
+    assert site.without_line_links(line)=='<pre>x</pre>'
+    assert site.without_line_links('<td class="linenos">1</td>'+line).endswith(line)
+
+
+def test_the_gallery_has_a_tile_for_each_page_with_a_picture(tmp_path):
+    from gallery import pictured, tutorials
+    from PIL import Image
+    (tmp_path/'tutorials'/'images').mkdir(parents=True)
+    Image.new('RGB', (1200,600)).save(tmp_path/'tutorials'/'images'/'a-2.png')
+    words = '# Title\n\nWhat it is\n{ .lead }\n\n'
+    first,second = '![Figure, described in the text](images/a-1.png)','![Bars](images/a-2.png)'
+    (tmp_path/'tutorials'/'a.md').write_text(f'{words}{first}\n\n{second}\n')
+    (tmp_path/'tutorials'/'b.md').write_text(words)
+    assert pictured(first+second)[0]==('Bars', 'images/a-2.png') and len(pictured(first+second))==2
+    tile,none = tutorials(tmp_path)
+    assert tile.startswith('- [![Bars](images/gallery/tutorials-a-a-2.png)](tutorials/a.md)') and not none
+    assert '**[Title](tutorials/a.md)**' in tile and tile.endswith('What it is')
+    with Image.open(tmp_path/'images'/'gallery'/'tutorials-a-a-2.png') as img: assert img.size==(480,240)
 
 
 # What the code of a page needs
@@ -304,7 +339,7 @@ def test_every_name_that_a_page_uses_comes_from_somewhere(): assert not warm_cal
 def test_pages_give_what_they_need(built):
     for page,code in {'tutorials/02_does_it_help': 'make_folder', 'tutorials/05_to_the_clinic': 'write_files',
                       'datasets/splits': 'KNeighborsClassifier', 'compare/paper': 'SimpleNamespace',
-                      'metrics/scores': 'plt'}.items():
+                      'metrics/probabilities': 'plt'}.items():
         html = (built/f'{page}.html').read_text(encoding='utf-8')
         folded = re.findall(r'<details class="unseen">(.*?)</details>', html, flags=re.DOTALL)
         assert any(re.search(rf'\b{code}\b', re.sub('<[^>]+>', '', o)) for o in folded), page

@@ -131,6 +131,7 @@ def split_and_dealt():
     held = [split_off(y, g, .2, 3), split_off(y, share=.1, seed=3)]
     return [o.tolist() for o in [*held, fold_numbers(y, g, 4, 3)]]
 
+@pytest.mark.slow
 def test_another_process_splits_alike():
     code = 'import test_splits; print(test_splits.split_and_dealt())'
     env = {**os.environ, 'PYTHONHASHSEED':'1'}
@@ -284,7 +285,7 @@ def test_bad_arguments_of_fold_numbers(call, name, rest):
     ([0,1], dict(share=0), 'share', "above 0. Got 0"),
     ([0,1], dict(share=None), 'share', "a float"),
     ([0,1], dict(seed=.5), 'seed', ''),
-    ([0,1], dict(groups=[float('nan'),1]), 'groups', "one value for each item. Got no value at index 0"),
+    ([0,1], dict(groups=[float('nan'),1]), 'groups', "a known group for each item. Got no value at index 0"),
     ([0,1], dict(groups=[3,3]), 'groups', "at least two groups, so that one of them can be held out. Got 1"),
     ([0,2], dict(n_classes=2), 'y', ''),
 ])
@@ -301,16 +302,16 @@ def test_bad_arguments_of_the_others():
         check_groups(['a','b','a','b'], [1,2,3,1], 'mine')
 
 @pytest.mark.parametrize('y,groups,names,words', [
-    ([0]*4+[1]*3+[2], None, abc, "two images or more of each class, so that one is trained on while the other is "
-        "reported, but c has 1 image; 2 folds need 2. Leave it out with data.without('c'), or merge it with data"),
+    ([0]*4+[1]*3+[2], None, abc, "at least two images of each class, one to train on and one to report, "
+        "but c has 1 image; 2 folds need 2. Leave it out with data.without('c'), or merge it with data"),
     ([0]*4+[1,2], None, abc, "but b has 1 image, c has 1 image; 2 folds need 2. Leave them out with "
         "data.without('b', 'c'), or merge them with data.merged(...)."),
-    ([0]*4+[1]*4, [1,2,3,4]+[5]*4, abc, "two groups or more of each class, so that one is trained on while the other "
-        "is reported, but b has images of 1 group (patient); 2 folds need 2. Leave it out with data.without('b'), or"),
+    ([0]*4+[1]*4, [1,2,3,4]+[5]*4, abc, "at least two groups of each class, one to train on and one to report, "
+        "but b has images of 1 group (patient); 2 folds need 2. Leave it out with data.without('b'), or"),
     ([0]*4+[1], None, None, 'but class 1 has 1 image; 2 folds need 2. Leave it out, or merge it with another class.')])
 def test_a_class_that_cannot_be_dealt_is_named_with_the_ways_out(y, groups, names, words):
     with pytest.raises(ValueError) as e: fold_numbers(y, groups, 2, names=names)
-    assert str(e.value).startswith('fold_numbers needs two') and words in str(e.value)
+    assert str(e.value).startswith('fold_numbers needs at least two') and words in str(e.value)
 
 def test_classes_that_are_named_but_absent_are_no_error():
     with warnings.catch_warnings(action='error'):

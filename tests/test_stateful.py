@@ -135,7 +135,7 @@ def drive(path, n, steps):
     run_state_machine_as_test(Here, settings=rules)
 
 @pytest.mark.filterwarnings('ignore')
-def test_whatever_has_happened_a_learner_trains_as_a_fresh_one(tmp_path): drive(tmp_path, 12, 10)
+def test_whatever_has_happened_a_learner_trains_as_a_fresh_one(tmp_path): drive(tmp_path, 6, 10)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')

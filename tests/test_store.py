@@ -6,7 +6,9 @@ import errno
 import os
 import pickle
 import signal
+import threading
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 
 import numpy as np
@@ -217,6 +219,7 @@ def test_processes_that_write_at_the_same_time():
     # each item once, every look-up counted
     assert s.counts[0,2]==150 and s.used==150*size and s.counts[0,:2].sum()==n*(1+len(ps))
 
+@pytest.mark.slow
 def test_a_process_that_is_spawned_is_handed_the_file():
     s = Store(10_000, [100,100])
     s.put(0, 'a')
@@ -259,3 +262,95 @@ def test_a_lock_left_by_ctrl_c_is_freed():
     s.unlock()
     p.join(10)
     assert p.exitcode==0
+
+def test_a_lock_is_freed_where_ctrl_c_comes_as_it_is_taken(monkeypatch):
+    s,lockf = Store(10_000, [100]),room.fcntl.lockf
+    def interrupted(file, how):
+        lockf(file, how)
+        if how==room.fcntl.LOCK_EX: raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(room.fcntl, 'lockf', interrupted)
+        with pytest.raises(KeyboardInterrupt): s.get(0)
+    p = fork.Process(target=s.get, args=(0,))
+    p.start()
+    p.join(10)
+    assert p.exitcode==0
+
+@pytest.mark.slow
+def test_killed_writers_lose_neither_items_nor_room():
+    "Items are large, so that most are killed while they write"
+    n,x = 6,sized(3_000_000)
+    size = packed_size(pack(x))
+    for k in range(15):
+        s = Store(Store.overhead(n)+n*size, [size]*n)
+        p = fork.Process(target=lambda: [s.put(i, x) for i in range(n)])
+        p.start()
+        while s.head[1]==size and p.is_alive(): pass # until it is about to write
+        time.sleep(.0005*k)
+        os.kill(p.pid, signal.SIGKILL)
+        p.join(10)
+        for i in range(n): s.put(i, x)
+        assert all(s.get(i) is not None and len(unpack(s.get(i)))==len(x) for i in range(n))
+        assert s.used==n*size and s.counts[0,2]==n
+
+@pytest.mark.parametrize('n_done', range(6))
+def test_what_a_killed_process_could_not_note_is_noted_by_the_next(n_done):
+    "Stopped after each of the numbers that are written when an item is noted"
+    size = packed_size(pack(sized(1000)))
+    s = Store(Store.overhead(3)+3*size, [size]*3)
+    s.put(0, sized(1000))
+    class Killed(Exception): pass
+    class Dying:
+        "An array that takes so many writes"
+        left = n_done
+        def __init__(self, array): self.array = array
+        def __getitem__(self, k): return self.array[k]
+        def __setitem__(self, k, value):
+            if Dying.left==0: raise Killed
+            Dying.left -= 1
+            self.array[k] = value
+    plain = s.head,s.at,s.counts
+    s.head,s.at,s.counts = map(Dying, plain)
+    with suppress(Killed): s.put(1, sized(1000))
+    s.head,s.at,s.counts = plain
+    for k in 1,2: s.put(k, sized(1000))
+    assert all(len(unpack(s.get(k)))==1000 for k in range(3)) and s.used==3*size and s.counts[0,2]==3
+
+def alone_in_a_thread(s):
+    "A thread that is alone with the file, and the event after which it leaves"
+    held,leave = threading.Event(),threading.Event()
+    def hold():
+        held.set()
+        leave.wait(60)
+    thread = threading.Thread(target=s.alone, args=(hold,))
+    thread.start()
+    held.wait(60)
+    return thread,leave
+
+def test_a_fork_while_a_thread_is_alone_with_the_file_does_not_hang():
+    s = Store(10_000, [100])
+    thread,leave = alone_in_a_thread(s)
+    p = fork.Process(target=s.get, args=(0,))
+    p.start()
+    p.join(.3)
+    assert p.is_alive() # the thread of the parent is alone
+    leave.set()
+    thread.join(60)
+    p.join(20)
+    hung = p.is_alive()
+    if hung: p.kill()
+    assert not hung and p.exitcode==0
+
+def test_nobody_frees_the_lock_of_another_thread():
+    s = Store(10_000, [100])
+    thread,leave = alone_in_a_thread(s)
+    other = threading.Thread(target=s.unlock)
+    other.start()
+    other.join(.2)
+    p = fork.Process(target=s.get, args=(0,))
+    p.start()
+    p.join(.5)
+    waits = p.is_alive()
+    leave.set()
+    for o in thread,other,p: o.join(20)
+    assert waits and p.exitcode==0

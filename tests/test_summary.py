@@ -7,6 +7,7 @@ import io
 import re
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from fastai_balmix.compare.paper import paper_table, published
+from fastai_balmix.compare.paper import longtailcxr_table, paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
 from fastai_balmix.compare.verdicts import power_sentences, verdict_table
@@ -270,7 +271,8 @@ def test_a_network_that_answered_one_class_to_everything_has_learned_nothing(who
         probs = r.kept[f'{who}.net.2.0',part]['probs']
         for q in probs: probs[q] = np.eye(3)[np.zeros(150, dtype=int)]
     s = summarise(r)
-    words = f'Networks that answered one class to everything: {who}, net, fold 2, seed 0. '
+    title = dict(instance='Plain sampling').get(who, who)
+    words = f'Networks that answered one class to everything: {title}, net, fold 2, seed 0. '
     assert s.notes[0].startswith(words)
     for text in s.to_markdown(),s.to_latex(): assert text.startswith(words)
     assert s._repr_html_().startswith(f'<p><b>{words}')
@@ -326,7 +328,8 @@ def test_missing_runs_are_missing_on_both_sides(made):
     uneven = 'compared without fold 1, seed 1; fold 4, seed 1, as every fold counts with as many seeds.'
     assert f'net, other: {uneven}' in s.notes
     assert 'net, other: without fold 2, seed 1. Methods are compared on what both have.' in s.notes
-    assert 'net, instance: without fold 3, seed 0; fold 3, seed 1. Methods are compared on what both have.' in s.notes
+    lost = 'without fold 3, seed 0; fold 3, seed 1. Methods are compared on what both have.'
+    assert f'net, Plain sampling: {lost}' in s.notes
     assert 'Failed: other, net, fold 2, seed 1: RuntimeError: out of memory' in s.notes
     assert not any('third' in o for o in s.notes)
     # scores are of all runs a method has
@@ -342,13 +345,14 @@ def test_nothing_in_common_and_nothing_to_compare_with():
         return (~other | (d.fold>2)) & (~baseline | (d.fold<=2)) & ((d.arch=='net') | ~baseline)
     s = summarise(r.where(kept), metrics='mcc')
     assert set(s.differences.method)=={'third'} and set(s.differences.arch)=={'net'}
-    assert 'net, other: no run in common with instance, so it is not compared.' in s.notes
-    assert 'wide: without instance, so nothing is compared.' in s.notes
+    assert 'net, other: no run in common with plain sampling, so it is not compared.' in s.notes
+    assert 'wide: without plain sampling, so nothing is compared.' in s.notes
     assert 'net, third: no run' not in ' '.join(s.notes)
     alone = summarise(r.where(lambda d: d.method=='instance'))
     assert alone.sentences==[] and len(alone.differences)==0 and len(alone.tables())==6
     assert 'q' in alone.differences
-    for o in alone.to_markdown(),alone.to_latex(),alone.to_csv(),alone._repr_html_(): assert 'instance' in o
+    for o in alone.to_markdown(),alone.to_latex(),alone._repr_html_(): assert 'Plain sampling' in o
+    assert 'instance' in alone.to_csv()
 
 def test_many_missing_runs_are_counted():
     r = Made(dict(instance=.5, other=.7), seeds=range(4))
@@ -452,7 +456,7 @@ def test_the_chosen_one_is_compared_as_any_other():
         'balmix_9']
     first = s.differences[s.differences.point=='train prevalence']
     close(first.q, np.minimum(1, 2*5*first.p))
-    assert any(o.startswith('balmix_chosen') and 'the selection split' in o for o in s.notes)
+    assert any(o.startswith('Balanced-MixUp, α chosen') and 'the selection split' in o for o in s.notes)
     assert 'balmix_chosen' not in set(r.df.method)
 
 def test_ties_go_to_the_smaller_alpha_and_undefined_scores_lose():
@@ -485,7 +489,7 @@ def test_where_there_is_a_choice():
     want = [max(reference('mcc', *r.by_path(f'balmix_0.{i}.net.{f}.0', 'report', 'as trained')[:2])
         for i in (1,2,3)) for f in (1,2,3)]
     close(s.table.query("method=='balmix_chosen' and point=='as trained'").mcc_mean, [np.mean(want)], 1e-6)
-    assert any(o.startswith('balmix_chosen') and 'too good' in o for o in s.notes)
+    assert any(o.startswith('Balanced-MixUp, α chosen') and 'too good' in o for o in s.notes)
 
 # ------------------------------------------------------------------ words
 
@@ -720,12 +724,12 @@ def test_a_summary_in_every_form(tmp_path):
     row = s.table.iloc[0]
     assert first[0]==['method','runs','MCC: median','mean (95 %)','balanced accuracy: median','mean (95 %)',
         'macro-F1: median','mean (95 %)']
-    assert first[1][:4]==['instance','4 folds',f'{100*row.mcc_median:.2f}',
+    assert first[1][:4]==['Plain sampling','4 folds',f'{100*row.mcc_median:.2f}',
         f'{100*row.mcc_mean:.2f} ({100*row.mcc_low:.2f} to {100*row.mcc_high:.2f})']
     o,cell = s.differences.iloc[0],s.tables()[3].cells['as trained'][0]
     assert cell.startswith(f'{100*o["diff"]:+.2f} ({100*o.low:+.2f} to {100*o.high:+.2f}), q ')
     assert cell.endswith(f', {o.shown}' if o.shown else cell[-3:])
-    differences = [f'{m} less that of instance, in points (95 % interval)'
+    differences = [f'{m} less that of plain sampling, in points (95 % interval)'
         for m in ('MCC','balanced accuracy','macro-F1')]
     assert [t.caption.split(': ')[1] for t in s.tables()]==['as trained','at the training prevalence',
         'under the balanced prior',*differences]
@@ -848,6 +852,36 @@ def test_what_the_paper_s_tables_say_of_the_runs_beside_them():
     for o in must: assert o in notes
     assert 'apart from it' in ' '.join(paper_table(Made({'instance':.7}, archs=(BIT,), data='hyper_kvasir'), 3).notes)
 
+# Balanced accuracy on NIH-CXR-LT and MIMIC-CXR-LT, written down a second time
+CHEST_XRAYS = dict(
+    instance=(.115,.169), mixup=(.118,.176), tau_norm=(.214,.230), class_balanced_loss=(.269,.227),
+    weighted_ldam_drw=(.289,.275), crt=(.294,.296)) | {'balmix_0.2':(.155,.168)}
+
+def test_figures_of_chest_x_rays_are_those_published():
+    df = published('longtailcxr')
+    assert [*df.columns]==[*published(1).columns] and {*df.metric}=={'balanced_accuracy'}
+    v = df.pivot(index='method', columns='data', values='value')[['nih_cxr_lt','mimic_cxr_lt']]
+    assert v.shape==(15,2) and v.notna().all(axis=None) and (df.value*10%1<1e-9).all()
+    for method,(nih,mimic) in CHEST_XRAYS.items(): close(v.loc[method], [100*nih,100*mimic], 1e-9)
+    # What the authors print bold, and what they underline
+    for _,column in v.items(): assert [*column.nlargest(2).index]==['crt','weighted_ldam_drw']
+
+def test_pages_show_the_published_figures_of_chest_x_rays():
+    v = published('longtailcxr').pivot(index='method', columns='data', values='value')
+    root = Path(__file__).resolve().parent.parent
+    for page,n in ('README.md',4),('docs/pages/which_method.md',7):
+        text = (root/page).read_text(encoding='utf-8').partition('NIH-CXR-LT | MIMIC-CXR-LT |')[2].partition('\n\n')[0]
+        rows = [re.findall(r'\d+\.\d', o.partition('|')[2].partition('|')[2]) for o in text.splitlines()]
+        rows = [tuple(map(float, o)) for o in rows if o]
+        assert len(rows)==n and {*rows} <= {*v[['nih_cxr_lt','mimic_cxr_lt']].itertuples(index=False, name=None)}
+
+def test_the_table_of_chest_x_rays_says_what_it_is():
+    t = longtailcxr_table()
+    assert t.cells.columns.tolist()==['','NIH-CXR-LT','MIMIC-CXR-LT'] and len(t.cells)==15
+    assert t.cells.iloc[12].tolist()==['Balanced-MixUp','15.5','16.8']
+    notes = ' '.join(t.notes)
+    for o in 'Holste','Nothing of it was measured here',NOT_LEARNED,'α = 0.2','one run each': assert o in notes
+
 # ------------------------------------------------------------------ bad arguments
 
 GOOD = Made(dict(instance=.6, other=.7), n=12, metrics=METRICS)
@@ -891,7 +925,7 @@ def wrong_labels(run, part):
         "Got results of made instead."),
     (lambda: paper_table(GOOD, 3), "must be of hyper_kvasir, the data of the paper's table 3."),
     (lambda: paper_table(GOOD, 4), "The 'number' parameter of paper_table must be 1, 2 or 3. Got 4 instead."),
-    (lambda: published(0), "The 'table' parameter of published must be 1, 2 or 3. Got 0 instead.")])
+    (lambda: published(0), "The 'table' parameter of published must be 1, 2, 3 or 'longtailcxr'. Got 0 instead.")])
 def test_bad_arguments_are_told_so(call, words):
     with pytest.raises(ValueError) as e: call()
     assert words in str(e.value)
@@ -907,19 +941,18 @@ def planned(methods=('instance','class'), folds=(1,2,3), seeds=(0,), monitor='mc
 
 def test_power_is_said_before_training():
     said = power_sentences(planned())
-    assert len(said)==2 and said[0].startswith('100 images of 3 classes, 10 of the rarest, can at best show')
     best = 100*least_difference('mcc', [60,30,10])
-    assert f'of {np.ceil(best):.0f} points of MCC or more' in said[0]
     more = 100*least_difference('mcc', [60,30,10], n_seeds=2)
-    assert said[1]==f'With --seeds 2 (seeds=2) it would be {np.ceil(more):.0f} points.'
-    assert '--seeds 3' in power_sentences(planned(seeds=(0,1)))[1]
+    best,more = (f'{np.ceil(o):.0f}' for o in (best,more))
+    assert said==[f'It can show differences of {best} points of MCC at best ({more} with 2 seeds).']
+    assert 'with 3 seeds' in power_sentences(planned(seeds=(0,1)))[0]
     assert power_sentences(planned(methods='abcde'))!=said
-    assert power_sentences(planned(counts=(6000,3000,1000)))[0].startswith('10,000 images')
+    assert power_sentences(planned(counts=(6000,3000,1000)))!=said
 
 def test_what_cannot_be_compared_is_said_before_training():
-    assert power_sentences(planned(folds=(2,))) == [
-        'One run each: nothing can be concluded about methods. Plan a second seed: --seeds 2, or seeds=2.']
-    assert len(power_sentences(planned(folds=(2,), seeds=(0,1))))==2
+    one = 'One run each shows nothing about methods: train two seeds or more.'
+    assert power_sentences(planned(folds=(2,)))==[one]
+    assert 'with 3 seeds' in power_sentences(planned(folds=(2,), seeds=(0,1)))[0]
     assert power_sentences(planned(methods=['instance']))==[]
     assert power_sentences(planned(monitor='brier'))==[]
     assert 'can hardly show any difference' in power_sentences(planned(counts=(2,1,1), folds=(1,2)))[0]

@@ -85,28 +85,37 @@ def test_notebook_is_saved_with_outputs(nb):
     assert not [o for o in outs if o['output_type']=='error'], f'{nb} was saved with an error'
 
 
-def width(nb):
-    "Columns that a notebook's code may have: a page of the site shows 95 without scrolling"
-    return 95 if nb=='nbs/index.ipynb' or nb.startswith('nbs/tutorials/') else 120
+def is_shown(cell):
+    "Does a page of the site show a cell's code?"
+    hiding = r'^#\|[ \t]*(export|exporti|exports|hide|default_exp|echo: false|include: false)\b'
+    return not re.search(hiding, ''.join(cell['source']), flags=re.MULTILINE)
 
 
-def wide_lines(cells, limit):
+def width(nb, cell):
+    "Columns that code may have: a page of the site shows 95 without scrolling"
+    return 95 if is_shown(cell) or nb.startswith(('nbs/index.ipynb','nbs/tutorials/')) else 120
+
+
+def wide_lines(cells, nb):
     "Lines of code that are too wide; a directive, such as the description of a figure, must stay on one line"
-    sources = [''.join(o['source']) for o in cells if o['cell_type']=='code']
-    return [o for s in sources for o in s.splitlines() if len(o)>limit and not o.startswith('#|')]
+    lines = [(o, width(nb, c)) for c in cells if c['cell_type']=='code' for o in ''.join(c['source']).splitlines()]
+    return [o for o,limit in lines if len(o)>limit and not o.startswith('#|')]
 
 
 @pytest.mark.parametrize('nb', notebooks)
 def test_code_fits_its_page(nb):
-    wide = wide_lines(json.loads(read(nb))['cells'], width(nb))
-    assert not wide, f'{nb} has lines of over {width(nb)} columns: {wide}'
+    wide = wide_lines(json.loads(read(nb))['cells'], nb)
+    assert not wide, f'{nb} has lines of over 95 columns that its page shows, or of over 120: {wide}'
 
 
 def test_wide_lines_are_found():
-    code = dict(cell_type='code', source=['#| fig-alt: long\n', 'x = 12\n', 'y = 1'])
-    cells = [code, dict(cell_type='markdown', source='longer')]
-    assert wide_lines(cells, 5)==['x = 12']
-    assert [*map(width, ('nbs/index.ipynb', 'nbs/tutorials/x.ipynb', 'nbs/loaders/x.ipynb'))]==[95,95,120]
+    def cell(*source): return dict(cell_type='code', source=[f'{o}\n' for o in source])
+    wide = 'x'*96
+    cells = [cell('#| fig-alt: long '+wide, 'y = 1', wide), dict(cell_type='markdown', source=wide)]
+    assert wide_lines(cells, 'nbs/loaders/x.ipynb')==[wide]
+    hidden = [cell('#| hide', wide)]
+    assert not wide_lines(hidden, 'nbs/loaders/x.ipynb') and wide_lines(hidden, 'nbs/tutorials/x.ipynb')==[wide]
+    assert wide_lines([cell('#| export', 'x'*121)], 'nbs/loaders/x.ipynb')
 
 
 # Style
@@ -119,9 +128,9 @@ def test_style_holds():
 
 # README
 
-def blocks(lang):
-    "Code blocks of README in one language"
-    return re.findall(rf'^```{lang}\n(.*?)^```$', read('README.md'), flags=re.MULTILINE|re.DOTALL)
+def blocks(lang, file='README.md'):
+    "Code blocks of a page in one language"
+    return re.findall(rf'^```{lang}\n(.*?)^```$', read(file), flags=re.MULTILINE|re.DOTALL)
 
 
 def readme_module():
@@ -139,6 +148,33 @@ def test_readme_is_made_from_index(tmp_path):
     assert made==read('README.md'), 'README.md is not what nbs/index.ipynb makes: run `make readme`'
     new,old = ({p.name: p.read_bytes() for p in d.glob('index-*')} for d in (tmp_path, root/'docs'/'images'))
     assert new==old, 'docs/images is not what nbs/index.ipynb makes: run `make readme`'
+
+
+def sentences(md):
+    "Sentences of a page's prose, without code, tables and addresses; an item of a list is one"
+    md = re.sub(r'^```.*?^```$|^\|.*$|<!--.*?-->|!\[.*?\]', '', md, flags=re.MULTILINE|re.DOTALL)
+    md = re.sub(r'\]\([^)]*\)', ']', md)
+    paragraphs = re.split(r'\n\s*\n|\n(?=- |#|> )', md)
+    return [o for text in paragraphs for o in re.split(r'(?<=[.!?:])\s+', ' '.join(text.split())) if o]
+
+
+def test_sentences_of_readme_are_short():
+    long = [o for o in sentences(read('README.md')) if len(o.split())>25]
+    assert not long, long
+    found = sentences('# a b\n\nOne two.\nThree: four\n\n- five\n- six\n|x y|\n')
+    assert [len(o.split()) for o in found]==[3,2,1,1,2,2]
+
+
+def test_readme_begins_with_what_it_is_a_picture_code_and_commands():
+    text = read('README.md')
+    order = ['# fastai_balmix', '![', '](docs/images/report.png)', '```python', '| epoch |', '```sh', '## What it does',
+             '## Does it help on your data?', '## What to expect', '## Where to read on']
+    places = [text.index(o) for o in order]
+    assert places==sorted(places)
+    first_screen = text[:text.index('## What it does')]
+    assert len(blocks('sh'))==3 and first_screen.count('```sh')==2
+    score = float(re.search(r'\| balanced_acc \|.*\n.*\n\| 11 \|(?: [\d.]+ \|){3} ([\d.]+) \|', text)[1])
+    assert score>.7
 
 
 def test_readme_links_lead_somewhere():
@@ -166,12 +202,13 @@ def test_readme_names_the_minimum_python():
 
 
 def test_readme_commands_are_the_ones_in_use():
-    sh = [o.strip() for o in blocks('sh')]
-    demo,test = [o for o in sh if 'pip install' in o]
+    (demo,) = [o.strip() for o in blocks('sh') if 'pip install' in o]
+    test = blocks('sh', 'CONTRIBUTING.md')[0].strip()
     for o in demo,test: assert '\n' not in o
+    assert test.endswith("pip install -e '.[dev]' && .venv/bin/pytest")
     assert demo.endswith('.venv/bin/' + cfg['console_scripts'].split('=')[0])
-    for f in '.ci/run','CONTRIBUTING.md','.github/workflows/test.yml':
-        assert test in [o.strip() for o in read(f).splitlines()], f'{f} does not run what README says'
+    for f in '.ci/run','.github/workflows/test.yml':
+        assert test in [o.strip() for o in read(f).splitlines()], f'{f} does not run what CONTRIBUTING.md says'
 
 
 # Every file

@@ -80,21 +80,21 @@ def test_a_column_with_a_gap_is_no_other_data(tmp_path):
 def test_a_missing_patient_is_an_error_or_stands_alone(lost):
     groups = pd.Series(['p1','p1',lost,lost,'p2','p2'], dtype=object)
     word = f" \\('{re.escape(lost)}'\\)" if isinstance(lost, str) and lost.strip() else ''
-    words = (f'ImageData needs a group of each image, such as its patient, but 2 of 6 have none{word}, first in row '
-             "2. With missing_group='own' each of them stands for itself.")
+    words = (f'ImageData needs a group for each image, such as its patient, but 2 of 6 have none{word}, first in row '
+             "2. With missing_group='own' each of them becomes a group of its own.")
     with pytest.raises(ValueError, match=words): made('ababab', group=groups)
     data = made('ababab', group=groups, missing_group='own')
     assert data.groups.tolist()==['p1','p1','2.png','3.png','p2','p2']
     assert len(data.notes)==1
-    assert re.fullmatch(f'2 of 6 images have no group{word}. Each of them stands for itself.', data.notes[0])
+    assert re.fullmatch(f'2 of 6 images have no group{word}. Each of them is a group of its own.', data.notes[0])
     assert data.notes[0] in data.summary() and 'Groups: 4, of 1 to 2 images' in data.summary()
     again = data.subset([0,1,2,5])
     assert again.notes==data.notes and again.groups.tolist()==['p1','p1','2.png','p2']
     for deal in lambda g: fold_numbers([0,1]*3, g, 2),lambda g: split_off([0,1]*3, g, .5):
-        with pytest.raises(ValueError, match="one value for each item. Got .* at index 2"): deal(groups)
-        with pytest.raises(ValueError, match="one value for each item. Got .* at index 2"): deal(groups.tolist())
+        with pytest.raises(ValueError, match="a known group for each item. Got .* at index 2"): deal(groups)
+        with pytest.raises(ValueError, match="a known group for each item. Got .* at index 2"): deal(groups.tolist())
     if word:
-        with pytest.raises(ValueError, match=f"Got {word[3:-2]} at index 2, which says"):
+        with pytest.raises(ValueError, match=f"Got {word[3:-2]} at index 2, which stands for"):
             split_off([0,1]*2, ['a','b',lost,'c'])
     with pytest.raises(ValueError, match="Got .* at index 2"): check_groups(groups, ['a']*6, 'x')
 
@@ -110,9 +110,9 @@ def test_bad_ways_with_missing_groups():
 
 def test_patients_with_names_alike_are_mentioned():
     text = made('ab'*4, group=['p1','p2','P1','p3','p03','p4','p10','x']).summary()
-    assert "Groups counted apart although their names are alike: 'p1' and 'P1' (2 such groups)." in text
+    assert "Groups counted apart although their names are similar: 'p1' and 'P1' (2 such groups)." in text
     assert 'alike' not in made(group=['p1','p2','p10','p20']).summary()
-    assert alike_groups(['a 1','a1'])=="Groups counted apart although their names are alike: 'a 1' and 'a1'."
+    assert alike_groups(['a 1','a1'])=="Groups counted apart although their names are similar: 'a 1' and 'a1'."
 
 @given(st.lists(st.one_of(st.integers(0, 5), st.integers(0, 5).map(float), st.integers(0, 5).map(str)), min_size=1))
 def test_whatever_the_type_a_number_is_its_text(groups):

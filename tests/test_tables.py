@@ -119,7 +119,7 @@ def test_columns_of_labels_in_disorder(tmp_path):
     fn = isic(tmp_path, 'I9,2,0.0,0.0')
     refused(fn, "0 or 1 in the columns of labels, but t.csv, column 'MEL', row 11, has "
                 "'2'", path='image', labels=classes)
-    refused(fn, "'label' parameter of from_csv must be left out where `labels` is given. Got 'NV'", label='NV',
+    refused(fn, "'label' parameter of from_csv must be left out if `labels` is given. Got 'NV'", label='NV',
             labels=classes)
     refused(fn, "'labels' parameter of from_csv must be a list of columns", path='image', labels='MEL')
     refused(fn, "needs a column 'NW' in t.csv. Did you mean 'NV'?", path='image', labels=['MEL','NW'])
@@ -209,7 +209,7 @@ def test_what_is_not_said_is_asked_for(tmp_path):
     data = from_csv(fn, **asked, ordered=True, vocab=grades, group='Patient')
     assert data.vocab==grades and not data.missing and data.df.split.tolist()==['train']*8+['test']*4
     assert data.notes==[
-        "t.csv is no UTF-8 and is read as cp1252, such as 'unauffällig'.",
+        "t.csv is not UTF-8 and is read as cp1252, such as 'unauffällig'.",
         r'12 paths are written with \ and read with /, such as Bilder/P0/0.JPG for Bilder\P0\0.JPG.',
         "t.csv, column 'Teil': 'Training' is read as 'train', 'Prüfung' is read as 'test'."]
     again(data)
@@ -222,7 +222,7 @@ def test_encodings(tmp_path, encoding, sep):
     fn = table(tmp_path, 'path,label,x', 'a.png,mäßig,"1"', 'b.png,gut,"2"', sep=sep, encoding=encoding)
     data = from_csv(fn)
     assert data.vocab==['gut','mäßig']
-    assert data.notes==(["t.csv is no UTF-8 and is read as cp1252, such as 'mäßig'."] if encoding=='cp1252' else [])
+    assert data.notes==(["t.csv is not UTF-8 and is read as cp1252, such as 'mäßig'."] if encoding=='cp1252' else [])
 
 def test_excel_and_parquet(tmp_path):
     df = pd.DataFrame(dict(path=['a.png','b.png'], label=[0,1], ok=[True,None], age=[1.5,None]))
@@ -320,8 +320,8 @@ def test_no_part_to_train_on(tmp_path):
     fn = parted(tmp_path, 'part', ['Trainn','Trainn','test'])
     refused(fn, "must name values of t.csv, column 'part'. Got 'train' "
                 "instead", split='part', parts=dict(train='train'))
-    refused(fn, "'parts' parameter of from_csv must be None where `split` names no "
-                "column", parts=dict(train='Trainn'))
+    refused(fn, "'parts' parameter of from_csv must be None unless `split` names "
+                "a column", parts=dict(train='Trainn'))
 
 # Patients
 

@@ -93,7 +93,7 @@ readings = dict(
     systems=(['a/1.png','b/2.png','__MACOSX/a/1.png','@eaDir/x.jpg','b/Thumbs.db','a/.ipynb_checkpoints/1.png',
               'a/._1.png','$RECYCLE.BIN/c/1.png','lost+found/1.png'], {}, {}, []),
     sites=(['x/a/1.png','x/b/2.png','y/a/3.png','y/b/4.png'], {}, {'x/a/1.png': ('x',None)},
-           ["Each class holds the folders 'a', 'b', which are not looked at. If these are the classes, 'x', 'y' are "
+           ["Each class holds the folders 'a', 'b', which are ignored. If these are the classes, 'x', 'y' are "
             'parts: state them by `parts`.']),
     one_class=(['scans/p1/1.png','scans/p2/2.png'], dict(vocab=['scans']), {'scans/p1/1.png': ('scans',None)}, []),
     likely_but_flat=(['test_positive/1.png','test_negative/2.png'], {},
@@ -139,10 +139,10 @@ refusals = dict(
         "The 'parts' parameter of from_folder_table must name folders with images. Got 'Train' instead. Did you mean "
         "'train'"),
     unknown_key=(['train/a/1.png'], dict(parts=dict(training_set_b='x')), "must be a dict such as"),
-    a_part_in_a_part=(['val/train/1.png','val/a/2.png'], {}, "inside a part there is 'train', called as a part"),
+    a_part_in_a_part=(['val/train/1.png','val/a/2.png'], {}, "inside a part there is 'train', named like a part"),
     words=(['mild/1.png','none/1.png'], dict(ordered=True),
-        "must name the grades in their order: only numbers, such as in 'grade 10', have one. Copy this line and put "
-        "the names of"),
+        "must list the grades from low to high, as only numbers, such as 'grade 10', have an order. Copy this line and "
+        "put the names of"),
 )
 
 @pytest.mark.parametrize('case', refusals)
@@ -165,14 +165,14 @@ def test_a_circle_of_links_ends(tmp_path):
     (tmp_path/'b'/'up').symlink_to(tmp_path)
     (tmp_path/'self').symlink_to('self')
     data = from_folder_table(tmp_path)
-    assert len(data)==2 and data.notes==['The link b/up leads back to a folder above it, and is not followed.',
-                                         'The link self leads to itself, and is not followed.']
+    assert len(data)==2 and data.notes==['The link b/up leads back to a folder above it and is not followed.',
+                                         'The link self leads to itself and is not followed.']
 
 def test_one_folder_under_two_names_is_said(tmp_path):
     grow(tmp_path, 'a/1.png', 'b/2.png')
     (tmp_path/'c').symlink_to(tmp_path/'b')
     data = from_folder_table(tmp_path)
-    assert data.vocab==['a','b','c'] and 'b and c are one folder: each of its images is there twice.' in data.notes
+    assert data.vocab==['a','b','c'] and 'b and c are one folder: each of its images is counted twice.' in data.notes
 
 def test_a_link_to_nowhere_is_an_image_that_is_missing(tmp_path):
     grow(tmp_path, 'a/1.png', 'b/2.png')

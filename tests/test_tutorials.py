@@ -29,9 +29,30 @@ def test_links_of_a_tutorial_lead_somewhere(path):
     links = re.findall(r'\]\(([^)\s#:]+)(?:#[^)]*)?\)', '\n'.join(markdown(path)))
     assert not [o for o in links if not (path.parent/o).exists()]
 
-def test_every_tutorial_is_in_the_readme():
+@pytest.mark.parametrize('path', sorted(folder.glob('*.ipynb')), ids=lambda p: p.stem)
+def test_hidden_cells_of_a_tutorial_are_collapsed_in_jupyter(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    hidden = [c for c in cells if ''.join(c['source']).startswith('#| hide')]
+    shown = [''.join(c['source'])[:80] for c in hidden if not c['metadata'].get('jupyter', {}).get('source_hidden')]
+    assert hidden and not shown, 'give these cells the metadata {"jupyter": {"source_hidden": true}}'
+
+raw_list = re.compile(r'\[0, [\d.]+(?:, [\w.\':]+){3,}') # what fastai prints of an epoch without a table
+
+@pytest.mark.parametrize('path', sorted(folder.glob('*.ipynb')), ids=lambda p: p.stem)
+def test_a_tutorial_shows_tables_and_no_lists_of_numbers(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    texts = [''.join(o.get('text', '')) for c in cells if c['cell_type']=='code' for o in c['outputs']]
+    assert not [t for t in texts if raw_list.search(t)], 'leave out `learn.no_bar()`'
+
+def test_a_list_of_numbers_is_seen():
+    assert raw_list.search("[0, 0.933, 0.919, 0.0, '00:01']") and raw_list.search('[0, 1.1, 2.2, 3.3, None]')
+    assert not raw_list.search('epoch  train_loss\n0      0.933  0.919  00:01')
+
+def test_readme_leads_to_tutorials_and_the_site_to_all():
     text = (root/'README.md').read_text(encoding='utf-8')
-    assert not [p.name for p in folder.glob('*.ipynb') if f'(nbs/tutorials/{p.name})' not in text]
+    assert all(f'(nbs/tutorials/{p.name})' in text for p in tutorials[:2])
+    nav = (root/'docs'/'mkdocs.yml').read_text(encoding='utf-8')
+    assert not [p.stem for p in folder.glob('*.ipynb') if f'tutorials/{p.stem}.md' not in nav]
 
 # The comparison on Fashion-MNIST
 
@@ -70,3 +91,10 @@ def test_nothing_of_one_machine_is_kept():
     text = '\n'.join(p.read_text() for p in files)
     assert '/root' not in text and '/home' not in text and 'host' not in text
     assert sum(p.stat().st_size for p in folder.glob('fashion/*'))<300_000
+
+def test_the_guide_says_what_each_method_is_for():
+    from fastai_balmix.compare.names import described
+    text = (root/'docs'/'pages'/'which_method.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (`.+?) \|', text.partition('## Every method by name')[2], re.M)
+    named = [o for row in rows for o in re.findall(r'`([^`]+)`', row)]
+    assert sorted(named)==sorted(described)

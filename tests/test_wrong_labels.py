@@ -370,7 +370,7 @@ def test_counting_changes_no_state_and_opens_nothing(case):
 @pytest.mark.parametrize('sampler', [Secret, Opens])
 def test_what_is_not_known_must_be_stated(sampler):
     dls = dls_of(lambda ds: torch_loader(ds, sampler(ds)))
-    words = f"The 'drawn' parameter of nominal_prior must be the share of each class .*, as {sampler.__name__} does not"
+    words = f"The 'drawn' parameter of nominal_prior must be the share of each .*, as {sampler.__name__} states none"
     with pytest.raises(ValueError, match=words): nominal_prior(dls)
     assert dls.train.dataset.opened==[] and alarms(dls)==[]
     assert nominal_prior(dls, drawn=[.4,.3,.2,.1]).tolist()==[.4,.3,.2,.1]

@@ -255,7 +255,7 @@ def _as_rank(rank, world_size, port, func, args):
     # (PyTorch 2.6).
     return func(rank, *args)
 
-def on_ranks(world_size, func, *args, timeout=300):
+def on_ranks(world_size, func, *args, timeout=900):
     "Results of `func(rank, *args)` in processes joined over gloo, or an `ExceptionGroup` of their errors"
     pytest.importorskip('accelerate')
     port = free_port()

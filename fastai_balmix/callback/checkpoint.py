@@ -8,7 +8,7 @@ fastai's `SaveModelCallback` does: in the end the network has the weights of the
 ```python
 def fit(path, *cbs):
     set_seed(1)
-    learn = Learner(digits_lt(seed=1), small_net(10), metrics=imbalance_metrics())
+    learn = Learner(digits_lt(size=16, seed=1), small_net(10), metrics=imbalance_metrics())
     cbs = [BalancedMixUp(seed=1), Checkpoint(path, monitor='mcc'), *cbs]
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6, 1e-2, cbs=cbs)
     return learn
@@ -35,9 +35,10 @@ from fastai.basics import *
 from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from ..checks import bad_argument,check
-from ..files import write_file
+from ..files import replacing
 from ..loaders.labels import item_loader
 from ..loaders.extend import generator_types
+from .nested import KeepsPlace
 from .recipe import fit_recipe,recipe_difference
 
 # %% ../../nbs/callback/checkpoint.ipynb #f9c65cb5
@@ -137,8 +138,22 @@ def _loadable(x):
     if isinstance(x, list | L): return [*map(_loadable, x)]
     return x.item() if isinstance(x, np.generic) else x
 
+class _Counted(io.RawIOBase):
+    "Counts what is written, and keeps nothing"
+    n = 0
+    def writable(self): return True
+    def write(self, data):
+        self.n += len(data)
+        return len(data)
+
+def _saved_size(state):
+    "Bytes of a file that holds a state, for the error of a full disk"
+    counted = _Counted()
+    torch.save(state, counted)
+    return counted.n
+
 # %% ../../nbs/callback/checkpoint.ipynb #3051a5e2
-class Checkpoint(Callback):
+class Checkpoint(KeepsPlace):
     """Write after each epoch, to one file, all that the rest of a fit depends on, and resume from that file.
 
     A fit resumes if the file exists. In the end the network has the weights of the best epoch: that
@@ -194,6 +209,7 @@ class Checkpoint(Callback):
     def _read(self):
         "What the file holds, or None"
         if not self.path.exists(): return None
+        check(self.path.is_file(), 'path', 'Checkpoint', 'a file, or the name of a new one', repr(str(self.path)))
         data = io.BytesIO(self.path.read_bytes()) # a file that may not be read is not damaged
         try: state = torch.load(data, map_location='cpu', weights_only=True)
         except Exception: # a damaged file has many errors
@@ -285,9 +301,7 @@ class Checkpoint(Callback):
             grads=[p.grad for p in self._params()] if waiting else [], counts=[cb.count for cb in waiting],
             cbs={name: cb.state_dict() for name,cb in self._with_state()},
             smooth=(smooth.count,float(smooth.val)), random=self.random)
-        data = io.BytesIO()
-        torch.save(state, data)
-        write_file(self.path, data.getvalue())
+        with replacing(self.path, lambda: _saved_size(state)) as f: torch.save(state, f)
 
     def after_fit(self):
         self.seconds = self.before + time.perf_counter()-self.start

@@ -2,7 +2,7 @@
 
 `BalancedMixUp`, after *Balanced-MixUp for Highly Imbalanced Medical Image Classification* ([Galdran, Carneiro and
 González Ballester, MICCAI 2021](https://doi.org/10.1007/978-3-030-87240-3_31)). Each image of an ordinary batch is
-mixed with one from a class-balanced draw, and so is its label.
+mixed with a class-balanced one, and so is its label.
 
 λ, `lam` in the code, is the weight of the **class-balanced** image: x̂ = (1-λ)·x_I + λ·x_C and the same for labels,
 with λ ~ Beta(α, 1). Equation 3 of the paper prints λ and 1-λ the other way round, which would give the balanced image
@@ -30,7 +30,8 @@ from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
 from ..loaders.labels import train_loader
 from ..loaders.weighted import loader_sampler
-from ..loaders.pairing import check_inputs,check_kept_labels,mix_pairs,pair_loader,Paired,split_pairs
+from ..loaders.pairing import check_inputs,check_kept_labels,mix_pairs,pair_loader,split_pairs
+from .nested import KeepsPlace
 
 # %% ../../nbs/callback/mixup.ipynb #371714b3
 def rank_rng(
@@ -40,6 +41,13 @@ def rank_rng(
     "A generator for one fit, different on each rank"
     if seed is None: seed = np.random.randint(2**31)
     return np.random.default_rng([seed, vars(dl).get('rank', 0)])
+
+def stage_in_force(
+    learn # A learner
+): # A callback, or None
+    "The callback that has another loss or no mixing in this epoch of training, such as `Deferred`"
+    if not learn.training: return None
+    return next((cb for cb in learn.cbs if getattr(type(cb), 'defers', False) and cb.begun), None)
 
 def takes_soft(loss_func):
     "Does `loss_func` take a distribution over the classes for each item?"
@@ -64,14 +72,14 @@ class PassCount:
 
 # %% ../../nbs/callback/mixup.ipynb #d3de05cd
 class ItemCounts:
-    "What the reduction of a loss counts an item of each class as: 1, the weight of the class, 0 if it is ignored"
+    "Weight of an item of each class in the mean of a loss: 1, the class weight, or 0 if the class is ignored"
     def __init__(self,
         loss_func, # The loss
-        pred, # Outputs for a batch, of which only shape and type matter
-        yb, # Targets of the batch: classes, or rows of labels or shares, of which the first stands for all
-        n_classes:int # Classes to ask for, where targets are classes
+        pred, # Outputs for a batch; only shape and type matter
+        yb, # Targets of the batch: classes, or rows of labels or shares, of which the first is used
+        n_classes:int # Number of classes, if targets are classes
     ):
-        y = yb[0]
+        self.loss_func,y = loss_func,yb[0]
         self.of_classes = y.ndim==1 or y.shape[1]==1
         def ask(loss_func, target, n=1):
             def repeat(o): return torch.cat([o[:1]]*n)
@@ -83,7 +91,7 @@ class ItemCounts:
             with NoneReduce(loss_func) as unreduced: values = [ask(unreduced, o) for o in targets]
             own = torch.stack([o.sum() for o in values])
             counts = torch.where(reduced.isnan() & (own==0), 0., own/reduced)
-            # 0/0 tells nothing; a mean is one over all values
+            # 0/0 has no information; a mean is 1 over the number of values
             self.counts = torch.where(counts.isfinite(), counts, values[0].numel())
             known = (reduced.isfinite() & (reduced!=0)).nonzero().flatten().tolist()
             # Does the loss add up, so that two items lose twice as much as one?
@@ -94,7 +102,7 @@ class ItemCounts:
         y:Tensor, # Targets of the items
         y1:Tensor # Targets of their partners
     ): # A number
-        "What the loss of a mixed batch is divided by"
+        "The divisor for the loss of a mixed batch"
         if self.adds: return self.counts.max()
         if not self.of_classes: return len(lam)*self.counts[0]
         total = ((1-lam)*self._count(y) + lam*self._count(y1)).sum()
@@ -107,7 +115,7 @@ class ItemCounts:
         return torch.where((y<0) | (y>last), 0., self.counts[y.clamp(0, last)])
 
 # %% ../../nbs/callback/mixup.ipynb #c80294e0
-class MixedLoss(Callback):
+class MixedLoss(KeepsPlace):
     """Base of callbacks that mix each item of a batch with a partner: the loss for both labels, by the learner's loss.
 
     A subclass defines `mix_batch`, which sets `yb1`, the partners' targets, and `lam_y`, the weight
@@ -117,10 +125,21 @@ class MixedLoss(Callback):
     order = -2
     yb1,lam_y = None,0.
     _in_work = _asked = _warned = False
-    _passes = _hook = _counts = None
-    # They belong to a batch or a fit, and are not pickled
+    _passes = _hook = _counts = _own_dl = None
+    # State of a batch or a fit, which is not pickled
     _stateattrs = ('yb1','_in_work','_asked','_warned','_passes','_hook', # type: ignore[assignment]
-                   '_counts')
+                   '_counts','_own_dl',*KeepsPlace._stateattrs)
+
+    @property
+    def _loss_now(self):
+        "The loss of the batch in work: the learner's, or one that has taken over"
+        stage = stage_in_force(self.learn)
+        return self.learn.loss_func if stage is None or stage.loss_func is None else stage.loss_func
+
+    def _rests(self):
+        "Has mixing ended in this fit?"
+        stage = stage_in_force(self.learn)
+        return stage is not None and not stage.mix
 
     def _start(self, per_item):
         "Checks before the first batch; sets `rng`"
@@ -142,7 +161,7 @@ class MixedLoss(Callback):
         self._warned = False
         self._stop_watching()
         self._passes = PassCount()
-        # An interrupt runs no event, so that a fit may have left its counter
+        # An interrupted fit runs no event and may have left its counter
         hooks = self.model._forward_hooks
         for k in [k for k,o in hooks.items() if isinstance(o, PassCount)]: del hooks[k]
         self._hook = self.model.register_forward_hook(self._passes)
@@ -163,7 +182,7 @@ class MixedLoss(Callback):
     def after_fit(self):
         self._end_batch()
         self._stop_watching()
-        self._counts = None
+        self._counts = self._own_dl = None
 
     def _end_batch(self):
         "Warn if the network was run again, and nobody asked for the mixed loss"
@@ -182,15 +201,15 @@ class MixedLoss(Callback):
                       "callback `cb` is the mixed loss for any prediction of the batch.", stacklevel=2)
 
     def loss(self,
-        pred # A prediction for the batch in work, such as that of a second pass
+        pred # A prediction for the current batch, such as that of a second pass
     )->Tensor: # A number, with its gradient
         """The loss of the batch in work for any prediction, its labels mixed as in training; plain in validation.
 
         What other callbacks do to `learn.loss_grad`, such as accumulation or scaling, is left to
         the caller."""
         if self.learn is None or not self._in_work:
-            raise ValueError(f'{type(self).__name__} needs a batch in work for `loss(pred)`, but no batch is: call it '
-                             'in an event of a batch, from `before_batch` to `after_batch`.')
+            raise ValueError(f'{type(self).__name__} needs a current batch for `loss(pred)`, but there is none. '
+                             'Call it in an event of a batch, from `before_batch` to `after_batch`.')
         self._asked = True
         return self._mixed_loss(pred)
 
@@ -209,14 +228,15 @@ class MixedLoss(Callback):
 
     def _mixed_loss(self, pred, own=None):
         "The loss for `pred`; `own` is that for the items' own labels, where it is known already"
-        if self.yb1 is None: return self.loss_func(pred, *self.yb)
+        loss_func = self._loss_now
+        if self.yb1 is None: return loss_func(pred, *self.yb)
         # Later callbacks, such as fastai's `CastToTensor`, may have changed the type of the items' labels
         yb1 = tuple(y1.as_subclass(type(y)) for y,y1 in zip(self.yb, self.yb1))
-        if takes_soft(self.loss_func):
-            return self.loss_func(pred, self._mixed_labels(pred, self.yb[0], yb1[0]), *self.yb[1:])
-        if not isinstance(self.lam_y, float): return self._loss_by_pair(pred, yb1)
-        if own is None: own = self.loss_func(pred, *self.yb)
-        return torch.lerp(own, self.loss_func(pred, *yb1), self.lam_y)
+        if takes_soft(loss_func):
+            return loss_func(pred, self._mixed_labels(pred, self.yb[0], yb1[0]), *self.yb[1:])
+        if not isinstance(self.lam_y, float): return self._loss_by_pair(loss_func, pred, yb1)
+        if own is None: own = loss_func(pred, *self.yb)
+        return torch.lerp(own, loss_func(pred, *yb1), self.lam_y)
 
     def _mixed_labels(self, pred, y, y1):
         "Mixed labels of a batch, (B,K)"
@@ -229,12 +249,13 @@ class MixedLoss(Callback):
             y1 = F.one_hot(y1.flatten().long(), k)
         return mix_pairs(y.float(), y1.float(), self.lam_y)
 
-    def _loss_by_pair(self, pred, yb1):
+    def _loss_by_pair(self, loss_func, pred, yb1):
         "The loss where each pair has a weight of its own"
-        with NoneReduce(self.loss_func) as unreduced:
+        with NoneReduce(loss_func) as unreduced:
             items = self._by_item(unreduced(pred, *self.yb), pred)
             items1 = self._by_item(unreduced(pred, *yb1), pred)
-        if self._counts is None: self._counts = ItemCounts(self.loss_func, pred, self.yb, self._n_classes)
+        if self._counts is None or self._counts.loss_func is not loss_func:
+            self._counts = ItemCounts(loss_func, pred, self.yb, self._n_classes)
         return torch.lerp(items, items1, self.lam_y.to(items)).sum()/self._counts.total(self.lam_y, self.yb[0], yb1[0])
 
     def _by_item(self, values, pred):
@@ -256,14 +277,14 @@ class BalancedMixUp(MixedLoss):
 
     From *Balanced-MixUp for Highly Imbalanced Medical Image Classification*, MICCAI 2021, oriented
     as in the authors' code. After each batch `lam` is the weight of the class-balanced image, a
-    float in [0,1), or with `per_item` a (B,) tensor; 0 stands for weights below 1/255, where no
-    second image is loaded. `alpha=0` is a plain fit. Raises a `ValueError` for bad arguments at
-    once, for unusable data or losses before the first batch."""
+    float in [0,1), or with `per_item` a (B,) tensor. Weights below 1/255 count as 0, and no second
+    image is loaded. `alpha=0` is a plain fit. Raises a `ValueError` for bad arguments at once, and
+    for unusable data or losses before the first batch."""
     def __init__(self,
-        alpha:float=0.2, # Of Beta(`alpha`, 1). The balanced image has the weight α/(1+α) on average.
+        alpha:float=0.2, # λ ~ Beta(`alpha`, 1). The balanced image has the mean weight α/(1+α).
         q='class', # Exponent of the balanced draw: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
-        per_item:bool=False, # One λ for each pair? The default, one for each batch, is what the authors released.
-        labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
+        per_item:bool=False, # Draw one λ for each pair? The default, one for each batch, is that of the authors' code.
+        labels=None, # Class of each training item, if the data set does not provide it: (N,) ints, or (N,K)
         seed:int|None=None # Seed of λ and partners at the start of each fit. Default: from NumPy's global generator.
     ):
         check_real(alpha, 'alpha', 'BalancedMixUp', low=0)
@@ -281,15 +302,20 @@ class BalancedMixUp(MixedLoss):
         "Check data and loss once a fit, and put a paired loader in place"
         if self.alpha==0: return
         if self.train_iter==0: self._start(self.per_item)
-        self.learn.dl = pair_loader(
+        self._own_dl = None
+        if self._rests(): return
+        self._own_dl = pair_loader(
             self.dl, self.alpha, self.q, self.per_item, self.labels, self.rng, 'BalancedMixUp', late=True)
+        self._n_taken = 0
+        self.learn.dl = self._own_dl
 
     def mix_batch(self):
         "Split the batch into items and partners, and mix them"
-        dl = self.dl
+        dl = self._own_dl
         self.lam = 0.
-        if not isinstance(dl, Paired): return
-        self.lam = dl.lam
+        # a batch of somebody else's has no partners
+        if dl is None or dl.n_begun==self._n_taken: return
+        self._n_taken,self.lam = dl.n_begun,dl.lam
         if not dl.mixed:
             self.learn.xb = dl.finish(self.xb)
             return

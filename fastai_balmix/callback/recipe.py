@@ -1,8 +1,8 @@
-"""What determines a fit, in words that another process can compare.
+"""Describe a fit so that another process can compare it.
 
-Two fits with one file. A `Checkpoint` that finds a file of another fit would mix the two without a sign. The network
-and the number of epochs say little: the loss, the optimiser, the settings of the callbacks and the data may differ as
-well. `fit_recipe` describes them, and a difference is named.
+A `Checkpoint` that resumed from the file of another fit would silently mix the two. The network and the number of
+epochs are not enough to tell them apart: loss, optimiser, callback settings and data may differ as well. `fit_recipe`
+describes all of these, and `recipe_difference` names what differs.
 
 ```python
 from fastai_balmix.callback.recipe import fit_recipe
@@ -40,7 +40,7 @@ def _described_array(values):
     return f'{x.dtype} {list(x.shape)} {_digest(x.tobytes())}'
 
 def _attributes(o):
-    "What an object holds, by name"
+    "Attributes of an object by name"
     own = {k:v for k,v in getattr(o, '__dict__', {}).items() if not k.startswith('__')}
     if not isinstance(o, nn.Module): return own
     own = {k:v for k,v in own.items() if k not in vars(nn.Module())}
@@ -48,9 +48,9 @@ def _attributes(o):
 
 def described(
     o, # Any object
-    depth:int=5 # Steps into it
-): # In types that JSON has
-    "What makes an object differ from another; the same in every process"
+    depth:int=5 # Levels to descend
+): # JSON types
+    "A description that distinguishes objects and is the same in every process"
     if o is None or isinstance(o, bool | int | float | str): return o
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, nn.Parameter): return f'{o.dtype} {list(o.shape)}'
@@ -70,10 +70,12 @@ def described(
 # %% ../../nbs/callback/recipe.ipynb #bb0739ee
 _shaping = ParamScheduler,MixHandler,GradientAccumulation,GradientClip,MixedPrecision,TrackerCallback
 
-def _shapes_training(cb): return isinstance(cb, _shaping) or hasattr(type(cb), 'corrects_prior')
+def _shapes_training(cb):
+    shaping = isinstance(cb, _shaping) or hasattr(type(cb), 'corrects_prior')
+    return shaping or getattr(type(cb), 'shapes_training', False)
 
 def _settings(cb):
-    "What a callback was made with"
+    "The constructor arguments of a callback"
     if isinstance(cb, ParamScheduler):
         return {name: [float(np.mean(f(at))) for at in (0.,.1,.25,.5,.75,1.)] for name,f in cb.scheds.items()}
     names = [*inspect.signature(type(cb).__init__).parameters]
@@ -82,7 +84,7 @@ def _settings(cb):
     return {k: vars(cb)[k] for k in names if k in vars(cb)}
 
 def _compared(cbs):
-    "The callbacks whose settings count, with names; fastai's others show or write something"
+    "The callbacks whose settings count, by name; fastai's others only show or write something"
     for cb in cbs:
         theirs = type(cb).__module__.split('.')[0]=='fastai'
         name = 'schedule' if isinstance(cb, ParamScheduler) else type(cb).__qualname__
@@ -90,9 +92,9 @@ def _compared(cbs):
 
 def fit_recipe(
     learn:Learner, # A learner with an optimiser
-    but=() # Callbacks that are left out
-)->dict: # Texts in JSON by name; names of callbacks that may be missing in one of two recipes start with '?'
-    "What determines the next fit of a learner, beside its network"
+    but=() # Callbacks to leave out
+)->dict: # JSON texts by name; '?' marks callbacks that may be missing in one of two recipes
+    "Everything but the network that determines the next fit of a learner"
     hypers = learn.opt.hypers # type: ignore[attr-defined] # it has been made
     parts = {
         'optimiser': learn.opt_func,
@@ -113,8 +115,8 @@ def fit_recipe(
 def recipe_difference(
     old:dict, # A `fit_recipe`
     new:dict # Another
-)->str: # Words to follow "a fit with"; '' where there is no difference
-    "What differs between two recipes"
+)->str: # Words to follow "a fit with"; '' without a difference
+    "The differences between two recipes, in words"
     words = []
     for name in {**old, **new}:
         a,b = old.get(name),new.get(name)

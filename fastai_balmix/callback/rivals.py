@@ -23,10 +23,11 @@ from ..checks import check,check_int,check_real,label_array,target_form
 from ..loaders.labels import single_labels,task_error,train_loader
 from ..loaders.weighted import loader_sampler,progressive_loader
 from ..loaders.pairing import mix_pairs
+from .nested import KeepsPlace
 from .mixup import MixedLoss,rank_rng
 
 # %% ../../nbs/callback/rivals.ipynb #5f33f54f
-class ProgressiveSampling(Callback):
+class ProgressiveSampling(KeepsPlace):
     """Draw items as they come in the first epoch and class-balanced in the last: p_j = (1-t)·n_j/N + t/K.
 
     Progressively balanced sampling of Kang et al., *Decoupling representation and classifier*, ICLR
@@ -97,7 +98,7 @@ class Remix(MixedLoss):
 
     def mix_batch(self):
         "Mix the batch with itself in another order"
-        if self.alpha==0: return
+        if self.alpha==0 or self._rests(): return
         n = len(self.yb[0])
         classes = self._classes()
         self.lam = self.rng.beta(self.alpha, self.alpha, n if self.per_item else None)

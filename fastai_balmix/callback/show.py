@@ -1,7 +1,7 @@
-"""The imbalance of the data, and what mixing does to it and to the images, drawn before training.
+"""Plot the class imbalance, and what mixing does to classes and images.
 
-`plot_class_distribution` shows what the data hold and what a network sees of each class under the ways of sampling.
-`BalancedMixUp(...).show(dls)` shows real pairs from the loaders and their mixtures.
+`plot_class_distribution` shows the class sizes and how often a network sees each class under several kinds of
+sampling. `BalancedMixUp(...).show(dls)` shows real pairs from the loaders and their mixtures.
 
 ```python
 dls = digits_lt()
@@ -14,13 +14,17 @@ plot_class_distribution(dls, alpha=.2);
 __all__ = ['class_distribution', 'plot_class_distribution']
 
 # %% ../../nbs/callback/show.ipynb #18db5160
+from collections import Counter
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import LogLocator,NullLocator
 import torch
 from fastai.basics import *
 from fastai.torch_core import show_image
 from ..checks import check,check_int,check_real
+from ..shorten import short_names
 from ..loaders.labels import class_names,item_loader,train_labels,train_loader
 from ..loaders.extend import fastai_loader
 from ..loaders.weighted import loader_sampler
@@ -30,16 +34,15 @@ from .fitcheck import drawn_shares
 
 # %% ../../nbs/callback/show.ipynb #0b51e712
 def class_distribution(
-    dls:DataLoaders, # Loaders; the training loader is looked at
-    alpha:float=0.2, # Of Balanced-MixUp
-    q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
-    drawn=None # Share of each class in what the training loader draws, (K,). Default: as the loader tells.
-)->pd.DataFrame: # A row a class, largest first: `images`, and in images per epoch `instance`, `class`, `balmix`
-    """How many images each class has, and as how many a network sees it in an epoch as long as the data set.
+    dls:DataLoaders, # Loaders; the training loader is used
+    alpha:float=0.2, # α of Balanced-MixUp
+    q='class', # Sampling exponent of the balanced images
+    labels=None, # Class of each training item, if the data set does not provide it: (N,) ints, or (N,K)
+    drawn=None # Share of each class among the items that the training loader draws, (K,). Default: read or counted.
+)->pd.DataFrame: # A row a class, largest first: `images`; images per epoch under `instance`, `class`, `balmix`
+    """Images of each class, and as how many a network sees it in an epoch as long as the data set.
 
-    Where an image may have several labels, it counts for each; images without any have a row of
-    their own."""
+    An image with several labels counts for each; images without a label have an extra row."""
     check_real(alpha, 'alpha', 'class_distribution', low=0)
     train = train_loader(dls)
     def sampler(q): return loader_sampler(train, q, labels, 'class_distribution')
@@ -53,35 +56,68 @@ def class_distribution(
     if balanced.multi and not counts[-1]: df = df[:-1] # no image is without a label
     return df.sort_values('images', ascending=False, kind='stable')
 
+# %% ../../nbs/callback/show.ipynb #e1114c5f
+_most_named = 30 # classes; of more, names would not fit
+_widths = 24,20,16,12,8 # of names, in characters
+
+def _points(text):
+    "Width of a text at a font size of 9"
+    return TextPath((0,0), text or ' ', size=9, usetex=False).get_extents().width
+
+def _scale(ax, df):
+    "Limits with room for the counts; a logarithmic scale for a long tail"
+    ends = df.drop(columns='instance').to_numpy()
+    low,high = max(df.images.min(), 1)/2,ends.max()
+    if high>40*low:
+        ax.set_xscale('log')
+        ax.set_xlim(low, high*(high/low)**.12)
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1,3)))
+        ax.xaxis.set_major_formatter(lambda x,_: f'{x:,.0f}' if x>=1 else '')
+        ax.xaxis.set_minor_locator(NullLocator())
+    else: ax.set_xlim(0, 1.12*high)
+
+def _name_rows(ax, df):
+    "Label each bar with its name, and with its count at the right end of the row"
+    height = 72*ax.figure.get_size_inches()[1]*ax.get_position().height/len(df)
+    size = np.clip(.75*height, 4, 10)
+    room = .35*72*ax.figure.get_size_inches()[0]
+    for width in _widths:
+        names = short_names(df.index, width)
+        if max(map(_points, names))<=room: break
+    ax.set_yticks(range(len(df)), names, fontsize=size, parse_math=False)
+    for row,(end,n) in enumerate(zip(df.max(axis=1), df.images)):
+        at = max(end, ax.get_xlim()[0])
+        ax.annotate(f'{n:,.0f}', (at,row), (6,0), textcoords='offset points', va='center', fontsize=size, color='0.3')
+
 # %% ../../nbs/callback/show.ipynb #13c4f7d3
 def plot_class_distribution(
-    dls:DataLoaders, # Loaders; the training loader is looked at
-    alpha:float=0.2, # Of Balanced-MixUp
-    q='class', # Exponent of Balanced-MixUp's balanced draw
-    labels=None, # Class of each training item; needed if it cannot be read from the data set. (N,) ints, or (N,K)
+    dls:DataLoaders, # Loaders; the training loader is used
+    alpha:float=0.2, # α of Balanced-MixUp
+    q='class', # Sampling exponent of the balanced images
+    labels=None, # Class of each training item, if the data set does not provide it: (N,) ints, or (N,K)
     ax=None, # Matplotlib `Axes` to draw on
-    drawn=None # Share of each class in what the training loader draws, (K,). Default: as the loader tells.
+    drawn=None # Share of each class among the items that the training loader draws, (K,). Default: read or counted.
 )->plt.Axes: # The `Axes`
-    "Images of each class, and what a network sees of it under instance, class and Balanced-MixUp sampling"
+    "Plot the images of each class, and as how many a network sees it under instance, class and Balanced-MixUp sampling"
     df = class_distribution(dls, alpha, q, labels, drawn)
     k = len(df)
-    few = k<=30 # else dots would merge into a band, and names would not fit
-    x = np.arange(k)
-    if ax is None: ax = plt.subplots(figsize=(np.clip(.45*k, 5, 12), 4), layout='constrained')[1]
-    ax.bar(x, df.images, color='0.8', width=.8 if few else 1., label='in the data, and seen under instance sampling')
-    style = dict(marker='o', ms=5) if few else {}
-    ax.plot(x, df['class'], '--', c='C1', label='seen under class-balanced sampling', **style)
-    ax.plot(x, df.balmix, c='C0', label=f'seen under Balanced-MixUp, α = {alpha:g}', **style)
-    if df.images.max() > 20*max(df.images.min(), 1):
-        ax.set_yscale('log')
-        ax.set_ylim(bottom=max(df.images.min(), 1)/2)
-    if few:
-        room = 9*ax.figure.get_size_inches()[0]*ax.get_position().width/k # characters that fit below a bar
-        slanted = dict(rotation=40, ha='right', rotation_mode='anchor')
-        ax.set_xticks(x, df.index, **(slanted if max(map(len, df.index))>room else {}))
-    else: ax.set_xlabel('class, by size')
-    ax.set(ylabel='images per epoch', xlim=(-.6, k-.4))
-    ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0,1), borderaxespad=.2)
+    few = k<=_most_named
+    if ax is None: ax = plt.subplots(figsize=(7, np.clip(.28*k+1.6, 2.4, 7.5)), layout='constrained')[1]
+    rows = np.arange(k)
+    data = ax.barh(rows, df.images, color='0.8', height=.8 if few else 1.)
+    (balanced,) = ax.plot(df['class'], rows, '|', c='C1', ms=9 if few else 2, mew=2)
+    (mixed,) = ax.plot(df.balmix, rows, 'o', c='C0', ms=5 if few else 2)
+    texts = {data: 'in the data, and seen under instance sampling', balanced: 'seen under class-balanced sampling',
+             mixed: f'seen under Balanced-MixUp, α = {alpha:g}'}
+    ax.set(xlabel='images per epoch', ylim=(k-.4, -.6)) # the largest class on top
+    _scale(ax, df)
+    if few: _name_rows(ax, df)
+    else:
+        ends = [f'{o} ({n:,.0f})' for o,n in zip(short_names(df.index), df.images)]
+        ax.set_yticks([])
+        ax.set_title(f'{k} classes by size, from {ends[0]} to {ends[-1]}', fontsize=10, loc='left', parse_math=False)
+    above = 1 if few else 1.06
+    ax.legend([*texts], texts.values(), frameon=False, loc='lower left', bbox_to_anchor=(0,above), borderaxespad=.2)
     return ax
 
 # %% ../../nbs/callback/show.ipynb #4f1a1233
@@ -89,7 +125,7 @@ def plot_class_distribution(
 def show(self:BalancedMixUp,
     dls:DataLoaders, # Loaders of images; the training loader is used
     n:int=3, # Number of pairs
-    quantiles=(.5,.75,.9,.99), # Where in the distribution of λ to look
+    quantiles=(.5,.75,.9,.99), # Quantiles of λ to show
     figsize=None # Width and height in inches
 )->np.ndarray: # `Axes`, (n, 2+len(quantiles))
     "Show pairs from the training loader and their mixtures at quantiles of λ"
@@ -97,39 +133,71 @@ def show(self:BalancedMixUp,
     check(self.alpha>0, 'alpha', owner, 'above 0: without a partner there is nothing to show', repr(self.alpha))
     check_int(n, 'n', owner, low=1)
     dl = item_loader(fastai_loader(dls.train, owner))
-    batch,words = _drawn_pairs(self, dls, dl, n, owner)
+    batch,pairs,names = _drawn_pairs(self, dls, dl, n, owner)
     size = batch[0].shape
     check(len(size)==4 and size[1] in (1,3), 'dls', owner, 'loaders of images with 1 or 3 channels',
           f'a batch of shape {tuple(size)}')
     lams = [0.,1.,*np.asarray(quantiles)**(1/self.alpha)]
-    heads = ['from the data', 'class-balanced']
-    heads += [f'λ = {lam:.2f}\n{quantile:.0%} of draws are below' for lam,quantile in zip(lams[2:], quantiles)]
-    if figsize is None: figsize = 2*len(lams),2.3*len(words)+.3
-    _,axs = plt.subplots(len(words), len(lams), figsize=figsize, squeeze=False, layout='constrained')
-    for col,(lam,head) in enumerate(zip(lams, heads)):
-        x = torch.cat([mix_pairs(*split_pairs(batch[0], .5), lam)]*2) # as long as the targets beside it
+    if figsize is None: figsize = 2*len(lams),2.45*len(pairs)+.6
+    fig,axs = plt.subplots(len(pairs), len(lams), figsize=figsize, squeeze=False, layout='constrained')
+    shares = ', '.join(f'{o:.0%}' for o in quantiles)
+    fig.suptitle('An image, its class-balanced partner, and mixtures of both\n'
+                 f'In {shares} of draws the partner weighs less than shown', fontsize=10)
+    labels = [[_weighted(first, second, lam) for lam in lams] for first,second in pairs]
+    titles = _fitting_titles(labels, names, 72*figsize[0]/len(lams))
+    for col,lam in enumerate(lams):
+        x = torch.cat([mix_pairs(*split_pairs(batch[0], .5), lam)]*2) # as long as the targets
         images = dl.decode((x,*batch[1:]))[0] if hasattr(dl, 'decode') else x
-        for row,(first,second) in enumerate(words):
-            text = _mixture(first, second, lam) if col>1 else (first,second)[col]
-            show_image(images[row], ctx=axs[row,col], title=f'{head}\n{text}' if row==0 else text)
-            axs[row,col].title.set_fontsize(9)
+        for row,ax in enumerate(axs[:,col]):
+            text,size = titles[row][col]
+            show_image(images[row], ctx=ax)
+            ax.set_title(text, fontsize=size, parse_math=False)
     return axs
 
-def _mixture(first, second, lam):
-    "Label of two images, of which the second weighs `lam`"
-    return first if first==second else f'{1-lam:.2f}·{first} + {lam:.2f}·{second}'
+# %% ../../nbs/callback/show.ipynb #d53f176a
+def _weighted(first, second, lam):
+    "Labels of a mixture with their weights (`lam` is that of the second); no weight for a plain image"
+    if first==second or lam==0: return [(first,'')]
+    if lam==1: return [(second,'')]
+    percent = round(100*lam)
+    return [(first,f': {100-percent}%'),(second,f': {percent}%')]
 
+def _fitting_titles(labels, names, width):
+    "Texts and font sizes of titles; names are shortened to `width` points"
+    shown = dict.fromkeys([*names, *(name for row in labels for o in row for name,_ in o)])
+    for n in _widths:
+        short = dict(zip(shown, short_names(shown, n)))
+        texts = [['\n'.join(short[name]+weight for name,weight in o) for o in row] for row in labels]
+        widest = max(_points(line) for row in texts for text in row for line in text.split('\n'))
+        if widest<=.95*width: break
+    size = min(9., 9*.95*width/widest)
+    return [[(text,size) for text in row] for row in texts]
+
+# %% ../../nbs/callback/show.ipynb #8bb676eb
 def _drawn_pairs(cb, dls, dl, n, owner):
-    "A batch of items and then their partners, and the labels of each pair in words"
+    "A batch of items followed by their partners, the labels of each pair in words, and all class names"
     sampler = loader_sampler(train_loader(dls), cb.q, cb.labels, owner)
     check_inputs(dls.train, owner)
     y = train_labels(dls.train, cb.labels)
     rng = np.random.default_rng(cb.seed)
     items = np.unique(sampler.by_class)
-    first = rng.choice(items, min(n, len(items)), replace=False)
+    first = rng.choice(items, min(20*n, len(items)), replace=False)
     second = sampler.draw(len(first), rng)
     names = class_names(dls.train, len(sampler.counts), sampler.multi)
-    def name(i):
-        if not sampler.multi: return names[y[i]]
-        return ' & '.join(names[k] for k in np.flatnonzero(y[i])) or names[-1]
-    return load_items(dl, (*first,*second), owner), [*zip(map(name, first), map(name, second))]
+    def classes(i):
+        if not sampler.multi: return [y[i]]
+        return np.flatnonzero(y[i]).tolist() or [len(names)-1]
+    def name(i): return ' & '.join(names[k] for k in classes(i))
+    pairs = [*zip(map(name, first), map(name, second))]
+    rarity = [sampler.counts[classes(i)].min() for i in second]
+    best = _most_telling(pairs, rarity)[:n]
+    return load_items(dl, (*first[best],*second[best]), owner),[pairs[i] for i in best],names
+
+def _most_telling(pairs, sizes):
+    "Order of the pairs: different classes first, then each partner class once, rare ones first"
+    seen = Counter()
+    ranks = []
+    for i,((first,second),size) in enumerate(zip(pairs, sizes)):
+        ranks.append((first==second,seen[first==second,second],size,i))
+        seen[first==second,second] += 1
+    return np.array([i for *_,i in sorted(ranks)])

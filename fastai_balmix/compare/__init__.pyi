@@ -1,4 +1,4 @@
-from .config import augmentation, augments, TrainConfig
+from .config import augments, recipes, TrainConfig
 from .methods import add_method, find_method, Method, method_table, taus, Training
 from .runs import attempt, Outcome, Run
 from .results import read_predictions, read_record, Results
@@ -7,11 +7,11 @@ from .plan import compare, plan_runs
 from .settings import presets, read_settings
 from .summary import summarise, Summary
 from .tables import PrintedTable
-from .paper import paper_table, published
+from .paper import longtailcxr_table, paper_table, published
 
 __all__ = [
-    'add_method', 'attempt', 'augmentation', 'augments', 'compare', 'find_method', 'Method', 'method_table',
-    'Outcome', 'paper_table', 'plan_runs', 'presets', 'PrintedTable', 'process_pool', 'published',
-    'read_predictions', 'read_record', 'read_settings', 'Results', 'Run', 'summarise', 'Summary', 'taus',
+    'add_method', 'attempt', 'augments', 'compare', 'find_method', 'longtailcxr_table', 'Method',
+    'method_table', 'Outcome', 'paper_table', 'plan_runs', 'presets', 'PrintedTable', 'process_pool', 'published',
+    'read_predictions', 'read_record', 'read_settings', 'recipes', 'Results', 'Run', 'summarise', 'Summary', 'taus',
     'TrainConfig', 'Training',
 ]

@@ -19,6 +19,8 @@ import pandas as pd
 from ..checks import check,class_pairs
 from ..metrics.scores import OperatingPoint,score_registry
 from ..metrics.differences import method_differences,score_intervals
+from .names import method_title
+from .results import Results
 from .reading import matrices_at,repeat_kind,repeat_values,run_keys,stated_prevalence
 
 # %% ../../nbs/compare/claims.ipynb #9ed357d8
@@ -63,24 +65,49 @@ class RunAnswers:
         self.prevalence = stated_prevalence(results.meta, part)
         self.items = {} # of each fold: true classes, groups and paths, and the run that told them
         self.preds = {} # of each run: predicted classes by operating point
+        self.orders = {} # of each fold: the paths of a run, and what sorts them
+        self.shared = {} # of folds: `_Images`
 
     def load(self, fold, run):
         "Predicted classes of a run, by operating point"
         if run in self.preds: return self.preds[run]
-        d = self.results.predictions(run, self.part)
-        paths,targs = np.asarray(d['paths'], dtype=str),np.asarray(d['targs'])
-        groups = paths if d['groups'] is None else np.asarray(d['groups'], dtype=str)
-        order = np.argsort(paths, kind='stable')
+        read = self.results.opened if isinstance(self.results, Results) else self.results.predictions
+        d = read(run, self.part)
+        def answers(p): return class_pairs(p, d['targs'], self.n_classes, 'summarise', 'probs')[0]
+        # one array at a time, as those of many images and classes are large
+        return self.add(fold, run, d, {point: answers(d['probs'][point]) for point in d['probs']})
+
+    def add(self,
+        fold,
+        run, # Key of the run
+        answered, # Its `paths`, `targs` and `groups`
+        preds # Its predicted classes by operating point, in the same order
+    )->dict: # They, the images in the order that all runs of the fold have here
+        "Take note of the answers of a run"
+        paths,targs = np.asarray(answered['paths'], dtype=str),np.asarray(answered['targs'])
+        groups = paths if answered['groups'] is None else np.asarray(answered['groups'], dtype=str)
+        order = self._order(fold, paths)
         items = targs[order],groups[order],paths[order],run
         first_targs,_,first_paths,first = self.items.setdefault(fold, items)
-        same = np.array_equal(first_paths, paths[order]) and np.array_equal(first_targs, targs[order])
+        same = np.array_equal(first_paths, items[2]) and np.array_equal(first_targs, items[0])
         check(same, 'results', 'summarise', 'runs that were tested on the same images',
               f'others, or other labels, in {run} than in {first}')
-        self.preds[run] = {}
-        for point,p in d['probs'].items():
-            preds,_,_ = class_pairs(p, targs, self.n_classes, 'summarise', 'probs')
-            self.preds[run][point] = preds[order]
+        self.preds[run] = {point: o[order] for point,o in preds.items()}
         return self.preds[run]
+
+    def _order(self, fold, paths):
+        "What sorts the images of a run"
+        known = self.orders.get(fold)
+        # as a rule all runs of a fold have one order
+        if known is None or not np.array_equal(known[0], paths):
+            known = self.orders[fold] = paths,np.argsort(paths, kind='stable')
+        return known[1]
+
+    def images_of(self, folds):
+        "The images of some folds, whose runs have been loaded"
+        key = tuple(folds)
+        if key not in self.shared: self.shared[key] = _images_of([self.items[o] for o in folds], key)
+        return self.shared[key]
 
     def is_constant(self, fold, run):
         "Did a network, as it was trained, give one answer to everything?"
@@ -91,12 +118,37 @@ class RunAnswers:
 
 # %% ../../nbs/compare/claims.ipynb #26d90b6d
 @dataclass
+class _Images:
+    "The images of some folds, one fold after the other; once where all folds have the same"
+    targs:np.ndarray # (N,)
+    fold:np.ndarray # (N,)
+    groups:np.ndarray # (N,) ints, in the order of the names
+    alike:bool # Have all folds the same images?
+    overlap:bool # Do folds share some of their images or groups, and not all?
+
+def _images_of(items, names):
+    "Images of folds, as of `RunAnswers.items`; `names` are those of the folds"
+    targs,groups,paths,_ = zip(*items)
+    sizes = [len(o) for o in targs]
+    codes = np.split(np.unique(np.concatenate(groups), return_inverse=True)[1], np.cumsum(sizes)[:-1])
+    alike = all(np.array_equal(paths[0], path) and np.array_equal(targs[0], targ) for path,targ in zip(paths, targs))
+    if alike: return _Images(targs[0], np.zeros(sizes[0], dtype=int), codes[0], True, False)
+    n_groups = [len(np.unique(o)) for o in codes]
+    overlap = len(np.unique(np.concatenate(codes)))<sum(n_groups)
+    if overlap:
+        # a group in another fold is another one, in the order of names such as '1/group'
+        rank = {o: i for i,o in enumerate(sorted(names, key=lambda o: f'{o}/'))}
+        n_codes = max(o.max(initial=0) for o in codes)+1
+        codes = [rank[fold]*n_codes+o for fold,o in zip(names, codes)]
+    return _Images(np.concatenate(targs), np.repeat(range(len(targs)), sizes), np.concatenate(codes), False, overlap)
+
+@dataclass
 class SharedAnswers:
     "Answers of the baseline and of a method on the same runs"
     pred:np.ndarray # (2,S,P,N) ints, the baseline first
     targs:np.ndarray # (N,)
     fold:np.ndarray # (N,)
-    groups:np.ndarray # (N,)
+    groups:np.ndarray # (N,) ints
     overlap:bool # Do folds share some of their images or groups, and not all?
 
 def shared_answers(
@@ -111,16 +163,9 @@ def shared_answers(
         names = [[o.run[(*run,points[0])] for run in runs if run[0]==fold] for o in rows]
         loaded = [[answers.load(fold, run) for run in of_method] for of_method in names]
         preds.append(np.array([[[run[o] for o in points] for run in of_method] for of_method in loaded]))
-    targs,known,paths,_ = zip(*(answers.items[o] for o in of_fold))
-    groups = [*known]
-    alike = all(np.array_equal(paths[0], path) and np.array_equal(targs[0], targ) for path,targ in zip(paths, targs))
-    if alike:
-        return SharedAnswers(np.concatenate(preds, 1), targs[0], np.zeros(len(targs[0]), dtype=int), groups[0], False)
-    n_groups = [len(np.unique(o)) for o in groups]
-    overlap = len(np.unique(np.concatenate(groups)))<sum(n_groups)
-    if overlap: groups = [np.char.add(f'{fold}/', o) for fold,o in zip(of_fold, groups)]
-    fold = np.repeat(range(len(targs)), [len(o) for o in targs])
-    return SharedAnswers(np.concatenate(preds, -1), np.concatenate(targs), fold, np.concatenate(groups), overlap)
+    images = answers.images_of(of_fold)
+    pred = np.concatenate(preds, 1 if images.alike else -1)
+    return SharedAnswers(pred, images.targs, images.fold, images.groups, images.overlap)
 
 # %% ../../nbs/compare/claims.ipynb #e91115b8
 def scores_at(
@@ -177,7 +222,7 @@ class Claims:
     constant:list # Networks that answered one class to everything, in words
     left_out:list # Runs that were left out, in words
 
-def _named_run(method, arch, fold, seed): return f'{method}, {arch}, fold {fold}, seed {seed}'
+def _named_run(method, arch, fold, seed): return f'{method_title(method)}, {arch}, fold {fold}, seed {seed}'
 
 def _constant_networks(df, answers):
     "Runs whose networks answered one class to everything, {run: its words}"
@@ -213,7 +258,9 @@ def claim_table(
                 if (arch,method) in barred: row |= dict.fromkeys(_tests, np.nan)
                 res.append(row | dict(shown=_direction(row)))
         lost = '; '.join(f'fold {fold}, seed {seed}' for fold,seed in sorted({*every}-{*runs}))
-        if lost: left_out.append(f'{arch}, {method}: compared without {lost}, as every fold counts with as many seeds.')
+        if lost:
+            left_out.append(f'{arch}, {method_title(method)}: compared without {lost}, as every fold counts with as '
+                            'many seeds.')
     order = {o:i for i,o in enumerate(OperatingPoint)}
     archs = [*n_methods]
     res.sort(key=lambda o: (archs.index(o['arch']),order[o['point']]))

@@ -1,8 +1,8 @@
-"""What tells a method of your own from another, in this process and in the next.
+"""Recognise a custom method, in this process and in the next.
 
-A run is trained again where its method has changed. A method of your own counts with its source and with the contents
-of all that it holds: arguments, defaults, globals, arrays and tensors. Where something cannot be read, the method needs
-a version.
+A run is trained again if its method has changed. A custom method is identified by its source and by the contents of
+everything it holds: arguments, defaults, globals, arrays and tensors. If something cannot be read, the method needs a
+version.
 
 ```python
 from fastai_balmix.compare.identity import identity_of
@@ -51,7 +51,7 @@ def _is_installed(module):
 def _name(o): return f"{getattr(o, '__module__', '')}.{getattr(o, '__qualname__', type(o).__qualname__)}"
 
 def _all_code(code):
-    "The code of a function, and of those that are made inside it"
+    "The code of a function and of its inner functions"
     yield code
     for o in code.co_consts:
         if isinstance(o, CodeType): yield from _all_code(o)
@@ -63,14 +63,14 @@ def _globals_of(func):
     return {k: func.__globals__[k] for k in sorted(used) if k in func.__globals__}
 
 def _source_of(func):
-    "Source of a function; its instructions where there is none, as in a function that was typed at a prompt"
+    "Source of a function; its bytecode if there is none, as for a function typed at a prompt"
     try: return inspect.getsource(func)
     except (OSError,TypeError):
         codes = _all_code(func.__code__)
         return repr([(o.co_code, [c for c in o.co_consts if not isinstance(c, CodeType)], o.co_names) for o in codes])
 
 def _inside(cell):
-    "What a cell of a closure holds, in a list: nothing if the name is assigned later"
+    "The value of a closure cell, in a list; empty if the name is assigned later"
     try: return [cell.cell_contents]
     except ValueError: return []
 
@@ -85,10 +85,10 @@ _of_any_class = {'__dict__','__weakref__','__doc__','__module__','__annotations_
                  '__firstlineno__'}
 
 class _Reader:
-    "Makes a hash of an object's contents"
+    "Hashes an object by its contents"
     def __init__(self):
-        self.known = {} # the hash of each object, which is held so that no other has its number
-        self.open = [] # numbers of the objects that are being read
+        self.known = {} # the hash of each object, which is held so that its id stays unique
+        self.open = [] # ids of the objects that are being read
 
     def read(self, x):
         "Hash of an object"
@@ -106,7 +106,7 @@ class _Reader:
     def _by_name(self, items): return _sha(*sorted(self.read(k)+self.read(v) for k,v in items))
 
     def _parts(self, x):
-        "Hashes that together are that of `x`"
+        "Hashes of the parts of `x`"
         if isinstance(x, ImageData): return ['images',x.fingerprint]
         if isinstance(x, torch.Tensor): return self._tensor(x)
         if isinstance(x, np.ndarray) and x.dtype!=object: return self._array(x)
@@ -154,7 +154,7 @@ class _ObjectReader(_Reader):
         return ['function',source,*self._all(inside),*self._all(held)]
 
     def _reduced(self, x):
-        "The parts that an object is pickled in"
+        "The parts that pickle would store"
         if isinstance(x, BuiltinFunctionType) and isinstance(x.__self__, ModuleType | None): return ['builtin',_name(x)]
         try: parts = x.__reduce_ex__(4)
         except Exception: raise _Unreadable(f'{type(x).__name__}') from None
@@ -174,11 +174,11 @@ def _file_hash(path):
 # %% ../../nbs/compare/identity.ipynb #dabb0e38
 def identity_of(
     func, # A function, or an object that can be called
-    name:str, # What it is called, for the error
-    version=None, # In place of the contents. Default: an attribute `version` of a function, or else none.
-    kind:str='methods' # What it is, for the error: 'methods' or 'networks'
+    name:str, # Its name, for the error
+    version=None, # Replaces the contents. Default: the attribute `version` of the function, if any.
+    kind:str='methods' # Its kind, for the error: 'methods' or 'networks'
 )->str: # The same in every process
-    """A hash of all that a function of one's own depends on: source, and the contents of whatever it holds.
+    """A hash of everything that a custom function depends on: its source and the contents of what it holds.
 
     Raises a `ValueError` that names what cannot be read."""
     if version is None and isinstance(func, FunctionType): version = vars(func).get('version')
@@ -192,12 +192,12 @@ def identity_of(
 
 def weights_id(
     pretrained # True, False, or a file
-): # A value that JSON has
-    "Of a file of weights the content counts, not the name. It is read again only if size or time have changed."
+): # A JSON value
+    "Identify weights by the content of their file, which is read again only if size or time have changed"
     return pretrained if isinstance(pretrained, bool) else _file_hash(pretrained)
 
 def short_hash(
-    o # Values that JSON has
+    o # JSON values
 )->str: # 12 characters
     "A hash of values"
     text = json.dumps(o, sort_keys=True, default=str)

@@ -15,27 +15,34 @@ method_table()
 __all__ = ['taus', 'Training', 'Method', 'add_method', 'find_method', 'method_table']
 
 # %% ../../nbs/compare/methods.ipynb #d7dd1481
-import math,re
+import inspect,math,re
 from functools import partial
 import numpy as np
 import pandas as pd
 from fastai.basics import *
 from fastai.callback.mixup import MixUp
 from ..checks import check
-from fastai_balmix.losses import (
-    cb_weights, ClassBalancedLoss, CostSensitiveRegularisation, GaussianLabelSmoothing, LogitAdjustedLoss, QWKLoss,
-    WeightedFocalLoss)
-from ..classifier import crt,tau_normalise
+from ..losses import (
+    cb_weights, ClassBalancedLoss, CostSensitiveRegularisation, drw_weights, GaussianLabelSmoothing,
+    LabelAwareSmoothing, LDAMLoss, LogitAdjustedLoss, QWKLoss, WeightedFocalLoss)
+from ..classifier import cosine_head,crt,linear_probe,tau_normalise
+from ..ordinal import CornHead,CornLoss,GradeHead,GradeLoss
 from ..callback.mixup import BalancedMixUp
 from ..callback.rivals import ProgressiveSampling,Remix
+from ..callback.deferred import Deferred,first_deferred
 from ..callback.fitcheck import nominal_prior
-from .names import balmix_alpha,check_method,described,described_balmix,Description
+from .variants import method_settings,variant_name
+from .names import (
+    check_method,described,described_mixing,description,Description,method_title,mixing_name)
 
 # %% ../../nbs/compare/methods.ipynb #57659742
 class Training:
-    """What a method may change before a network is trained: `dls`, `loss_func`, `cbs`, `implied`, and `finish`.
+    """What a method may change before training: `dls`, `loss_func`, `head`, `cbs`, `implied`, and functions.
 
-    `finish` is called after training, with the learner and further callbacks."""
+    `head` is a layer behind a network of `head.n_outputs` outputs, which makes a score for each class.
+    `adapt` is given the network before training, and returns the one to train. `fit` is called in
+    place of `fit_one_cycle`, with the learner, the number of epochs, the learning rate, and
+    callbacks as `cbs`. `finish` is called after training, with the learner and further callbacks."""
     def __init__(self,
         dls:DataLoaders, # Training items, and the selection split as validation
         counts, # Training images of each class, (K,)
@@ -46,8 +53,11 @@ class Training:
         self.dls,self.n_epoch,self.lr,self.seed = dls,n_epoch,lr,seed
         self.counts = np.asarray(counts)
         self.loss_func = CrossEntropyLossFlat()
+        self.head:Any = None
         self.cbs = []
         self.implied:Any = None
+        self.adapt:Callable|None = None
+        self.fit:Callable|None = None
         self.finish:Callable|None = None
 
     def prior(self)->np.ndarray|None: # (K,), or None where it is not known
@@ -64,10 +74,11 @@ class Training:
 class Method:
     """A function that changes a `Training`: its name, what it does, its source, and whether it needs ordered classes.
 
-    A `version` stands for the contents of a function that cannot be read, or that change while it runs."""
-    def __init__(self, name, func, line, source='', ordered=False, version=None):
+    A `version` stands for the contents of a function that cannot be read, or that change while it runs. `training`
+    holds fields of `TrainConfig` that this method has of its own."""
+    def __init__(self, name, func, line, source='', ordered=False, version=None, training=None):
         self.name,self.func,self.line,self.source,self.ordered = name,func,line,source,ordered
-        self.version = version
+        self.version,self.training = version,training or {}
 
     def __call__(self, t): self.func(t)
 
@@ -83,16 +94,18 @@ def add_method(
     line:str|None=None, # What it does, in a line. Default: the function's docstring.
     source:str='', # Where it was proposed
     ordered:bool=False, # Does it make sense for ordered classes only?
-    version=None # Stands for the contents of the function, where they cannot be read or change while it runs
+    version=None, # Stands for the contents of the function, where they cannot be read or change while it runs
+    title:str='' # Its name for readers of tables and figures. Default: `name`.
 ):
     """Give a method a name under which `compare` finds it; as a call or as a decorator.
 
     Another function under a name that is taken replaces it."""
     ok = isinstance(name, str) and re.fullmatch(r'[\w.+-]+', name)
     check(ok, 'name', 'add_method', 'letters, digits and . _ + -', repr(name))
-    if func is None: return partial(add_method, name, line=line, source=source, ordered=ordered, version=version)
+    if func is None:
+        return partial(add_method, name, line=line, source=source, ordered=ordered, version=version, title=title)
     check(callable(func), 'func', 'add_method', 'a function of a `Training`', repr(func))
-    described[name] = Description(line or _first_line(func), source, ordered)
+    described[name] = Description(line or _first_line(func), source, ordered, title, _options_of(func))
     return _register(name, func, version)
 
 def _register(name, func, version=None):
@@ -104,101 +117,159 @@ def _does(name):
     "A decorator: the function is what `described` says of this name"
     return partial(_register, name)
 
+def _options_of(func):
+    "Keyword arguments of a method's function that a name can hold"
+    try: known = inspect.signature(func).parameters
+    except ValueError: return () # of a builtin
+    return tuple(k for k in known if k in method_settings)
+
 def _first_line(func):
     # a partial's own docstring is that of `partial`
     while isinstance(func, partial): func = func.func
     return next(iter((func.__doc__ or '').strip().splitlines()), '')
 
 def find_method(
-    name # A name, such as 'balmix_0.15' for any α, or a `Method`
+    name # A name, such as 'balmix_0.15' for any α, 'sqrt+wd=0.01+ema' for settings of its own, or a `Method`
 )->Method:
     "The method of a name"
     if isinstance(name, Method): return name
     if isinstance(name, str) and name in _methods: return _methods[name]
     check_method(name)
-    alpha = balmix_alpha(name) or 0.
-    about = described_balmix(alpha)
-    return Method(f'balmix_{alpha:g}', partial(_balmix, alpha=alpha), about.line, about.source)
+    if '+' in name: return _variant(name)
+    mixing:Any = mixing_name(name)
+    if mixing.name in _methods: return _methods[mixing.name]
+    about = described_mixing(mixing.name)
+    return Method(mixing.name, partial(_mixing, name=mixing.name), about.line, about.source)
+
+def _variant(name):
+    "A method with settings of its own"
+    base = find_method(name.partition('+')[0])
+    variant = variant_name(name.replace(name.partition('+')[0], base.name, 1), description(base.name).options)
+    func = partial(base.func, **variant.options) if variant.options else base.func
+    return Method(variant.name, func, description(variant.name).line, base.source, base.ordered, base.version,
+                  variant.training)
 
 def method_table()->pd.DataFrame:
     "All methods: what each does, whether it needs ordered classes, and where it was proposed"
-    rows = [(o.name, o.line, 'yes' if o.ordered else '', o.source) for o in _methods.values()]
-    return pd.DataFrame(rows, columns=['name','method','needs order','source']).set_index('name')
+    rows = [(o.name, method_title(o.name), o.line, 'yes' if o.ordered else '', o.source) for o in _methods.values()]
+    return pd.DataFrame(rows, columns=['name','title','method','needs order','source']).set_index('name')
 
 # %% ../../nbs/compare/methods.ipynb #62980f7b
+def _smooth(t, eps):
+    if eps>0: t.loss_func = LabelSmoothingCrossEntropyFlat(eps=eps)
+
 @_does('instance')
-def _instance(t): pass
+def _instance(t, smoothing=0.): _smooth(t, smoothing)
 
 @_does('class')
-def _class(t):
+def _class(t, smoothing=0.):
     t.dls = t.dls.weighted('class', seed=t.seed)
+    _smooth(t, smoothing)
 
 @_does('sqrt')
-def _sqrt(t):
+def _sqrt(t, smoothing=0.):
     t.dls = t.dls.weighted('sqrt', seed=t.seed)
+    _smooth(t, smoothing)
 
 @_does('progressive')
-def _progressive(t):
+def _progressive(t, smoothing=0.):
+    _smooth(t, smoothing)
     t.cbs.append(ProgressiveSampling(seed=t.seed))
     if t.n_epoch==1: t.implied = t.counts # it would be reached in the last of several
 
+@_does('drs')
+def _drs(t, start=.8, smoothing=0.):
+    _defer(t, start, q='class')
+    _smooth(t, smoothing)
+
+def _defer(t, start, **kwargs):
+    "Add a deferred stage, unless the training is too short for one. Is there one?"
+    if first_deferred(t.n_epoch, start)==t.n_epoch: return False
+    t.cbs.append(Deferred(seed=t.seed, start=start, **kwargs))
+    return True
+
 # %% ../../nbs/compare/methods.ipynb #55fa0e40
 @_does('focal')
-def _focal(t):
-    t.loss_func = WeightedFocalLoss(gamma=2.)
+def _focal(t, gamma=2.):
+    t.loss_func = WeightedFocalLoss(gamma=gamma)
 
 @_does('class_balanced_loss')
-def _class_balanced(t):
-    t.loss_func = ClassBalancedLoss(t.counts, .9999)
-    t.implied = t.counts*cb_weights(t.counts, .9999)
+def _class_balanced(t, beta=.9999):
+    t.loss_func = ClassBalancedLoss(t.counts, beta)
+    t.implied = t.counts*cb_weights(t.counts, beta)
 
 @_does('logit_adjusted')
-def _logit_adjusted(t):
-    t.loss_func = LogitAdjustedLoss(t.counts/t.counts.sum())
-    t.implied = 'balanced'
+def _logit_adjusted(t, tau=1.):
+    shares = t.counts/t.counts.sum()
+    t.loss_func = LogitAdjustedLoss(shares, tau)
+    t.implied = shares**(1-tau)
+
+_register('balanced_softmax', _logit_adjusted)
+
+@_does('drw')
+def _drw(t, start=.8, beta=.9999):
+    weight = drw_weights(t.counts, beta)
+    if _defer(t, start, loss_func=WeightedFocalLoss(weight, gamma=0.)): t.implied = t.counts*weight
+
+@_does('ldam_drw')
+def _ldam_drw(t, start=.8, beta=.9999, max_margin=.5, scale=30.):
+    weight = drw_weights(t.counts, beta)
+    t.adapt = cosine_head
+    loss = partial(LDAMLoss, t.counts, max_margin, scale)
+    t.loss_func = loss()
+    if _defer(t, start, loss_func=loss(weight=weight)): t.implied = t.counts*weight
 
 @_does('smoothing_uniform')
 def _smoothing_uniform(t):
     t.loss_func = LabelSmoothingCrossEntropyFlat(eps=.1)
 
 @_does('smoothing_gaussian')
-def _smoothing_gaussian(t):
-    t.loss_func = GaussianLabelSmoothing()
+def _smoothing_gaussian(t, sigma=.5):
+    t.loss_func = GaussianLabelSmoothing(sigma)
 
 @_does('cost_sensitive')
-def _cost_sensitive(t):
-    t.loss_func = CostSensitiveRegularisation()
+def _cost_sensitive(t, weight=10.):
+    t.loss_func = CostSensitiveRegularisation(weight=weight)
 
 @_does('qwk_loss')
 def _qwk(t):
     t.loss_func = QWKLoss()
 
 # %% ../../nbs/compare/methods.ipynb #31521e65
-@_does('mixup')
-def _mixup(t):
-    t.cbs.append(MixUp(.2))
+def _mixing(t, name, start=.8, smoothing=0.):
+    mixing = mixing_name(name)
+    if mixing.has('mixup'): t.cbs.append(MixUp(mixing.alpha))
+    else: t.cbs.append(BalancedMixUp(mixing.alpha, per_item=mixing.has('pair'), seed=t.seed))
+    if mixing.has('sqrt'): _sqrt(t)
+    _smooth(t, smoothing)
+    if mixing.has('drs'): _defer(t, start, q='class', mix=False)
+    if mixing.has('drw'): _drw(t, start)
 
-def _balmix(t, alpha, **kwargs): t.cbs.append(BalancedMixUp(alpha, seed=t.seed, **kwargs))
-
-for _alpha in .1,.2,.3: _register(f'balmix_{_alpha:g}', partial(_balmix, alpha=_alpha))
-
-_register('balmix_pair', partial(_balmix, alpha=.2, per_item=True))
-
-@_does('balmix_sqrt')
-def _balmix_sqrt(t):
-    _sqrt(t)
-    _balmix(t, .2)
+for _name in 'mixup','mixup_drw','balmix_0.1','balmix_0.2','balmix_0.3','balmix_pair','balmix_sqrt','balmix_drs':
+    _register(_name, partial(_mixing, name=_name))
 
 @_does('remix')
 def _remix(t):
     t.cbs.append(Remix(seed=t.seed))
 
 # %% ../../nbs/compare/methods.ipynb #9d56dd21
-@_does('crt')
-def _crt(t):
+def _retrain(t, **kwargs):
+    "Train the last layer anew after training, for a third of the epochs"
     t.implied = 'balanced'
     n_epoch = math.ceil(t.n_epoch/3)
-    t.finish = lambda learn,cbs: crt(learn, n_epoch, t.lr, seed=t.seed, cbs=cbs)
+    t.finish = lambda learn,cbs: crt(learn, n_epoch, t.lr, seed=t.seed, cbs=cbs, **kwargs)
+
+@_does('crt')
+def _crt(t): _retrain(t)
+
+@_does('crt_features')
+def _crt_features(t): _retrain(t, once=True)
+
+@_does('label_aware_smoothing')
+def _label_aware_smoothing(t, head=.3, tail=0.):
+    smoothing = LabelAwareSmoothing(t.counts, head, tail)
+    _retrain(t, loss_func=smoothing)
+    t.implied = smoothing.label_mass(np.full(len(t.counts), 1/len(t.counts)))
 
 taus = 0.,.25,.5,.75,1.
 
@@ -213,3 +284,20 @@ def _tau_norm(t):
             return np.nan_to_num(learn.validate()[1], nan=-1)
         learn.model = tau_normalise(trained, max(taus, key=score))
     t.finish = finish
+
+@_does('linear_probe')
+def _linear_probe(t):
+    t.implied = 'balanced'
+    t.fit = partial(linear_probe, seed=t.seed)
+
+# %% ../../nbs/compare/methods.ipynb #9375de6a
+@_does('ordinal_mse')
+def _ordinal_mse(t):
+    head = t.head = GradeHead(len(t.counts))
+    t.loss_func = GradeLoss()
+    def finish(learn, cbs): head.fit(*learn.get_preds(act=noop)) # by the images that chose the epoch
+    t.finish = finish
+
+@_does('corn')
+def _corn(t):
+    t.head,t.loss_func = CornHead(len(t.counts)),CornLoss()

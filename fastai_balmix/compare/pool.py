@@ -16,11 +16,11 @@ type(pool).__name__
 __all__ = ['process_pool', 'run_here', 'run_elsewhere', 'run_in_processes']
 
 # %% ../../nbs/compare/pool.ipynb #b4b2bd14
-import os,signal,threading,time,warnings
+import signal,time,warnings
 from collections import deque
 from concurrent import futures # fastai has a `ProcessPoolExecutor` of another kind
 from dataclasses import dataclass
-from multiprocessing import get_context,parent_process
+from multiprocessing import get_context
 import cloudpickle
 from pebble import ProcessExpired,ProcessPool
 # Who types a command should see its output, not what fastai's import has to say about PyTorch's future
@@ -28,27 +28,27 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 from ..files import DiskFull
-from .runs import attempt,Outcome,Run
+from ..children import end_with_parent,following,forking
+from .runs import attempt,error_line,failed_outcome,Run
 
 # %% ../../nbs/compare/pool.ipynb #ee1f59a8
 def _work(payload): return attempt(cloudpickle.loads(payload))
 
-def _follow_parent(threads):
+def _begin():
+    "What a process of ours does first"
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C reaches the parent too, which ends its processes
-    torch.set_num_threads(threads)
-    def watch():
-        parent_process().join()
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent() # where it does not do so yet
 
-def _threads(processes): return max(1, (os.cpu_count() or 1)//processes)
+def _context():
+    "How processes are started"
+    if torch.accelerator.is_available(): return following(get_context('spawn'))
+    return forking(['fastai_balmix.compare.pool'])
 
 def process_pool(
     jobs:int # Number of processes
 )->futures.ProcessPoolExecutor:
-    "Fresh processes that share the cores among them, and end when this one does"
-    context = get_context('spawn')
-    return futures.ProcessPoolExecutor(jobs, context, initializer=_follow_parent, initargs=(_threads(jobs),))
+    "Processes for runs, which end when this one does"
+    return futures.ProcessPoolExecutor(jobs, _context(), initializer=_begin)
 
 # %% ../../nbs/compare/pool.ipynb #35fa917e
 def run_here(runs, board):
@@ -74,17 +74,15 @@ class _Job:
     due:float=0. # Time before which it is not submitted
     future:futures.Future|None=None # While it is submitted
 
-def _failed(run, error): return Outcome(run.key, 'failed', error=error, new=True)
-
 def _outcome(job):
     "What became of a job that is done; None where it must be submitted again, which it is then ready for"
     future,job.future = job.future,None
     try: res = future.result()
-    except (futures.BrokenExecutor,DiskFull): raise
+    except (futures.BrokenExecutor,DiskFull,KeyboardInterrupt): raise
     except ProcessExpired as e:
         job.tries -= 1
-        return None if job.tries else _failed(job.run, f'its process died with exit code {e.exitcode}')
-    except Exception as e: return _failed(job.run, f'{type(e).__name__}: {e}'.strip())
+        return None if job.tries else failed_outcome(job.run, f'its process died with exit code {e.exitcode}')
+    except BaseException as e: return failed_outcome(job.run, error_line(e))
     job.due = time.monotonic()+.5
     return None if res.status=='busy' else res
 
@@ -126,7 +124,7 @@ def run_in_processes(
     "Outcomes of runs from processes of our own"
     if not runs: return
     jobs = min(jobs, len(runs))
-    pool = ProcessPool(jobs, context=get_context('spawn'), initializer=_follow_parent, initargs=(_threads(jobs),))
+    pool = ProcessPool(jobs, context=_context(), initializer=_begin)
     try: yield from run_elsewhere(runs, lambda func, arg: pool.schedule(func, [arg]), jobs, tries)
     except futures.BrokenExecutor as e:
         raise RuntimeError("The processes of this comparison ended before they began a run. A script that sets `jobs` "

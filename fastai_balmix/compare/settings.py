@@ -1,9 +1,9 @@
-"""Comparisons with a name, for `balmix-compare --preset NAME`, and those of a file.
+"""Presets for `balmix-compare --preset NAME`, and settings from a file.
 
-Presets. A preset is the dictionary of settings that `balmix-compare` reads from a file and writes to one. `demo`,
-`quick` and `digits` train on the embedded digits, and `fashion` on a data set that is downloaded once: a small
-network, from scratch, on a CPU. The other two are the paper's experiments, for images that you have to obtain, and a
-GPU. This room needs no PyTorch, so that a command can read settings before it imports anything.
+A preset is the dictionary of settings that `balmix-compare` reads from a file and writes to one. `demo`, `quick` and
+`digits` train on the embedded digits, and `fashion` on Fashion-MNIST: a small network, from scratch, on a CPU. The
+other two are the experiments of the paper; they need images that you have to obtain, and a GPU. This room does not
+import PyTorch, so that a command can read its settings first.
 
 ```python
 from fastai_balmix.compare import *
@@ -16,14 +16,12 @@ presets['demo']
 __all__ = ['presets', 'given_in_python', 'check_names', 'read_settings']
 
 # %% ../../nbs/compare/settings.ipynb #912e5187
-from pathlib import Path
-import yaml
+from ..bounded import Unreadable,yaml_of
 
 # %% ../../nbs/compare/settings.ipynb #12c178e7
 def _small(reader, methods, seeds=1, **training):
     "Settings for the small network on images of a few pixels"
-    shared = dict(size=16, bs=32, lr=.05, mom=.9, wd=0., augment='shift', normalise='half', pretrained=False, select=.2,
-                  tta=False)
+    shared = dict(recipe='small', size=16, bs=32, augment='shift', pretrained=False, select=.2, tta=False)
     return dict(data=reader, methods=methods, archs=['small'], seeds=[*range(seeds)], training={**shared, **training})
 
 def _digits(n_folds): return dict(reader='digits', n_folds=n_folds)
@@ -32,8 +30,7 @@ def _digits(n_folds): return dict(reader='digits', n_folds=n_folds)
 def _paper(monitor, **reader):
     "Settings of the paper's tables"
     methods = ['class','instance','sqrt','focal','class_balanced_loss','balmix_0.1','balmix_0.2','balmix_0.3']
-    training = dict(epochs=30, size=512, bs=8, lr=.01, mom=0., wd=0., augment='paper', normalise='half',
-                    pretrained=True, tta=True, monitor=monitor)
+    training = dict(recipe='paper', epochs=30, size=512, normalise='half', pretrained=True, tta=True, monitor=monitor)
     return dict(data=reader, methods=methods, archs=['mobilenetv2_100','resnetv2_50x1_bit.goog_in21k'], seeds=[0],
                 training=training)
 
@@ -47,29 +44,29 @@ presets = {
     'demo': _small(_digits(3), _three, seeds=3, epochs=15, size=None),
     'quick': _small(_digits(2), _three, epochs=3),
     'digits': _small(_digits(5), _digit_methods, epochs=10),
-    'fashion': _small(dict(reader='fashion_mnist_lt'), _fashion_methods, seeds=4, epochs=15, size=None, bs=64, wd=5e-4,
-                      augment='light', tta=True),
+    'fashion': _small(dict(reader='fashion_mnist_lt'), _fashion_methods, seeds=4, epochs=15, size=None, bs=64,
+                      lr=.05, wd=5e-4, augment='light', tta=True),
     'paper-eyepacs': _paper('quad_kappa', reader='eyepacs'),
     'paper-hyperkvasir': _paper('mcc', reader='hyper_kvasir', folds='authors'),
 }
 
 # %% ../../nbs/compare/settings.ipynb #b7bc6a8d
-given_in_python = 'given in Python' # data that no file of settings can name
+given_in_python = 'given in Python' # data that no settings file can name
 _setting_names = 'data','external','methods','archs','folds','seeds','n_folds','training'
 
 def check_names(names, allowed, what):
     "Raise a `ValueError` with the nearest names, unless all `names` are among the `allowed`"
-    from fastai_balmix.checks import nearest # with it comes NumPy, which help can do without
+    from fastai_balmix.checks import nearest # it imports NumPy, which `--help` does not need
     for o in names:
         if o not in allowed: raise ValueError(f'There is no {what} {o!r}. {nearest(o, allowed)}')
 
 def read_settings(
     path # A YAML file, as a comparison writes it
 )->dict:
-    "Settings of a comparison from a file. Raises a `ValueError` where it is none."
-    try: settings = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    "Read the settings of a comparison; a `ValueError` if the file has none"
+    try: settings = yaml_of(path)
     except FileNotFoundError: raise ValueError(f"There is no settings file '{path}'.") from None
-    except yaml.YAMLError as e: raise ValueError(f"'{path}' is no YAML file: {' '.join(str(e).split())}") from None
+    except Unreadable as e: raise ValueError(str(e)) from None
     if not isinstance(settings, dict):
         raise ValueError(f"'{path}' must hold names and values of settings. Got {type(settings).__name__} instead.")
     check_names(settings, _setting_names, 'setting')

@@ -1,13 +1,14 @@
-"""What an error or a note says of parameters, said of options.
+"""Rewrite messages about parameters as messages about command-line options.
 
-Wording. Readers and `compare` speak of their parameters, as Python knows them: *The 'group' parameter of from_csv
-must*, `split='Teil'`, `data.without('basophil')`. Whoever types a command knows options: *The --group option must*,
-`--split Teil`, `--exclude basophil`.
+Messages of readers and of `compare` name Python parameters: *The 'group' parameter of from_csv must*, `split='Teil'`,
+`data.without('basophil')`. A user of the command line knows options: *The --group option must*, `--split Teil`,
+`--exclude basophil`.
 
 ```python
 from fastai_balmix.compare.wording import of_options
 options = ['exclude','merge','group','split']
-said = "The 'group' parameter of from_csv must be … Leave it out: data.without('basophil'), or split='none'."
+said = ("The 'group' parameter of from_csv must be … "
+        "Leave it out: data.without('basophil'), or split='none'.")
 of_options(said, options)
 ```"""
 
@@ -21,7 +22,7 @@ import ast,re,shlex
 
 # %% ../../nbs/compare/wording.ipynb #5b2145ee
 def _literal_at(text, start):
-    "The Python literal that begins at a place of a text: its value, and where it ends; None where there is none"
+    "The Python literal at a position of a text: its value and end; None if there is none"
     number = re.match(r'True|False|None|-?\d+(?:\.\d+)?', text[start:])
     if number: return ast.literal_eval(number[0]),start+number.end()
     if not re.match(r'r?[\'"]|[(\[{]', text[start:]): return None
@@ -36,8 +37,8 @@ def _in_list(value):
     return f'"{value}"' if ',' in str(value) else str(value)
 
 def _option_value(value):
-    "A value as it stands behind an option"
-    if value in ({...},{}): return "'train=... test=...'" # nobody knows which is which
+    "A value as it follows an option"
+    if value in ({...},{}): return "'train=... test=...'" # unknown which is which
     if value is ...: return '...'
     if isinstance(value, dict):
         pairs = (f"{k}={'+'.join(map(str, v)) if isinstance(v, list | tuple) else v}" for k,v in value.items())
@@ -68,7 +69,7 @@ def _step_option(step, args, keywords):
     return _as_option(_steps[step], values if step=='without' else values[0])
 
 def _call_at(text, start):
-    "Arguments of the call whose bracket opens at a place of a text, and where it ends; None where there is none"
+    "Arguments and end of the call whose bracket opens at a position of a text; None if there is none"
     for end in (o.end() for o in re.finditer(r'\)', text[start:])):
         try: call = ast.parse('f'+text[start:start+end].replace('…', '...'), mode='eval').body
         except SyntaxError: continue
@@ -80,12 +81,12 @@ def _call_at(text, start):
     return None
 
 def _ended(option, rest):
-    "An option whose value cannot be taken to hold the full stop behind it"
+    "An option whose value cannot absorb the full stop after it"
     name,gap,value = option.partition(' ')
     return f"{name}{gap}'{value}'" if re.match(r'[.;:?!]\s', rest) and value and "'" not in value else option
 
 def _replaced(text, pattern, said_of):
-    "`text`, with what `said_of` a match says in place of it: words, and where the replaced piece ends; None keeps it"
+    "`text` with each match replaced by the result of `said_of`: words, and the end of the piece; None keeps it"
     at = 0
     while found := re.compile(pattern).search(text, at):
         at = found.end()
@@ -124,7 +125,7 @@ _subjects = {
     'read_data':'The data need'}
 
 def _parameter_words(match, options):
-    "A parameter of a function, as the option or the setting that it is"
+    "The option or the setting for a parameter of a function"
     the,name,owner = match.groups()
     name = _of_steps.get((owner,name), name)
     reads = owner in _readers or owner.partition('.')[0]=='ImageData' or owner=='read_data'
@@ -135,17 +136,17 @@ def _parameter_words(match, options):
     return match[0]
 
 def _copied(text):
-    "What is proposed, so that it can be copied as it stands: without commas between options and the last full stop"
+    "A proposal that can be copied: without commas between options and without the last full stop"
     text = re.sub(r'`(--[^`]*)`', r'\1', text)
     text = re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s,]\S*?))?),\s+(?=--)", r'\1 ', text)
     text = re.sub(r'\.{4}$', '...', text)
     return re.sub(r"(--[\w-]+(?:[ =](?:'[^']*'|[^\s']+?))?)(?<!\.)\.$", r'\1', text)
 
 def of_options(
-    text:str, # Words of an error or a note
+    text:str, # An error or a note
     options # Names of parameters that are options
 )->str:
-    "What is said of parameters, said of options"
+    "Rewrite a message about parameters as one about options"
     options = [*options]
     text = re.sub(r"\b([Tt]he) '(\w+)' parameter of ([\w.]+\w)", lambda m: _parameter_words(m, options), text)
     text = re.sub(r'^(\w+(?:\.\w+)?) needs\b', lambda m: _subjects.get(m[1].removeprefix('ImageData.'), m[0]), text)

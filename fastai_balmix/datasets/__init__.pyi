@@ -3,9 +3,12 @@ from .depth import Reading
 from .groups import group_numbers
 from .splits import authors_folds, fold_numbers, split_off
 from .dicom import header_values, is_dicom
+from .augment import augmentation, batch_augmentation
 from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
+from .stores import clean_stores, NoStore
+from .prepared import pictures_in_memory, Pictures, plan_store, prepare, StorePlan
 from .trees import from_folder_table
 from .tables import from_csv
 from .published import (
@@ -14,9 +17,10 @@ from .published import (
 from .sources import long_tail, read_data, readers
 
 __all__ = [
-    'ArrayImages', 'as_rgb', 'authors_folds', 'digits', 'digits_lt', 'dr_grades', 'eyepacs',
-    'fashion_mnist_lt', 'fashion_names', 'fold_numbers', 'from_csv', 'from_folder_table', 'group_numbers',
-    'header_values', 'hyper_kvasir', 'ImageData', 'is_dicom', 'long_tail', 'medmnist', 'messidor2',
-    'open_image', 'read_data', 'readers', 'Reading', 'small_net', 'split_off', 'tail_counts', 'tail_idxs',
+    'ArrayImages', 'as_rgb', 'augmentation', 'authors_folds', 'batch_augmentation', 'clean_stores', 'digits',
+    'digits_lt', 'dr_grades', 'eyepacs', 'fashion_mnist_lt', 'fashion_names', 'fold_numbers', 'from_csv',
+    'from_folder_table', 'group_numbers', 'header_values', 'hyper_kvasir', 'ImageData', 'is_dicom', 'long_tail',
+    'medmnist', 'messidor2', 'NoStore', 'open_image', 'Pictures', 'pictures_in_memory', 'plan_store', 'prepare',
+    'read_data', 'readers', 'Reading', 'small_net', 'split_off', 'StorePlan', 'tail_counts', 'tail_idxs',
     'Verification',
 ]

@@ -23,7 +23,8 @@ from fastai.data.all import *
 from fastai.vision.augment import *
 from fastai.vision.core import *
 from ..checks import check,check_int,first_few
-from .images import before_resize,OpenFast,OpenImage
+from ..loaders.block import block_loader,FromPictures
+from .images import before_resize,height_width,OpenFast,OpenImage
 from .parts import check_fold,checked_rows,split_rows,warn_of_unused_parts
 from .verify import check_dicom,file_remarks
 
@@ -69,20 +70,11 @@ def _check_there(data, rows):
 def _tell_of_depth(data):
     "Say before the first batch what would be seen otherwise than people see it, and refuse what cannot be opened"
     check_dicom(data)
-    for remark in file_remarks(data):
+    for remark in file_remarks(data) if data.remarks is None else data.remarks:
         if remark.blocking: raise ValueError(f'ImageData needs a range that all images share, but {remark.text}')
         if remark.alarm: warnings.warn(f'ImageData.dataloaders: {remark.text}', stacklevel=4)
 
 # %% ../../nbs/datasets/batches.ipynb #4a7fae1f
-def _height_width(size):
-    "`size` as (height, width); None where images stay as they are"
-    if size is None: return None
-    sides = tuple(size) if isinstance(size, tuple | list) else (size,)
-    whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) and s>0 for s in sides)
-    check(whole and len(sides) in (1,2), 'size', 'ImageData.dataloaders',
-          'a number of pixels, a pair (height, width), or None', repr(size))
-    return sides if len(sides)==2 else sides*2
-
 def _check_decode(decode, size, resize, item_tfms):
     "Raise a `ValueError` where JPEGs cannot be decoded at a fraction of their size"
     owner = 'ImageData.dataloaders'
@@ -94,10 +86,29 @@ def _check_decode(decode, size, resize, item_tfms):
     check(not early, 'decode', owner,
           f"'full' where an item transform comes before the resize or replaces it, as {early} would", repr(decode))
 
+def _check_pictures(pictures, data, items, size, resize, decode, item_tfms):
+    "Raise a `ValueError` where `items` cannot come from `pictures`"
+    if pictures is None: return
+    owner = 'ImageData.dataloaders'
+    check(resize=='squish', 'pictures', owner, f"None where `resize` is {resize!r}", repr(pictures))
+    early = ', '.join(before_resize(item_tfms))
+    check(not early, 'pictures', owner,
+          f'None where an item transform comes before the resize or replaces it, as {early} would', repr(pictures))
+    ready = tuple(pictures.shape[1:])
+    check(size==ready, 'size', owner, f'that of the pictures, {ready[0]} × {ready[1]}', repr(size))
+    check(decode==pictures.decode, 'decode', owner, f'that of the pictures, {pictures.decode!r}', repr(decode))
+    same = (data.reading.range,data.reading.frame,data.reading.colour)
+    theirs = pictures.reading
+    check(same==(theirs.range,theirs.frame,theirs.colour), 'pictures', owner,
+          'pictures that were read in the range of the data, and on the same background', repr(pictures))
+    try: pictures.rows([source for source,_ in items])
+    except KeyError as e: check(False, 'pictures', owner, 'pictures of all images of the data', f'none of {e}')
+
 # %% ../../nbs/datasets/batches.ipynb #5bdecd69
-def _block(data, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms):
+def _block(data, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms, pictures):
     "The pipeline from items to batches, of which the first `n_train` are for training"
     opened = OpenFast((size[1],size[0]), data.reading) if decode=='fast' else OpenImage(data.reading)
+    if pictures is not None: opened = FromPictures(pictures, opened, data.images)
     images = TransformBlock(type_tfms=[opened], batch_tfms=[IntToFloatTensor])
     resized = [] if size is None else [Resize(size, method=resize)]
     return DataBlock(
@@ -106,11 +117,11 @@ def _block(data, n_train, n_valid, size, resize, decode, item_tfms, batch_tfms):
         item_tfms=resized+[*L(item_tfms)], batch_tfms=batch_tfms)
 
 def image_loaders(
-    data, fold, size, bs, parts, item_tfms, batch_tfms, num_workers, seed, resize, decode, **kwargs
+    data, fold, size, bs, parts, item_tfms, batch_tfms, num_workers, seed, resize, decode, pictures, **kwargs
 )->DataLoaders:
     "Loaders for training and validation"
     owner = 'ImageData.dataloaders'
-    size = _height_width(size)
+    if size is not None: size = height_width(size, owner, 'a number of pixels, a pair (height, width), or None')
     check(resize in ('squish','crop','pad'), 'resize', owner, "'squish', 'crop' or 'pad'", repr(resize))
     _check_decode(decode, size, resize, item_tfms)
     check_int(bs, 'bs', owner, low=1)
@@ -120,9 +131,12 @@ def image_loaders(
     check(len(train), 'df' if parts is None else 'parts', owner, 'images to train on', 'none')
     check(bs<=len(train), 'bs', owner, f'at most {len(train)}, the number of training images', str(bs))
     _check_there(data, np.concatenate([train,valid]))
+    items = image_items(data, train)+image_items(data, valid)
+    _check_pictures(pictures, data, items, size, resize, decode, item_tfms)
     _tell_of_depth(data)
     if num_workers is not None: kwargs['num_workers'] = int(num_workers)
-    block = _block(data, len(train), len(valid), size, resize, decode, item_tfms, batch_tfms)
-    dls = block.dataloaders(image_items(data, train)+image_items(data, valid), bs=int(bs), **kwargs)
+    block = _block(data, len(train), len(valid), size, resize, decode, item_tfms, batch_tfms, pictures)
+    dls = block.dataloaders(items, bs=int(bs), **kwargs)
+    if pictures is not None: dls.loaders = [block_loader(dl) for dl in dls.loaders]
     if seed is not None: dls.train.rng = random.Random(int(seed))
     return dls

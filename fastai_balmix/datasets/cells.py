@@ -1,7 +1,7 @@
 r"""Read a table as text, whatever program wrote it.
 
-Cells of a table as text, from CSV in any usual encoding, from Excel and from Parquet. What had to be guessed, such as
-an encoding, is said in a note.
+Cells of a table as text, from CSV in any usual encoding, from Excel and from Parquet. A note states every guess, such
+as the encoding.
 
 ```python
 from tempfile import mkdtemp
@@ -17,12 +17,13 @@ read_cells(fn, 'example')
 __all__ = ['read_cells', 'read_table']
 
 # %% ../../nbs/datasets/cells.ipynb #e768d8c4
-import codecs,csv,re
+import codecs,csv,re,zipfile
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from unicodedata import normalize
 import pandas as pd
+from ..bounded import check_archive
 from ..checks import check,nearest
 
 # %% ../../nbs/datasets/cells.ipynb #c26e2801
@@ -40,12 +41,12 @@ def _text_of(content, fn, owner, notes):
         except UnicodeDecodeError: raise _cannot(owner, fn, 'it is neither UTF-8 nor cp1252.') from None
         word = re.search(r'\w*[^\W\x00-\x7f]\w*', text)
         such_as = f', such as {word[0]!r}' if word else ''
-        notes.append(f'{fn.name} is no UTF-8 and is read as cp1252{such_as}.')
+        notes.append(f'{fn.name} is not UTF-8 and is read as cp1252{such_as}.')
     if '\0' in text: raise _cannot(owner, fn, 'it holds zero bytes. Is it UTF-16? Save it as UTF-8.')
     return text
 
 def _separator(head, columns):
-    "What separates columns: what finds `columns` in the first line, else what is there most often"
+    "The separator that finds `columns` in the first line, or else the most frequent one"
     for sep in ',;\t|':
         names = next(csv.reader([head], delimiter=sep, skipinitialspace=True), [])
         if set(columns) <= {o.strip() for o in names}: return sep
@@ -63,7 +64,7 @@ def _text_rows(text, fn, owner, columns, sep):
 
 # %% ../../nbs/datasets/cells.ipynb #9c60ac47
 def _needed(package, fn, owner):
-    "A package that reads a format"
+    "The package that reads a format"
     try: return import_module(package)
     except ImportError:
         name = package.partition('.')[0]
@@ -77,7 +78,9 @@ def _as_text(value):
 
 def _excel_rows(fn, owner, notes):
     "Rows of the first sheet"
-    book = _needed('openpyxl', fn, owner).load_workbook(fn, read_only=True, data_only=True)
+    excel = _needed('openpyxl', fn, owner)
+    with zipfile.ZipFile(fn) as archive: check_archive(archive, fn)
+    book = excel.load_workbook(fn, read_only=True, data_only=True)
     names = book.sheetnames
     if len(names)>1: notes.append(f'{fn.name} has {len(names)} sheets; the first is read, {names[0]!r}.')
     rows = [[_as_text(o) for o in row] for row in book[names[0]].iter_rows(values_only=True)]
@@ -85,7 +88,7 @@ def _excel_rows(fn, owner, notes):
     return rows
 
 def _parquet_rows(fn, owner):
-    "Rows of a Parquet file, the names of the columns first"
+    "Rows of a Parquet file, column names first"
     table = _needed('pyarrow.parquet', fn, owner).read_table(fn)
     columns = [[str(name), *(('' if o is None else str(o)) for o in table.column(k).to_pylist())]
                for k,name in enumerate(table.column_names)]
@@ -105,7 +108,7 @@ def _rows_of(fn, owner, columns, sep, notes):
 
 # %% ../../nbs/datasets/cells.ipynb #4cefc660
 def _columns_of(rows):
-    "Names of the columns, and how many there are, without empty ones at the end"
+    "Column names, and their number without empty ones at the end"
     head = [normalize('NFC', o.strip().lstrip('\ufeff')) for o in rows[0]]
     width = len(head)
     while width and not head[width-1] and not any(len(row)>=width and row[width-1].strip() for row in rows): width -= 1
@@ -119,10 +122,10 @@ def _columns_of(rows):
 def read_cells(
     fn:Path, # The file: CSV, .xlsx or .parquet
     owner:str, # Reader, for errors
-    columns=(), # Columns that are expected, which tell what separates them
-    sep:str|None=None # What separates columns. Default: whichever of , ; tab | fits.
+    columns=(), # Expected columns, by which the separator is found
+    sep:str|None=None # Column separator. Default: whichever of , ; tab | fits.
 )->tuple: # DataFrame of text, rows numbered from 2, and a list of notes
-    "A table of text, and what had to be guessed"
+    "Read a table as text, and note what was guessed"
     notes: list = []
     rows = [(k,row) for k,row in enumerate(_rows_of(fn, owner, columns, sep, notes), 1) if any(o.strip() for o in row)]
     if not rows: raise _cannot(owner, fn, 'it is empty.')
@@ -139,10 +142,10 @@ def read_table(
     columns, # Columns that it must have
     owner:str, # Reader, for errors
     name:str='root', # Parameter that the file was given by
-    sep:str=',' # What separates columns
+    sep:str=',' # Column separator
 )->pd.DataFrame: # Rows numbered from 0
-    "A table of text that a published data set brings"
-    check(fn.is_file(), name, owner, f'a folder with {fn.name}', f'none in {str(fn.parent)!r}')
+    "Read a table of a published data set as text"
+    check(fn.is_file(), name, owner, f'a folder with {fn.name}', f'{str(fn.parent)!r}, which has none,')
     df,_ = read_cells(fn, owner, columns, sep)
     for column in columns:
         if column not in df:

@@ -1,7 +1,7 @@
-"""Classes that are too small are named, left out or merged.
+"""Name, leave out or merge classes that are too small.
 
-A class of one image, or of one patient, cannot be trained on and reported. Errors and warnings name it and say what can
-be done: `data.without` leaves classes out, and `data.merged` makes one class of several.
+A class of one image or one patient cannot be both trained on and reported. Errors and warnings name it and the ways
+out: `data.without` leaves classes out, and `data.merged` merges several into one.
 
 ```python
 from fastai_balmix.datasets import *
@@ -24,22 +24,22 @@ def class_sizes(
     counts, # Images or groups of each
     unit:str # 'image' or 'group'
 )->str: # As "basophil has 1 image, eosinophil has 3 images"
-    "How many images, or groups of images, each of some classes has"
+    "Number of images or groups of each of some classes, in words"
     of = 'images of ' if unit=='group' else ''
     units = {True: 'group (patient)', False: 'groups (patients)'} if unit=='group' else {True: 'image', False: 'images'}
     return ', '.join(f'{name} has {of}{n} {units[n==1]}' for name,n in zip(names, counts))
 
 def ways_out(
-    names # Names of the classes that make trouble
+    names # Names of these classes
 )->str: # A sentence
-    "What can be done about classes that have too few images"
+    "What to do about classes with too few images"
     them = 'it' if len(names)==1 else 'them'
     named = ', '.join(map(repr, names[:10])) + (', ...' if len(names)>10 else '')
     return f'Leave {them} out with data.without({named}), or merge {them} with data.merged(...).'
 
 # %% ../../nbs/datasets/classes.ipynb #66ce177f
 def _checked_names(names, data, name, owner):
-    "Names of classes that the data have, as text"
+    "Checked names of classes in the data, as text"
     names = [str(o) for o in names]
     unknown = [o for o in names if o not in data.vocab]
     if unknown:
@@ -56,7 +56,7 @@ def left_out(
     data, # The data
     names # Names of classes
 )->tuple: # Which images stay, (N,) bool; the classes that stay; a note
-    "The data without some classes"
+    "Leave out some classes"
     owner = 'ImageData.without'
     check(names, 'names', owner, 'one class or more', 'none')
     names = _checked_names(names, data, 'names', owner)
@@ -90,7 +90,7 @@ def joined(
     data, # The data
     classes # Members of each new class, {name: list of names}
 )->tuple: # Label of each image, (N,), all classes, and a note
-    "The data with some classes merged"
+    "Merge some classes"
     merge = _checked_merge(data, classes)
     now = {o: new for new,members in merge.items() for o in members}
     vocab = [*dict.fromkeys(now.get(o, o) for o in data.vocab)]
@@ -100,9 +100,9 @@ def joined(
 # %% ../../nbs/datasets/classes.ipynb #8e74dcd8
 def still_there(
     data, # The data
-    labels # Labels of the images that are left
+    labels # Labels of the remaining images
 )->tuple: # The classes, and a list of notes
-    "Classes after some images have gone"
+    "Classes that remain after images were removed"
     there = {*labels}
     gone = [name for name,n in zip(data.vocab, data.counts) if n and name not in there]
     vocab = [o for o in data.vocab if o not in gone]

@@ -1,7 +1,7 @@
-"""What columns look like: parts, patients, one column for each class, paths.
+"""Recognise what columns hold: parts, patients, paths, one column for each class.
 
-What a table has beside the columns that were asked for. A column that says which images are for training must not be
-passed over; one that names patients deserves a word; and where a column is missing, the likely one is proposed.
+A table often has more columns than the reader was asked to use. A column that marks training images must not be
+ignored, and a column of patients is mentioned. If a column is missing, a likely one is proposed.
 
 ```python
 import pandas as pd
@@ -38,7 +38,7 @@ def _plain(column): return re.sub(r'[\W\d_]+', '', column.casefold())
 def counts_of(
     values # Values of a column
 )->str: # Such as "'Training' (20 images), 'Prüfung' (8)"
-    "How often each value stands in a column"
+    "How often each value occurs in a column, in words"
     found = Counter(values)
     first,*rest = found.most_common(6)
     more = f' and {len(found)-6} more' if len(found)>6 else ''
@@ -56,7 +56,7 @@ def unused_parts(
     df:pd.DataFrame, # A table of text
     used # Columns that are used
 )->dict: # {'split': columns, 'fold': columns}
-    "Columns that look like parts or folds and are not used"
+    "Unused columns that look like parts or folds"
     found: dict = dict(split=[], fold=[])
     for column in df:
         n = df[column].nunique()
@@ -74,7 +74,7 @@ def check_unused_parts(
     owner:str, # Reader, for errors
     fn:Path # File of the table
 )->None:
-    "Raise a `ValueError` for columns that look like parts or folds, if neither is used and they are not refused"
+    "Raise a `ValueError` for columns that look like parts or folds, unless one is used or refused"
     if split not in (None,'none') or fold not in (None,'none'): return
     found = unused_parts(df, used)
     how = []
@@ -100,7 +100,7 @@ def patient_columns(
     df:pd.DataFrame, # A table of text
     used # Columns that are used
 )->list:
-    "Columns that look like patients, or what else belongs together, with several images each; patients first"
+    "Columns that look like patients or other groups of several images; patients first"
     found = []
     for column in df:
         plain = _plain(column)
@@ -114,7 +114,7 @@ def patient_note(
     df:pd.DataFrame, # A table of text
     used # Columns that are used
 )->list: # A sentence, or none
-    "Say which columns look like patients"
+    "A note on columns that look like patients"
     found = patient_columns(df, used)
     if not found: return []
     names = ' and '.join(map(repr, found))
@@ -134,7 +134,7 @@ def one_hot(
     owner:str, # Reader, for errors
     fn:Path # File of the table
 )->pd.Series: # Lists of the classes of each row
-    "The classes whose columns say yes"
+    "The classes of each row, from one column for each class"
     for column in labels:
         bad = df.loc[~df[column].str.casefold().isin(_yes|_no), column]
         if len(bad):
@@ -148,7 +148,7 @@ _label_words = ('label','class','dx','diagnosis','diagnose','finding','findings'
                 'befund','klasse','disease','labels','findinglabels','diagnóstico','diagnostic')
 
 def _proposed_path(df, root):
-    "Options that find files: the column, and what its values lack"
+    "Options that find files: the column, and the missing suffix or folder"
     files = {without_suffix(o.rpartition('/')[2]).casefold(): o for o in images_below(root)}
     best = {}
     for column in df:
@@ -172,12 +172,12 @@ def _proposed_label(df, used):
 
 def missing_column(
     df:pd.DataFrame, # A table of text
-    columns:dict, # {parameter: column} that were asked for
+    columns:dict, # {parameter: column}, as requested
     owner:str, # Reader, for errors
     fn:Path, # File of the table
     root:Path # Folder that paths start from
-)->ValueError|None: # None if all are there
-    "The error of a column that is not there, with the options that would do"
+)->ValueError|None: # None if no column is missing
+    "The error for a missing column, with options that would work"
     lost = {name: o for name,o in columns.items() if o not in df}
     if not lost: return None
     used = [o for o in columns.values() if o in df]

@@ -1,8 +1,7 @@
-"""What image files hold, in sentences.
+"""Describe the contents of image files, and what may be read wrongly.
 
-A file that can be opened can still be read wrongly: 12 of 16 bits are nearly black, a range cuts off what lies beyond,
-a file of several frames shows the first. What files hold is looked at, and what may be wrong is said in sentences that
-`verify`, `summary` and `dataloaders` share.
+A file that can be opened can still be read wrongly: 12 of 16 bits are nearly black, a range clips values, only the
+first of several frames is read. This room examines files. `verify`, `summary` and `dataloaders` share its sentences.
 
 ```python
 from fastai_balmix.datasets.contents import facts_of,remarks
@@ -30,14 +29,14 @@ from .images import in_8_bits,open_picture,to_frame
 
 # %% ../../nbs/datasets/contents.ipynb #181e0d93
 class Facts(NamedTuple):
-    "What one file holds"
+    "Facts of one file"
     kind:str # '8 bits', '16 bits', '32-bit integers', 'floats', 'DICOM, 12 bits', …
-    low:float=math.nan # Lowest value; NaN where 8 bits were not decoded
+    low:float=math.nan # Lowest value; NaN if 8 bits were not decoded
     high:float=math.nan # Highest value
-    least:float=math.nan # Lowest that such a file can hold; NaN where nobody can tell
-    most:float=math.nan # Highest that such a file can hold
-    frames:int=1 # How many frames it has
-    window:str='' # The range that the file itself asks for, in words
+    least:float=math.nan # Lowest value of this type; NaN if undefined
+    most:float=math.nan # Highest value of this type
+    frames:int=1 # Number of frames
+    window:str='' # The range stated in the file, in words
 
 def _facts_of_values(values, frames, name, kind):
     "Facts of values beyond 8 bits"
@@ -46,11 +45,11 @@ def _facts_of_values(values, frames, name, kind):
     return Facts(kind, *values.extremes, *limits, frames, values.window)
 
 def facts_of(
-    im:Image.Image, # An image, not yet decoded where it comes from a file
+    im:Image.Image, # An image, not yet decoded if it comes from a file
     reading:Reading, # How the data set is read
     decode:bool=True # Decode 8 bits too? More than 8 are always decoded.
 )->Facts:
-    "What an image holds"
+    "Facts of an image"
     frames = getattr(im, 'n_frames', 1)
     to_frame(im, reading.frame)
     values = held_values(im)
@@ -62,10 +61,11 @@ def facts_of(
 def facts_of_file(
     path, # Path of a file
     reading:Reading, # How the data set is read
-    content:bytes|None=None, # The bytes of the file, where they were read already
-    decode:bool=True # Decode 8 bits too?
+    content:bytes|None=None, # The bytes of the file, if already read
+    decode:bool=True, # Decode 8 bits too?
+    use=None # Called with an image of 8 bits, once it is decoded, such as `as_rgb`
 )->Facts:
-    "What a file holds; raises what opening it would raise"
+    "Facts of a file; raises the same errors as opening it"
     name = Path(path).name
     def of_dicom():
         values,frames = dicom_values(path if content is None else content, reading.frame, name)
@@ -74,7 +74,9 @@ def facts_of_file(
     try:
         with open_picture(path if content is None else BytesIO(content)) as im:
             im.filename = name # for errors
-            return facts_of(im, reading, decode)
+            facts = facts_of(im, reading, decode)
+            if use is not None and facts.kind=='8 bits': use(im)
+            return facts
     except UnidentifiedImageError:
         if begins_as_dicom(path): return of_dicom()
         raise
@@ -83,8 +85,8 @@ def facts_of_file(
 class Remark(NamedTuple):
     "A sentence about the files of a data set"
     text:str
-    alarm:bool=False # Is it worth a warning before training?
-    blocking:bool=False # Can images not be opened until it is answered?
+    alarm:bool=False # Warn before training?
+    blocking:bool=False # Does it prevent images from being opened?
 
 def _span(found):
     "Lowest and highest value of several files"
@@ -97,7 +99,7 @@ def _images(n, verb, verbs):
     return f'{n:,} image {verb}' if n==1 else f'{n:,} images {verbs}'
 
 def _proposed(limits):
-    "A range for values from `low` to `high`: from 0 to full bits, from 0 to 1, else as they are"
+    "A range for values from `low` to `high`: from 0 to full bits, from 0 to 1, or unchanged"
     low,high = limits
     if low>=0 and high>255 and float(high).is_integer(): return f'range=(0, {2**int(high).bit_length()-1})'
     if low>=0 and high<=1 and not (low==0 and high==0): return 'range=(0, 1)'
@@ -105,22 +107,22 @@ def _proposed(limits):
     return f'range=({as_number(math.floor(low))}, {as_number(math.ceil(high))})'
 
 def _without_range(found):
-    "Files of which nobody can tell what is black and what is white"
+    "A remark on files whose values for black and white are unknown"
     lost = {path: fact for path,fact in found.items() if math.isnan(fact.most) and not fact.window}
     if not lost: return []
     kinds = ' or '.join(sorted({fact.kind for fact in lost.values()}))
     limits = _span(lost)
     they = _images(len(lost), 'holds', 'hold')
-    return [Remark(f'{they} {kinds} ({_words(limits)}), of which nobody can tell what is black and what is white, '
+    return [Remark(f'{they} {kinds} ({_words(limits)}), for which black and white are undefined, '
                    f'such as {next(iter(lost))}: state {_proposed(limits)}.', True, True)]
 
 def _uses_half(fact):
-    "Does a file use less than half of what it can hold? Values that may be below 0 need not begin at the lowest."
+    "Does a file use less than half of its range? Signed values need not begin at the lowest."
     start = min(fact.low, 0) if fact.least<0 else fact.least
     return fact.high-start<=(fact.most-fact.least)/2
 
 def _partly_used(found):
-    "Files that use less than half of what they can hold, where these are the most"
+    "A remark on files that use less than half of their range, if most do"
     deep = {path: fact for path,fact in found.items() if fact.most>255 and not fact.window}
     dark = {path: fact for path,fact in deep.items() if _uses_half(fact)}
     if not dark or 2*len(dark)<len(deep): return []
@@ -133,7 +135,7 @@ def _partly_used(found):
     return [Remark(f'{they} {_words(limits)} of {whole}: state {_proposed(limits)}.{others}', True)]
 
 def _windows(found):
-    "Files that ask for ranges of their own, where these differ"
+    "A remark on files that state different ranges"
     dicom = {path: fact for path,fact in found.items() if fact.kind.startswith('DICOM') and fact.kind!='DICOM, 8 bits'}
     first = {}
     for path,fact in dicom.items(): first.setdefault(fact.window or 'none', path)
@@ -144,14 +146,14 @@ def _windows(found):
 
 # %% ../../nbs/datasets/contents.ipynb #d1f01217
 def _beyond(found, reading):
-    "Files whose values lie outside the stated range, or make little use of it"
+    "Remarks on files with values outside the stated range, or using little of it"
     low,high = reading.range
     stated = f'range=({as_number(low)}, {as_number(high)})'
     cut = {path: fact for path,fact in found.items() if fact.low<low or fact.high>high}
     res = []
     if cut:
         shown = ', '.join(f'{path} ({_words((fact.low,fact.high))})' for path,fact in list(cut.items())[:3])
-        by_window = all(fact.kind.startswith('DICOM') for fact in cut.values()) # what a window is for
+        by_window = all(fact.kind.startswith('DICOM') for fact in cut.values()) # windows are meant to clip
         they = _images(len(cut), 'goes', 'go')
         end = ' …' if len(cut)>3 else '.'
         res.append(Remark(f'{they} beyond {stated} and will be cut off there: {shown}{end}', not by_window))
@@ -165,7 +167,7 @@ def _beyond(found, reading):
     return res
 
 def _mixed(found, reading):
-    "How many files are of each depth, and how many have several frames"
+    "Remarks on the number of files of each depth, and of several frames"
     res = []
     kinds = Counter(fact.kind for fact in found.values())
     if len(kinds)>1:
@@ -184,7 +186,7 @@ def remarks(
     found:dict, # {path: Facts}
     reading:Reading # How the data set is read
 )->list: # Of `Remark`
-    "What is to be said of files"
+    "All remarks on files"
     if not found: return []
     if isinstance(reading.range, tuple): res = _beyond(found, reading)
     elif reading.range=='16bit': res = []

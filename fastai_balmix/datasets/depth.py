@@ -1,7 +1,7 @@
-"""What an image holds beyond 8 bits, and how it becomes 8-bit RGB.
+"""Convert images of more than 8 bits to 8-bit RGB, in the same way for a whole data set.
 
-A screen shows 256 grey levels. Scanners, microscopes and tomographs write more: 12 of 16 bits, integers below 0, floats
-from 0 to 1. Which of these values becomes black and which white is one decision for the whole data set, a `Reading`.
+A screen shows 256 grey levels. Scanners, microscopes and tomographs write more: 12 of 16 bits, negative integers,
+floats from 0 to 1. Which value becomes black and which white is one decision for the whole data set, a `Reading`.
 
 ```python
 from fastai_balmix.datasets import *
@@ -54,9 +54,9 @@ def _checked_background(colour):
 @dataclass(frozen=True)
 class Reading:
     "How image files become 8-bit RGB, the same for all files of a data set"
-    range:tuple|str|None=None # What becomes black and white, or '16bit': 0 to 65,535. Default: all a file can hold.
-    frame:int|None=None # Which frame of files that have several, from 0. Default: the first.
-    background:str|tuple='white' # What shows through where an image is transparent, a name or (red, green, blue)
+    range:tuple|str|None=None # Values for black and white, or '16bit': 0 to 65,535. Default: the range of the type.
+    frame:int|None=None # Frame of multi-frame files, from 0. Default: the first.
+    background:str|tuple='white' # Colour behind transparent pixels, a name or (red, green, blue)
 
     def __post_init__(self):
         object.__setattr__(self, 'range', _checked_range(self.range))
@@ -73,7 +73,7 @@ class Reading:
 
     @property
     def arguments(self)->dict:
-        "What `ImageData` and readers take, in a form that JSON keeps"
+        "The arguments of `ImageData` and readers, as JSON values"
         kept = dict(range=self.range, frame=self.frame, background=self.background)
         return {name: list(value) if isinstance(value, tuple) else value for name,value in kept.items()}
 
@@ -86,15 +86,15 @@ as_files_say = Reading()
 # %% ../../nbs/datasets/depth.ipynb #228e11cb
 @dataclass
 class Values:
-    "Numbers that an image holds, as they are in the file"
+    "Pixel values of an image, as in the file"
     array:np.ndarray # (H,W), or (H,W,3) for colours
-    kind:str # What they are, such as '16 bits'
-    limits:tuple|None # Lowest and highest that such a file can hold; None where nobody can tell
+    kind:str # Their type, such as '16 bits'
+    limits:tuple|None # Lowest and highest value of this type; None if undefined
     inverted:bool=False # Is the lowest value white?
     alpha:np.ndarray|None=None # Opacity from 0 to 255, (H,W) uint8
-    padding:float|None=None # A value that stands for no measurement
-    window:str='' # The file's own range, (low, high) in words, or 'a table'
-    shown:np.ndarray|None=None # Levels by that window, (H,W) uint8
+    padding:float|None=None # The value that marks missing measurements
+    window:str='' # The range stated in the file, (low, high) in words, or 'a table'
+    shown:np.ndarray|None=None # Grey levels in that range, (H,W) uint8
 
     @property
     def extremes(self)->tuple:
@@ -110,25 +110,25 @@ def as_number(
     return str(int(value)) if float(value).is_integer() else f'{value:.4g}'
 
 def used_limits(
-    values:Values, # What an image holds
+    values:Values, # Pixel values
     reading:Reading, # How the data set is read
-    name:str # The image, for the error
+    name:str # Name of the image, for the error
 )->tuple: # (low, high)
-    "The values that become black and white; a `ValueError` where nobody has said"
+    "The values that become black and white; a `ValueError` if none are stated"
     if isinstance(reading.range, tuple): return reading.range
     if values.limits is not None: return values.limits
     if reading.range=='16bit': return 0,65535
     low,high = (as_number(v) for v in values.extremes)
-    raise ValueError(f'ImageData needs a range that all images share, but none is stated, and {name} holds '
-                     f'{values.kind} ({low} to {high}), of which nobody can tell what is black and what is white. '
-                     f'State it as in range=({low}, {high}); `data.verify()` proposes one for all images.')
+    raise ValueError(f'ImageData needs a range for black and white, but none is stated, and {values.kind} have none of '
+                     f'their own: {name} has values from {low} to {high}. State a range for all images, such as '
+                     f'range=({low}, {high}); `data.verify()` proposes one.')
 
 def stretched(
     array:np.ndarray, # Numbers
     limits:tuple # (low, high)
 )->np.ndarray: # uint8
-    "Numbers as grey levels, `low` as 0 and `high` as 255; what lies beyond is cut off"
-    if array.dtype in (np.uint8,np.uint16): # each value once
+    "Numbers as grey levels, `low` as 0 and `high` as 255; values beyond are clipped"
+    if array.dtype in (np.uint8,np.uint16): # by a lookup table
         levels = stretched(np.arange(np.iinfo(array.dtype).max+1), limits)
         return levels[array]
     low,high = limits
@@ -136,7 +136,7 @@ def stretched(
 
 def check_finite(
     array:np.ndarray, # Numbers
-    name:str # The image, for the error
+    name:str # Name of the image, for the error
 )->None:
     "Raise a `ValueError` for NaN and infinity"
     n_lost = 0 if array.dtype.kind in 'iub' else int((~np.isfinite(array)).sum())
@@ -147,11 +147,11 @@ def check_finite(
 def name_of(
     im:Image.Image # An image
 )->str:
-    "Name of the file it comes from, for an error"
+    "File name of an image, for an error"
     return Path(getattr(im, 'filename', None) or 'the image').name
 
 def _packing(im):
-    "How a file that is not yet decoded packs its pixels: decoder, name of the form, further arguments"
+    "Pixel packing of a file that is not yet decoded: decoder, mode, further arguments"
     tiles = getattr(im, 'tile', None)
     if not tiles: return '','',()
     args = tiles[0][3]
@@ -159,14 +159,14 @@ def _packing(im):
     return tiles[0][0],str(args[0]),args[1:]
 
 def _tag(im, number, default):
-    "A number in the header of a TIFF"
+    "A number in a TIFF header"
     value = im.tag_v2.get(number, default) if im.format=='TIFF' else default
     return value[0] if isinstance(value, tuple) else value
 
 _other_order = {'L':'B', 'B':'L', 'N':'B' if sys.byteorder=='little' else 'L'}
 
 def _decoded_as(im, mode, packing):
-    "The bands of a file, (H,W,n) uint8, decoded once more by another name of how pixels are packed"
+    "The bands of a file, (H,W,n) uint8, decoded again with another packing"
     im.fp.seek(0)
     again = Image.open(BytesIO(im.fp.read()), formats=[im.format])
     if im.tell(): again.seek(im.tell())
@@ -199,7 +199,7 @@ def _colour_values(im):
         return Values(array.astype(np.uint16), '16 bits', (0,more[0]))
     if im.mode not in ('RGB','RGBA') or packing[-3:-1]!='16': return None
     array = _deep_colours(im, packing)
-    key = im.info.get('transparency') # a colour that is to be seen through
+    key = im.info.get('transparency') # the transparent colour
     im.load()
     alpha = None
     if array.shape[2]==4: alpha = np.rint(array[...,3]/257).astype(np.uint8)
@@ -218,9 +218,9 @@ def _integers(im, packing, more):
     return Values(array, '32-bit integers', None)
 
 def held_values(
-    im:Image.Image # An image, not yet decoded where it comes from a file
-)->Values|None: # None where 8 bits hold it
-    "What an image holds beyond 8 bits"
+    im:Image.Image # An image, not yet decoded if it comes from a file
+)->Values|None: # None for 8 bits
+    "Pixel values of an image of more than 8 bits"
     signed = im.mode=='L' and _tag(im, 339, 1)==2
     if im.mode[0] not in 'IF' and not signed: return _colour_values(im)
     _,packing,more = _packing(im)
@@ -231,17 +231,17 @@ def held_values(
     else:
         bits = 12 if packing=='I;12' else 16
         values = Values(np.asarray(im).astype(np.uint16), f'{bits} bits', (0,2**bits-1))
-    key = im.info.get('transparency') # a grey value that is to be seen through
+    key = im.info.get('transparency') # the transparent grey value
     if isinstance(key, int): values.alpha = np.where(values.array==key, 0, 255).astype(np.uint8)
     values.inverted = white_is_zero
     return values
 
 def grey_levels(
-    values:Values, # What an image holds
+    values:Values, # Pixel values
     reading:Reading, # How the data set is read
-    name:str # The image, for errors
+    name:str # Name of the image, for errors
 )->Image.Image: # RGB
-    "The values as a picture of 8 bits"
+    "Pixel values as an 8-bit image"
     check_finite(values.array, name)
     if values.shown is None or isinstance(reading.range, tuple):
         levels = stretched(values.array, used_limits(values, reading, name))

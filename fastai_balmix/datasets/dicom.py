@@ -1,8 +1,8 @@
 """Open the files of scanners and hospital archives.
 
-A DICOM file holds measured values, how they become physical units, the window in which a radiologist looks at them, and
-the patient. Files named `.dcm`, and files without a suffix that begin so, are opened through pydicom. It comes with
-`pip install 'fastai_balmix[dicom]'`.
+A DICOM file holds measured values, their conversion to physical units, a display window and the patient. Files named
+`.dcm`, and files without a suffix that begin as DICOM, are opened by pydicom. Install it with `pip install
+'fastai_balmix[dicom]'`.
 
 ```python
 from fastai_balmix.datasets import *
@@ -44,13 +44,13 @@ def begins_as_dicom(
 def is_dicom(
     path # Path of a file
 )->bool:
-    "Is this a DICOM file, by its suffix, or where that says nothing by its first bytes?"
+    "Is this a DICOM file, by its suffix or, if that is unclear, its first bytes?"
     suffix = splitext(str(path))[1].lower()
     if suffix in dicom_suffixes: return True
     return (suffix in ('','.ima') or suffix[1:].isdigit()) and begins_as_dicom(path)
 
 def load_pydicom(
-    what:str # What is to be opened, for the error
+    what:str # What to open, for the error
 ):
     "The module pydicom, or an error with the command that installs it"
     try: import pydicom.pixels
@@ -63,7 +63,7 @@ def load_pydicom(
 _per_frame = ('PixelValueTransformationSequence','FrameVOILUTSequence')
 
 def _header_of_frame(ds, frame):
-    "The header, with what an enhanced file says of all frames or of this one"
+    "The header, with the fields of an enhanced file for all frames or this one"
     groups = [*ds.get('SharedFunctionalGroupsSequence', [])]
     groups += [*ds.get('PerFrameFunctionalGroupsSequence', [])][frame:frame+1]
     for group in groups:
@@ -72,13 +72,13 @@ def _header_of_frame(ds, frame):
     return ds
 
 def _first_number(value):
-    "The first of one or several numbers; None where there is none"
+    "The first of one or several numbers, or None"
     if isinstance(value, str) or not hasattr(value, '__len__'): value = [value]
     try: return float(value[0])
     except (IndexError,TypeError,ValueError): return None
 
 def _value_limits(ds, bits):
-    "Lowest and highest value that a grey image of so many bits can hold"
+    "Lowest and highest possible value of a grey image, by its bits"
     if bits>16: return None
     low,high = (-2**(bits-1),2**(bits-1)-1) if ds.get('PixelRepresentation')==1 else (0,2**bits-1)
     if tables := ds.get('ModalityLUTSequence'): return 0,2**int(tables[0].LUTDescriptor[2])-1
@@ -87,7 +87,7 @@ def _value_limits(ds, bits):
     return tuple(sorted(limit*slope+intercept for limit in (low,high)))
 
 def _padding(ds):
-    "The value that stands for no measurement, in the units of the image"
+    "The padding value, in the units of the image"
     stored = _first_number(ds.get('PixelPaddingValue'))
     if stored is None: return None
     slope = _first_number(ds.get('RescaleSlope'))
@@ -95,7 +95,7 @@ def _padding(ds):
 
 # %% ../../nbs/datasets/dicom.ipynb #111afd12
 def _by_window(array, center, width, function):
-    "Levels by a window, as DICOM defines its three functions, and the window in words"
+    "Grey levels by one of the three window functions of DICOM, and the window in words"
     if function=='SIGMOID':
         levels = 255/(1+np.exp(np.clip(-4*(array-center)/width, -700, 700)))
         return np.rint(levels).astype(np.uint8),f'{center:g} ± {width/2:g}, sigmoid'
@@ -105,7 +105,7 @@ def _by_window(array, center, width, function):
     return np.rint(255*np.clip(part, 0, 1)).astype(np.uint8),f'{low:g} to {high:g}'
 
 def _own_window(array, ds, processing):
-    "Levels as the file asks for, and its window in words; None and '' where it says nothing"
+    "Grey levels as the file states, and its window in words; None and '' if it states nothing"
     tables = ds.get('VOILUTSequence')
     if tables and (array==array.astype(np.int64)).all():
         bits = int(tables[0].LUTDescriptor[2])
@@ -131,7 +131,7 @@ def _grey_values(array, ds, bits, processing):
 _pixel_names = ('PixelData','FloatPixelData','DoubleFloatPixelData')
 
 def _frame_number(ds, frame, name):
-    "Which frame is to be opened, and how many there are"
+    "The frame to open, and the number of frames"
     n = int(_first_number(ds.get('NumberOfFrames')) or 1)
     at = frame or 0
     if at>=n:
@@ -140,7 +140,7 @@ def _frame_number(ds, frame, name):
     return at,n
 
 def _with_syntax(ds, uid):
-    "The file with a transfer syntax, where its header was lost: as it was found to be encoded"
+    "The file with a transfer syntax; if its header was lost, that of the detected encoding"
     if 'TransferSyntaxUID' in ds.file_meta: return ds
     implicit,little = ds.original_encoding
     explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -149,13 +149,13 @@ def _with_syntax(ds, uid):
 
 def dicom_values(
     source, # Path of a file, or its bytes
-    frame:int|None=None, # Which of several frames, from 0. Default: the first.
-    name:str='the image' # The file, for errors
+    frame:int|None=None, # Frame number, from 0. Default: the first.
+    name:str='the image' # File name, for errors
 )->tuple: # (Values, int)
-    "What a DICOM file holds, in the units of its header, and how many frames it has"
+    "The values of a DICOM file, in the units of its header, and the number of frames"
     pydicom = load_pydicom(f'Opening {name}')
     processing = pydicom.pixels.processing
-    with warnings.catch_warnings(action='ignore'): # pydicom tells of odd headers that it reads all the same
+    with warnings.catch_warnings(action='ignore'): # pydicom warns about unusual headers that it can read
         try: ds = pydicom.dcmread(BytesIO(source) if isinstance(source, bytes) else source, force=True)
         except OSError: raise
         except Exception as e: raise ValueError(f'{name} is not a DICOM file: {e}') from None
@@ -173,16 +173,17 @@ def dicom_values(
 
 def open_dicom(
     source, # Path of a file
-    reading:Reading=as_files_say # How the data set is read
+    reading:Reading=as_files_say, # How the data set is read
+    content:bytes|None=None # The bytes of the file, where they were read already
 )->Image.Image: # 8 bits, RGB
-    "A DICOM file as a picture"
+    "Open a DICOM file as an image"
     name = Path(source).name
-    values,_ = dicom_values(source, reading.frame, name)
+    values,_ = dicom_values(source if content is None else content, reading.frame, name)
     return grey_levels(values, reading, name)
 
 # %% ../../nbs/datasets/dicom.ipynb #d513e88f
 def _header_value(path, keyword):
-    "One field of a header as text; '' where it is not there"
+    "One header field as text; '' if it is missing"
     import pydicom
     with warnings.catch_warnings(action='ignore'):
         try: value = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword], force=True).get(keyword)
@@ -193,9 +194,9 @@ def _header_value(path, keyword):
 
 def header_values(
     paths, # Paths of DICOM files
-    keyword:str # Name of a field, such as 'PatientID'
-)->list: # A str for each path, '' where the field is missing
-    "What stands in a field of each file's header"
+    keyword:str # Name of the field, such as 'PatientID'
+)->list: # A str for each path, '' if the field is missing
+    "One header field of each file"
     load_pydicom(f'Reading {keyword!r} from DICOM headers')
     from pydicom.datadict import dictionary_keyword,DicomDictionary,tag_for_keyword
     if tag_for_keyword(keyword) is None:

@@ -1,12 +1,13 @@
-"""Which folders of a tree are classes, which are parts, and what is left out.
+"""Decide which folders of a tree are classes and which are parts, and report what is left out.
 
-How a tree of folders is read. Folders are classes, or parts that hold classes, or classes that hold parts. Where two
-of these fit, `read_layout` asks; what it leaves out and what it guesses is in its notes.
+How a tree of folders is read. Folders are classes, or parts that hold classes, or classes that hold parts. If two of
+these fit, `read_layout` asks. Its notes say what it leaves out and what it guesses.
 
 ```python
 from fastai_balmix.datasets.folders import Found
 from fastai_balmix.datasets.layouts import read_layout
-names = ['eyes/Training/ill/1.png','eyes/Training/ok/2.png','eyes/Testing/ok/3.png','eyes/list.png']
+names = ['eyes/Training/ill/1.png','eyes/Training/ok/2.png','eyes/Testing/ok/3.png',
+         'eyes/list.png']
 layout = read_layout(Found(names), 'example')
 layout.table(), layout.notes
 ```"""
@@ -28,7 +29,7 @@ from .names import is_filler,likely_part,part_of,parts_by_name,proposed_parts
 def _quoted(names): return first_few(sorted(names), 6)
 
 def _ask_for_parts(owner, names, others):
-    "The error of a tree of which some folders look like parts and others hold images too"
+    "The error if some folders look like parts and others hold images too"
     names = sorted(names)
     look = 'looks like a part' if len(names)==1 else 'look like parts'
     why = f'{_quoted(names)} {look}'
@@ -39,33 +40,33 @@ def _ask_for_parts(owner, names, others):
                       'Otherwise move away what does not belong.')
 
 def _ask_for_inner_parts(owner, names):
-    "The error of classes of which some images lie in folders that look like parts, and others do not"
+    "The error if only some images of the classes are in folders that look like parts"
     return ValueError(f'{owner} needs its parts stated, but inside the classes {_quoted(names)} look like parts, and '
                       'other images lie beside them. If they are parts and the rest is left out: '
                       f"{proposed_parts(names)}. If they mean nothing: parts='none'. "
                       'Otherwise move away what does not belong.')
 
 def _ask_for_class(owner, name, inner):
-    "The error of a tree with one folder, which may be a class or hold them"
+    "The error for a single folder that may be a class or hold classes"
     return ValueError(f'{owner} needs its classes stated, but only the folder {name!r} has images, in its folders '
                       f'{_quoted(inner)}. If these are the classes, give the folder {name!r} itself. If {name!r} is '
                       f'the only class: vocab=[{name!r}].')
 
 def _ask_for_folders(owner, names):
-    "The error of folders that are no classes and hold images directly"
+    "The error for folders that are not classes and hold images directly"
     hold = 'holds its' if len(names)==1 else 'hold their'
     return ValueError(f'{owner} needs a subfolder for each class, but {_quoted(names)} {hold} images directly. '
                       "If these folders are the classes: parts='none'. If a table has the labels: from_csv.")
 
 def _ask_for_odd_class(owner, names):
-    "The error of a folder inside a part that is called as a part"
-    return ValueError(f'{owner} needs its classes stated, but inside a part there is {_quoted(names)}, called as a '
+    "The error for a folder inside a part that is named like a part"
+    return ValueError(f'{owner} needs its classes stated, but inside a part there is {_quoted(names)}, named like a '
                       f'part. If it is a class, name all classes: vocab=[{min(names)!r}, ...]. Otherwise move it.')
 
 def _ask_for_masks(owner, name):
-    "The error of a folder beside classes that is named as one of masks"
-    return ValueError(f'{owner} needs its classes stated, but the folder {name!r} and its images are called as masks '
-                      f'are. If it is a class, name all classes: vocab=[{name!r}, ...]. If it holds masks, '
+    "The error for a folder beside classes that is named like a folder of masks"
+    return ValueError(f'{owner} needs its classes stated, but the folder {name!r} and its images are named like masks'
+                      f'. If it is a class, name all classes: vocab=[{name!r}, ...]. If it holds masks, '
                       'move it away.')
 
 # %% ../../nbs/datasets/layouts.ipynb #79339933
@@ -73,9 +74,9 @@ def _ask_for_masks(owner, name):
 class Layout:
     "How a tree of folders is read"
     owner:str # Reader, for errors
-    parts:dict # Part of each name that the reader gave
-    vocab:list # Names of the classes, where the reader gave them
-    all_classes:bool # Are there no parts, as the reader said?
+    parts:dict # Part of each name, if given
+    vocab:list # Class names, if given
+    all_classes:bool # Are all folders classes, as stated by parts='none'?
     rows:list = field(default_factory=list) # (path, which of its folders is the class, part or None)
     notes:list = field(default_factory=list) # What was guessed and what was left out
 
@@ -89,7 +90,7 @@ class Layout:
         if n: self.notes.append(f"{n:,} {'image' if n==1 else 'images'} left out: {why}, such as {min(paths)}.")
 
 def _without_masks(layout, images):
-    "Images that are no masks of others"
+    "Images that are not masks of others"
     flat = {path.partition('/')[0] for path in images if path.count('/')==1}
     unsure = flat.intersection(mask_folders(images)).difference(layout.vocab)
     if unsure: raise _ask_for_masks(layout.owner, min(unsure))
@@ -101,7 +102,7 @@ def _without_masks(layout, images):
 
 # %% ../../nbs/datasets/layouts.ipynb #639e751f
 def _below(folders):
-    "{first folder: the folders after it, for each image}, of images that are in one"
+    "{first folder: the further folders of each image}, for images in a folder"
     found = {}
     for row in folders:
         if row: found.setdefault(row[0], []).append(row[1:])
@@ -110,12 +111,12 @@ def _below(folders):
 def _inner(rows): return sorted({row[0] for row in rows if row})
 
 def _hold_parts(rows):
-    "Are there folders of parts, perhaps in a folder in which all others lie?"
+    "Are there folders of parts, perhaps inside one outer folder?"
     while len(inner := _inner(rows))==1 and not part_of(inner[0]): rows = [row[1:] for row in rows if row]
     return any(part_of(o)=='train' for o in inner)
 
 def _passed_through(layout, below):
-    "The one folder in which all others lie; None if there are several, or if it is a class or a part"
+    "The one folder that contains all others; None if there are several, or if it is a class or a part"
     if len(below)!=1 or layout.all_classes: return None
     name,rows = next(iter(below.items()))
     inner = _inner(rows)
@@ -126,7 +127,7 @@ def _passed_through(layout, below):
     return name
 
 def _from_classes(layout, images):
-    "How many folders all images have in common, and the folders after them, {path: names}"
+    "Number of leading folders common to all images, and the folders after them, {path: names}"
     start = 0
     folders = {path: path.split('/')[:-1] for path in images}
     while True:
@@ -140,7 +141,7 @@ def _from_classes(layout, images):
 
 # %% ../../nbs/datasets/layouts.ipynb #6827a54e
 def _outer_parts(layout, below):
-    "{folder: part}, of folders that are parts; an error where some are and others hold images too"
+    "{folder: part} of outer folders that are parts; an error if others hold images too"
     if set(below)<=set(layout.vocab): return {}
     found = {name: part for name in below if (part := part_of(name))}
     others = set(below)-set(found)
@@ -149,7 +150,7 @@ def _outer_parts(layout, below):
     return found
 
 def _inner_parts(layout, below):
-    "{folder: part}, of folders inside classes that are parts; an error where only some are"
+    "{folder: part} of folders inside classes that are parts; an error if only some are"
     inner = {row[0] if row else '' for rows in below.values() for row in rows}
     found = {name: part for name in inner if (part := part_of(name))}
     if 'train' not in found.values() and len({*found.values()})<2: return {}
@@ -157,7 +158,7 @@ def _inner_parts(layout, below):
     return found
 
 def _given_parts(layout, below):
-    "Whether the parts that the reader named are the outer folders or the inner ones, {folder: part} of either"
+    "{folder: part} of the outer and of the inner folders that are stated as parts"
     if any(name in below for name in layout.parts): there,known = 0,[*below]
     else: there,known = 1,_inner([row for rows in below.values() for row in rows])
     lost = [name for name in layout.parts if name not in known]
@@ -167,7 +168,7 @@ def _given_parts(layout, below):
     return (layout.parts,{}) if there==0 else ({},layout.parts)
 
 def _chosen_parts(layout, below):
-    "{folder: part} of the outer folders and of the inner ones; at most one of them has any"
+    "{folder: part} of the outer folders and of the inner ones; at least one is empty"
     if layout.all_classes: return {},{}
     if layout.parts: return _given_parts(layout, below)
     outer = _outer_parts(layout, below)
@@ -175,7 +176,7 @@ def _chosen_parts(layout, below):
 
 # %% ../../nbs/datasets/layouts.ipynb #099b99c7
 def _said_as(parts):
-    "How folders are read, where their names are not those of the parts"
+    "Notes on folders whose names differ from their parts"
     return [f'The folder {name} is read as the part {part!r}.' for name,part in sorted(parts.items()) if name!=part]
 
 def _read_inner(layout, start, rows, parts):
@@ -187,7 +188,7 @@ def _read_inner(layout, start, rows, parts):
     layout.leave_out([path for path in rows if path not in read], 'in other folders than those of parts')
 
 def _class_level(rows, name):
-    "Which folder inside the part `name` is the class: the second, where the first only says the same again"
+    "Position of the class folder inside the part `name`: the second if the first only repeats the part"
     inner = _inner(rows)
     if len(inner)!=1: return 0
     same = inner[0]==name or (part_of(inner[0]) and part_of(inner[0])==part_of(name))
@@ -216,7 +217,7 @@ def _read_outer(layout, start, rows, parts):
 
 # %% ../../nbs/datasets/layouts.ipynb #65e0eefb
 def _empty_note(layout, found):
-    "Files that are left out, and classes without an image"
+    "A note on files that are left out and classes without an image"
     full = {'/'.join(row[:n]) for row in (o.split('/') for o in found.images) for n in range(len(row))}
     above = {'/'.join(path.split('/')[:at]) for path,at,_ in layout.rows}
     classes = {label for _,label,_ in layout.table()}
@@ -231,14 +232,14 @@ def _empty_note(layout, found):
     return [f'{text[0].upper()}{text[1:]}.'] if text else []
 
 def _shared_note(below):
-    "Say where all classes hold the same folders: then the classes may lie there"
+    "A note if all classes hold the same folders, which may then be the classes"
     shared = set.intersection(*(set(_inner(rows)) for rows in below.values())) if len(below)>1 else set()
     if len(shared)<2: return []
-    return [f'Each class holds the folders {_quoted(shared)}, which are not looked at. If these are the classes, '
+    return [f'Each class holds the folders {_quoted(shared)}, which are ignored. If these are the classes, '
             f'{_quoted(below)} are parts: state them by `parts`.']
 
 def _untrained_note(rows):
-    "Classes that are in other parts than the one for training"
+    "A note on classes without a training image"
     elsewhere = Counter((label, part) for _,label,part in rows)
     trained = {label for label,part in elsewhere if part=='train'}
     if not trained: return []
@@ -249,9 +250,9 @@ def read_layout(
     found:Found, # What is in the folder
     owner:str, # Reader, for errors
     parts=None, # Folders of the parts, {'train': 'Ausbildung', 'test': 'Prüfung'}, or 'none'
-    vocab=None # Names of the classes, where they are known
+    vocab=None # Class names, if known
 )->Layout:
-    "How a tree of folders is to be read; a `ValueError` that asks, where there are two ways"
+    "Decide how to read a tree of folders; a `ValueError` that asks if two readings fit"
     all_classes = parts=='none'
     given = {} if all_classes else parts_by_name(parts, owner)
     layout = Layout(owner, given, [str(o) for o in vocab or ()], all_classes)

@@ -1,8 +1,8 @@
-"""A small long-tailed data set that needs no network, and the arithmetic to cut one from any balanced set.
+"""A small long-tailed data set that needs no network, and functions that cut a long tail from any balanced set.
 
-Long-tailed data. `digits_lt` is a set of real images that is there as soon as scikit-learn is installed: every example
-of this package starts from it. `tail_counts` and `tail_idxs` cut any balanced data set to a long tail, as experiments
-on imbalance usually do. `small_net` is a network for such small images.
+`digits_lt` is a set of real images that comes with scikit-learn; every example of this package starts from it.
+`tail_counts` and `tail_idxs` cut any balanced data set to a long tail, as is usual in experiments on imbalance.
+`small_net` is a network for such small images.
 
 ```python
 tail_counts(n_max=120, n_classes=10, imbalance=20)
@@ -16,20 +16,19 @@ __all__ = ['tail_counts', 'tail_idxs', 'digits_lt', 'small_net']
 # %% ../../nbs/datasets/longtail.ipynb #ea6bff5b
 import random
 import numpy as np
-from sklearn.datasets import load_digits
 from fastai.vision.core import *
 from fastai.vision.data import *
 from fastai.vision.augment import *
 from fastai.data.all import *
-from ..checks import check,check_int,check_real,in_order
+from ..checks import check,check_int,check_real,in_order,label_array
 
 # %% ../../nbs/datasets/longtail.ipynb #136884b1
 def tail_counts(
     n_max:int, # Images of the largest class
     n_classes:int, # Number of classes K
     imbalance:float=100, # Largest class over smallest
-    profile:str='exp' # 'exp': each class smaller than the one before by a factor. 'step': the last half equally rare.
-)->np.ndarray: # Images per class, (K,) int64, largest first, none below 1
+    profile:str='exp' # 'exp': each class is smaller by the same factor. 'step': the last half is equally rare.
+)->np.ndarray: # Images per class, (K,) int64, largest first, each at least 1
     "Class sizes of a long tail: `n_max` at the head, `n_max`/`imbalance` at the end"
     check_int(n_max, 'n_max', 'tail_counts', low=1)
     check_int(n_classes, 'n_classes', 'tail_counts', low=1)
@@ -38,19 +37,26 @@ def tail_counts(
     k = np.arange(n_classes)
     if profile=='exp': depth = k/max(n_classes-1, 1)
     else: depth = (k >= (n_classes+1)//2).astype(float)
-    # Powers differ in their last digit between machines, which must not decide what half an image is rounded to
+    # The last digit of a power differs between machines and must not decide how a half is rounded
     sizes = np.round(n_max * float(imbalance)**-depth, 9)
     return np.maximum(np.rint(sizes), 1).astype(np.int64)
 
 # %% ../../nbs/datasets/longtail.ipynb #8f6ae447
+def _whole(values, name, allowed):
+    "A row of ints, as an array"
+    x = label_array(in_order(values, name, 'tail_idxs'))
+    check(x.ndim==1 and (x.dtype.kind in 'iu' or not len(x)), name, 'tail_idxs', allowed,
+          f'{x.dtype} values of shape {x.shape}')
+    return x.astype(np.int64)
+
 def tail_idxs(
     y, # Class of each item, (N,) ints
     counts, # Items to keep of each class, (K,) ints
-    seed:int=42 # Which items stay
-)->np.ndarray: # Indices of the items that stay, sorted, (sum of `counts`,) int64
-    "Choose `counts[k]` items of each class k at random, without replacement"
-    y = np.asarray(in_order(y, 'y', 'tail_idxs'))
-    counts = np.asarray(in_order(counts, 'counts', 'tail_idxs'))
+    seed:int=42 # Seed for choosing the items
+)->np.ndarray: # Sorted indices of the chosen items, (sum of `counts`,) int64
+    "Choose `counts[k]` random items of each class k, without replacement"
+    y = _whole(y, 'y', 'classes, numbered from 0')
+    counts = _whole(counts, 'counts', 'a row of whole numbers')
     check_int(seed, 'seed', 'tail_idxs')
     lowest = y.min(initial=0)
     check(lowest>=0, 'y', 'tail_idxs', 'classes, numbered from 0', f'class {lowest}')
@@ -58,7 +64,7 @@ def tail_idxs(
     check(len(have)==len(counts), 'y', 'tail_idxs',
           f'classes from 0 to {len(counts)-1}, as there are {len(counts)} counts', f'class {len(have)-1}')
     check(((counts>=0) & (counts<=have)).all(), 'counts', 'tail_idxs',
-          f'no more than there are of each class, {have.tolist()}, and none negative', str(counts.tolist()))
+          f'at most the class sizes, {have.tolist()}, and not negative', str(counts.tolist()))
     rng = np.random.default_rng(seed)
     chosen = [rng.choice(np.flatnonzero(y==k), n, replace=False) for k,n in enumerate(counts)]
     return np.sort(np.concatenate(chosen))
@@ -66,6 +72,7 @@ def tail_idxs(
 # %% ../../nbs/datasets/longtail.ipynb #4875520e
 def _digit_items():
     "The digits as `(image, class)` pairs; images are (8,8,3) uint8"
+    from sklearn.datasets import load_digits # which imports much that nothing else needs
     d = load_digits()
     images = (d.images*255/16).astype(np.uint8)
     return [(np.repeat(im[...,None], 3, axis=2), int(target)) for im,target in zip(images, d.target)]
@@ -88,16 +95,16 @@ def digits_lt(
     n_max:int=120, # Training images of the largest class, digit 0
     imbalance:float=20, # Largest class over smallest, digit 9
     profile:str='exp', # Shape of the tail, see `tail_counts`
-    valid_pct:float=0.3, # Part of the 1,797 images that is kept for validation, the same number of each class
+    valid_pct:float=0.3, # Share of the 1,797 images for validation, the same number of each class
     size:int=32, # Height and width in pixels
     bs:int=32, # Batch size
-    seed:int=42, # Which images are taken, and the order in which training visits them
-    item_tfms=None, # Item transforms beside the resize to `size`; fastai sorts them by their `order`
+    seed:int=42, # Seed for choosing the images, and for their order in training
+    item_tfms=None, # Item transforms in addition to the resize to `size`; fastai sorts them by `order`
     batch_tfms=None, # Batch transforms
     num_workers:int=0, # Worker processes
     **kwargs # Passed to `DataBlock.dataloaders`
 )->DataLoaders:
-    "Long-tailed handwritten digits as (3,`size`,`size`) images: scikit-learn's, so no network is needed"
+    "Long-tailed handwritten digits as (3,`size`,`size`) images, from scikit-learn, without a network"
     check_real(valid_pct, 'valid_pct', 'digits_lt', 0, 1, high_open=True)
     check_int(size, 'size', 'digits_lt', low=1)
     check_int(n_max, 'n_max', 'digits_lt', low=1)
@@ -115,7 +122,7 @@ def digits_lt(
 def small_net(
     n_classes # Number of classes
 )->nn.Module:
-    "Four 3×3 convolutions with batch norm, mean pooling and a linear layer: for images of 8 to 64 pixels"
+    "Four 3×3 convolutions with batch norm, mean pooling and a linear layer, for images of 8 to 64 pixels"
     channels = (3,16,32,32,64)
     strides = (1,2,1,2)
     layers = [ConvLayer(n_in, n_out, stride=s) for n_in,n_out,s in zip(channels, channels[1:], strides)]

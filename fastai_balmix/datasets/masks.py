@@ -1,11 +1,12 @@
-"""Which images are masks of others, and no images of their class.
+"""Find images that are masks of other images.
 
-Masks beside images. A network that trains on masks learns a class from its outline. Masks are known by their names, and
-by the images that they belong to.
+A network that trains on masks learns a class from its outline. Masks are recognised by their names and by the images
+they belong to.
 
 ```python
 from fastai_balmix.datasets.masks import find_masks
-found = find_masks(['ill/1.png','ill/1_mask.png','ill/1_mask_1.png','ok/images/2.png','ok/masks/2.png','ok/3_mask.png'])
+found = find_masks(['ill/1.png','ill/1_mask.png','ill/1_mask_1.png','ok/images/2.png',
+                    'ok/masks/2.png','ok/3_mask.png'])
 sorted(found)
 ```"""
 
@@ -26,11 +27,11 @@ _folder = re.compile(rf'(?:.*[ _-])?(?:{_mask_words}|labels?)', re.IGNORECASE)
 def _plain_stem(path): return _ending.sub('', stem_of(path)).lower()
 
 def _mask_level(path):
-    "Where a path has a folder named as one of masks; None if nowhere"
+    "Position of a folder of masks in a path, or None"
     return next((k for k,o in enumerate(path.split('/')[:-1]) if _folder.fullmatch(o)), None)
 
 def _folders_of_masks(images):
-    "{folder named as one of masks: its images}"
+    "{folder named like masks: its images}"
     found = {}
     for path in images:
         level = _mask_level(path)
@@ -38,7 +39,7 @@ def _folders_of_masks(images):
     return found
 
 def _stems_below(images, folders):
-    "{folder: names of the images below it that are in no folder of masks}"
+    "{folder: names of the images below it, without those in folders of masks}"
     found = {folder: set() for folder in folders}
     for path in images:
         if _mask_level(path) is not None: continue
@@ -52,7 +53,7 @@ def _stems_below(images, folders):
 def mask_folders(
     images # Paths of images
 )->dict: # {folder: its masks}
-    "Folders of masks: by their name, and since most files in them are named as an image outside"
+    "Folders of masks: recognised by name, and because most of their files are named like an image outside"
     folders = _folders_of_masks(images)
     if not folders: return {}
     outside = _stems_below(images, {o.rpartition('/')[0] for o in folders})
@@ -61,9 +62,9 @@ def mask_folders(
 
 def find_masks(
     images, # Paths of images
-    vocab=() # Names of folders that are none of masks
+    vocab=() # Class names, whose folders are not masks
 )->set: # Their paths
-    "Images that are masks of others"
+    "Find images that are masks of others"
     there = {path.rpartition('/')[0]+'/'+stem_of(path).lower() for path in images}
     found = {path for path in images if _ending.search(stem_of(path))
              and path.rpartition('/')[0]+'/'+_plain_stem(path) in there}

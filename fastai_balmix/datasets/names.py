@@ -1,7 +1,7 @@
-"""What folders and columns are called: parts, classes, and the order of grades.
+"""Recognise names of parts and classes, and the order of grades.
 
-Words that data sets have for their parts, what is odd about the names of classes, and the order of grades. The readers
-of folders and tables use the same words.
+The names that data sets use for their parts, unusual names of classes, and the order of grades. The readers of folders
+and tables share them.
 
 ```python
 from fastai_balmix.datasets.names import part_of
@@ -20,6 +20,7 @@ from collections import Counter
 from difflib import get_close_matches
 from unicodedata import normalize
 from ..checks import bad_argument,first_few,nearest
+from .groups import is_missing
 
 # %% ../../nbs/datasets/names.ipynb #43808c3d
 _known = dict(train='train training trn', valid='valid validation val dev development', test='test testing tst')
@@ -41,22 +42,22 @@ def _words_in(name):
 def is_filler(
     name:str # Name of a folder
 )->bool:
-    "Does a folder's name only say that data are in it, as 'images' does?"
+    "Is a folder name generic, such as 'images'?"
     words = _words_in(name)
     return bool(words) and all(o in _fillers for o in words)
 
 def part_of(
     name # Name of a folder, or a value in a column
-)->str|None: # 'train', 'valid' or 'test'; None if it is no known name of a part
-    "The part that a name stands for"
+)->str|None: # 'train', 'valid' or 'test'; None if the name is unknown
+    "The part that a known name stands for"
     words = [o for o in _words_in(name) if o not in _fillers]
     if len(words)!=1: return None
     return _part_of_word.get(words[0]) or _part_of_word.get(words[0].removesuffix('set'))
 
 def likely_part(
     name # Name of a folder, or a value in a column
-)->str|None: # 'train', 'valid' or 'test'; None if it is unlike them
-    "The part that a name may stand for: a known name, or one that is like it"
+)->str|None: # 'train', 'valid' or 'test'; None if it is not similar
+    "The part that a known or similar name may stand for"
     for word in [o.rstrip('0123456789') for o in _words_in(name)]:
         if found := _part_of_word.get(word) or _guess_of_word.get(word): return found
         like = get_close_matches(word, [o for o in _part_of_word if o[0]==word[:1] and len(o)>3], n=1, cutoff=.85)
@@ -68,7 +69,7 @@ def parts_by_name(
     parts, # {'train': 'Ausbildung', 'test': ['Prüfung','Extern']}, or None
     owner:str # Whose parameter `parts` is
 )->dict: # {name in the data: part}
-    "Part of each name that the reader gave"
+    "Part of each name, from a checked argument `parts`"
     found = {}
     example = "a dict such as {'train': 'Training', 'test': 'Final'}, with 'train', 'valid' and 'test' as keys"
     if parts is None: return found
@@ -86,7 +87,7 @@ def parts_by_name(
 def proposed_parts(
     names # Names in the data
 )->str: # Such as "parts={'train': 'Training', 'test': 'Prüfung'}"
-    "What could be passed as `parts`; names that are unlike any part are left out"
+    "A proposal for `parts`, without names that resemble no part"
     proposed: dict = {}
     for name in names:
         if part := likely_part(name): proposed.setdefault(part, []).append(name)
@@ -95,17 +96,13 @@ def proposed_parts(
     return f'parts={ {part: o[0] if len(o)==1 else o for part,o in in_order.items()} }'
 
 # %% ../../nbs/datasets/names.ipynb #e33d4b8a
-_no_label = {
-    '','na','n/a','nan','none','null','nil','-','--','?','unknown','unk','undefined','missing','unbekannt','k.a.',
-    'keine angabe','desconocido','inconnu','not available','unlabeled','unlabelled'}
-
 def _name_as_number(name):
-    "A name as a number; itself, if it is none"
+    "A name as a number, or the name itself"
     try: return float(name.strip().replace(',','.').replace('\N{MINUS SIGN}','-'))
     except ValueError: return name
 
 def _spelling(name):
-    "A name without what may be written one way or the other"
+    "A name without differences of spelling"
     if _name_as_number(name)!=name: return _name_as_number(name)
     return re.sub(r'[\s_-]+', '', normalize('NFC', name).casefold()) or name
 
@@ -117,7 +114,7 @@ _forms = {
 }
 
 def _written_twice(vocab):
-    "Names that differ only in how they are written, as sentences"
+    "Sentences on names that differ only in spelling"
     notes,told = [],set()
     for how,form in _forms.items():
         alike = {}
@@ -132,10 +129,11 @@ def class_name_notes(
     vocab, # Names of the classes
     ordered:bool=False # Are the classes grades? The lowest is often called 'none'.
 )->list: # Sentences
-    "What is odd about the names of classes"
+    "Notes on unusual names of classes"
     names = [str(o) for o in vocab]
     notes = _written_twice(names)
-    no_label = [o for o in names if o.strip().casefold() in _no_label-({'none'} if ordered else set())]
+    is_grade = {'none'} if ordered else set()
+    no_label = [o for o in names if is_missing(o) and o.strip().casefold() not in is_grade]
     several = [o for o in names if '|' in o or ';' in o or len(names_in(o, ',/+&', names))>1]
     if no_label: notes.append(f"Classes named like a missing label: {', '.join(map(repr, no_label))}.")
     if several: notes.append(f'Classes named like several labels: {first_few(several)}.')
@@ -144,10 +142,10 @@ def class_name_notes(
 # %% ../../nbs/datasets/names.ipynb #9dfc4ef0
 def names_in(
     name:str, # A label
-    separators:str, # What may stand between several
-    known # Labels that there are
-)->list: # Its pieces, if all of them are known labels; else none
-    "The labels of which a label is made"
+    separators:str, # Possible separators
+    known # All labels
+)->list: # Its pieces, if all are known labels; else empty
+    "The labels that a label combines"
     for sep in separators:
         pieces = [o.strip() for o in name.split(sep)]
         if len(pieces)>1 and all(o in known for o in pieces): return pieces
@@ -155,8 +153,8 @@ def names_in(
 
 def several_labels(
     labels # Labels, each once
-)->list: # Those that are made of others
-    "Labels that are several in one"
+)->list: # Those that combine others
+    "Labels that combine several others"
     labels = [str(o) for o in labels]
     several = [o for o in labels if names_in(o, ',', labels)]
     for sep in '|;':
@@ -168,7 +166,7 @@ def several_labels(
 
 # %% ../../nbs/datasets/names.ipynb #3a131961
 def _prefix_and_number(name):
-    "What stands before a number and the number, ('grade', 10.0); None if a name is not made so"
+    "Prefix and number of a name, ('grade', 10.0); None for other names"
     found = re.fullmatch(r'(\D*?)([-+]?\d+(?:[.,]\d+)?)', name.strip().replace('\N{MINUS SIGN}','-'))
     if found is None: return None
     prefix,number = found[1],float(found[2].replace(',','.'))
@@ -178,7 +176,7 @@ def _prefix_and_number(name):
 def by_number(
     names, # Names, each once
     words:bool=False # May they share a word before the number?
-)->list|None: # None if they are not all numbers
+)->list|None: # None unless all are numbers
     "Names in the order of their numbers"
     found = {name: _prefix_and_number(name) for name in names}
     if not all(found.values()): return None
@@ -188,12 +186,12 @@ def by_number(
 
 def class_names(
     labels, # Label of each image
-    vocab, # Names of the classes, or None
+    vocab, # Class names, or None
     ordered:bool, # Are the classes grades?
     owner:str, # Whose parameter `vocab` is
-    where:str # Where the labels stand, for errors
+    where:str # Source of the labels, for errors
 )->list:
-    "Names of the classes: `vocab`, or the labels there are, numbers by value"
+    "Class names: `vocab`, or the labels in order, numbers by value"
     names = sorted({str(o) for o in labels})
     if vocab is not None:
         given = [str(o) for o in vocab]
@@ -205,8 +203,8 @@ def class_names(
     in_order = by_number(names, words=ordered)
     if in_order is not None: return in_order
     if ordered and len(names)>1:
-        raise ValueError(f"The 'vocab' parameter of {owner} must name the grades in their order: only numbers, such as "
-                         f"in 'grade 10', have one. Copy this line and put the names of {where} in order: "
+        raise ValueError(f"The 'vocab' parameter of {owner} must list the grades from low to high, as only numbers, "
+                         f"such as 'grade 10', have an order. Copy this line and put the names of {where} in order: "
                          f'vocab={names!r}  # from low to high')
     return names
 
@@ -214,7 +212,7 @@ def class_names(
 def sides_note(
     stems # Names of images, without folder and suffix
 )->list: # A sentence, or none
-    "Say where names pair a left and a right image, and nothing keeps them together"
+    "A note if names pair left and right images that no group keeps together"
     found = [re.fullmatch(r'(.*?)[ _-](left|right|od|os|l|r)', o, re.IGNORECASE) for o in stems]
     by_name: dict = {}
     for match in filter(None, found): by_name.setdefault(match[1], set()).add(match[2].lower())

@@ -1,7 +1,7 @@
-r"""Find the files of a table, and name the file that is there where one is not.
+r"""Find the files of a table, and suggest a file for each path that is missing.
 
-Paths of a table against files on disk. A path that differs from a file only in `\` or in Unicode form is read, with a
-note. Where case, suffix, leading zeros or the folder differ, an error names the file that is there.
+Paths in a table may differ from files on disk. A path that differs only in `\` or in Unicode form is read, with a
+note. If case, suffix, leading zeros or the folder differ, an error names the existing file.
 
 ```python
 from tempfile import mkdtemp
@@ -43,15 +43,15 @@ _same_folder = (_folded,_stem_folded,_plain_numbers)
 _other_folder = (_name_folded,_name_stem)
 
 def _pairs(absent, files, form):
-    "{path: the files that it is like}, of those that are like any"
+    "{path: similar files}, for paths that have any"
     index = {}
     for file in files: index.setdefault(form(file), []).append(file)
     return {path: index[form(path)] for path in absent if form(path) in index}
 
 def images_below(
     root:Path # A folder
-)->list: # Their paths; none where a folder cannot be read
-    "Images of a folder, as far as they help to find what a table means"
+)->list: # Their paths; empty if a folder cannot be read
+    "Images of a folder, to find files similar to the paths of a table"
     try: return find_files(root, most=200_000).images
     except ValueError: return []
 
@@ -75,8 +75,8 @@ def root_of(
 def options_for(
     pairs:dict, # {path in a table: the file that is meant}
     root:Path # Folder that both start from
-)->str: # Such as "root='images', suffix='.jpg'"; '' if no option does for all
-    "Options that make each path that file"
+)->str: # Such as "root='images', suffix='.jpg'"; '' if no option works for all
+    "Options that turn each path into its file"
     roots = {root_of(path, file, root) for path,file in pairs.items()}
     suffixes = {splitext(o)[1] for o in pairs.values()}-{splitext(o)[1] for o in pairs if is_image(o)}
     options = [f'root={str(o)!r}' for o in roots if o not in (None,root) and len(roots)==1]
@@ -84,14 +84,14 @@ def options_for(
     return ', '.join(options)
 
 def _advice(pairs, form, root):
-    "What to do about paths that are like files in one form"
+    "Advice for paths that are similar to files in one form"
     if form is _folded: return 'Names differ in case: write them in the table as on disk.'
     if form is _plain_numbers: return 'Numbers differ in leading zeros or decimals: write them in the table as on disk.'
     options = options_for(pairs, root)
     return f'To read it: {options}.' if options else 'Write the paths in the table as on disk.'
 
 def _not_there(pairs, form, n, root, owner, where, rows):
-    "The error of paths that are like files"
+    "The error for paths that are similar to files"
     path,file = next(iter(pairs.items()))
     return ValueError(f'{owner} needs paths of files, but of {where}, {n:,} of {len(rows):,} are not there. Row '
                       f'{rows[path]} has {path!r}, and {file!r} is there. {_advice(pairs, form, root)}')
@@ -107,12 +107,12 @@ def _replaced(paths, by, notes, why):
     return [by.get(o, o) for o in paths]
 
 def _absent(paths, root):
-    "Paths that are not on disk"
+    "Paths that do not exist"
     there = listed_files(root, [o for o in paths if not _outside(o)])
     return [o for o in paths if o not in there and not _outside(o)]
 
 def _each_once(pairs, paths):
-    "{path: file}, if every path is like one file, and every file like one path; else None"
+    "{path: file}, if every path is similar to one file and every file to one path; else None"
     if len(pairs)<len(paths) or any(len(files)>1 for files in pairs.values()): return None
     by = {path: files[0] for path,files in pairs.items()}
     return by if len({*by.values()})==len(by) else None
@@ -121,10 +121,10 @@ def paths_on_disk(
     paths:list, # Paths in the table, with suffix
     root:Path, # Folder that they start from
     owner:str, # Reader, for errors
-    where:str, # Where the paths stand, for errors
+    where:str, # Table and column, for errors
     rows # Row of each path
 )->tuple: # Paths, and a list of notes
-    "Paths as they are on disk; a `ValueError` that names the file which is there, where a path is only near to it"
+    "Paths as on disk; a `ValueError` that names the existing file if a path is only similar to it"
     notes: list = []
     absent = _absent(paths, root)
     by = {o: normpath(o.replace('\\','/')) for o in absent if '\\' in o}

@@ -1,7 +1,7 @@
-"""The rows of a table to train on, to choose the epoch on, and to report.
+"""Rows for training, for selecting the epoch, and for reporting.
 
-A run of training needs three parts: what is trained on, what the epoch is chosen on, and what is reported. They follow
-from the folds or the splits of a table. This room makes them for `ImageData.parts`; no patient is in two of them.
+A run needs three parts: images to train on, images to select the epoch on, and images to report on. They follow from
+the folds or splits of a table. This room makes them for `ImageData.parts`; no patient is in two of them.
 
 ```python
 from fastai_balmix.datasets import *
@@ -21,7 +21,8 @@ from difflib import get_close_matches
 from multiprocessing import parent_process
 import numpy as np
 import pandas as pd
-from ..checks import as_labels,bad_argument,check,first_few,in_order,label_array
+from ..checks import bad_argument,check,first_few
+from ..ordered import as_rows
 from ..loaders.draws import class_counts
 from .splits import split_off
 from .classes import ways_out
@@ -32,8 +33,8 @@ split_names = ('train','valid','test')
 
 def part_names(
     df:pd.DataFrame # A table, perhaps with a column `split` or `fold`
-)->np.ndarray|None: # (N,) strings; None where the table has neither column
-    "Name of the part that each image is in"
+)->np.ndarray|None: # (N,) strings; None if the table has neither column
+    "Name of the part of each image"
     if 'split' in df: return df.split.to_numpy()
     if 'fold' in df: return ('fold '+df.fold.astype(str)).to_numpy()
     return None
@@ -43,7 +44,7 @@ unused_start = 'Parts that are not used: '
 def notes_on_parts(
     df:pd.DataFrame # A table, perhaps with a column `split`
 )->list: # A sentence, or none
-    "Says which parts nothing is done with, as their names are not known"
+    "A note on parts with unknown names, which are not used"
     if 'split' not in df: return []
     n = df.split[~df.split.isin(split_names)].value_counts()
     if not len(n): return []
@@ -57,10 +58,10 @@ def notes_on_parts(
 
 def warn_of_unused_parts(
     data, # The data
-    stacklevel:int # How far above is the caller's line
+    stacklevel:int # Stack level of the caller's line
 )->None:
-    "Warn, before training, of parts that nothing is done with"
-    if parent_process() is not None: return # a process of a comparison, whose parent has said it
+    "Warn, before training, about unused parts"
+    if parent_process() is not None: return # in a process of a comparison, whose parent has warned
     for note in notes_on_parts(data.df): warnings.warn(f'{data.name}: {note}', stacklevel=stacklevel)
 
 def split_rows(
@@ -78,18 +79,14 @@ def checked_rows(
     owner:str # Whose parameter `rows` is
 )->np.ndarray: # Row numbers, int64
     "Row numbers, from numbers or from a mask"
-    mask = label_array(rows).dtype==bool
-    rows = label_array(in_order(rows, name, owner) if mask else rows)
-    if not mask: return as_labels(rows, owner, n_classes=n, name=name)
-    check(rows.shape==(n,), name, owner, f'a mask of {n} bools, or row numbers', f'a mask of shape {rows.shape}')
-    return np.flatnonzero(rows)
+    return as_rows(rows, name, owner, n)
 
 def check_fold(
     data, # The data
     fold:int|None, # Number of a fold
     owner:str # Whose parameter `fold` is
 )->None:
-    "Raise a `ValueError` unless `fold` is one of the data's folds, or None where they have a split"
+    "Raise a `ValueError` unless `fold` is a fold of the data, or None for data with a split"
     if data.folds:
         known = isinstance(fold, int | np.integer) and not isinstance(fold, bool) and fold in data.folds
         check(known, 'fold', owner, f"one of {', '.join(map(str, data.folds))}", repr(fold))
@@ -103,10 +100,10 @@ def check_fold(
 def cut_off(
     data, # The data
     rows:np.ndarray, # Row numbers to choose from
-    share:float, # Share of them to cut off
-    seed:int # Which rows
-)->tuple: # Row numbers that stay, and those that are cut off
-    "Cut a share off `rows`, stratified by class, no group on both sides"
+    share:float, # Share of them to hold out
+    seed:int # Seed for choosing the rows
+)->tuple: # Row numbers that stay, and those held out
+    "Hold out a share of `rows`, stratified by class, no group on both sides"
     groups = None if data.groups is None else data.groups[rows]
     held = split_off(data.y[rows], groups, share, seed)
     return rows[~held],rows[held]
@@ -130,12 +127,12 @@ def _check_apart(groups, parts):
 # %% ../../nbs/datasets/parts.ipynb #34d79077
 def run_parts(
     data, # The data
-    fold:int|None=None, # The fold that is reported; None where the data have a split
-    select:float=.1, # Share of the training images to choose the epoch on, where the data do not say which
-    selection:str='inner', # 'inner', or 'reported-fold': choose on what is reported
-    seed:int=0 # Which images are cut off
+    fold:int|None=None, # The fold to report; None for data with a split
+    select:float=.1, # Share of the training images to select the epoch on, unless the data have a split for it
+    selection:str='inner', # 'inner', or 'reported-fold': select on the reported images
+    seed:int=0 # Seed for choosing the images held out
 )->dict: # `train`, `select`, `report`: row numbers, sorted int64
-    "Rows to train on, to choose the epoch on, and to report"
+    "Rows to train on, to select the epoch on, and to report on"
     owner = 'ImageData.parts'
     check(selection in ('inner','reported-fold'), 'selection', owner, "'inner' or 'reported-fold'", repr(selection))
     check_fold(data, fold, owner)
@@ -165,16 +162,16 @@ def run_parts(
 
 # %% ../../nbs/datasets/parts.ipynb #f23cfdde
 def _state(data):
-    "What decides the parts, in short"
+    "A digest of everything that determines the parts"
     columns = [o for o in ('label','group','split','fold') if o in data.df]
     rows = pd.util.hash_pandas_object(data.df[columns], index=False)
     return columns,[*data.vocab],hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
 
 def kept_parts(
     data, # The data
-    *args # As `run_parts` takes them
+    *args # Arguments of `run_parts`
 )->dict: # `train`, `select`, `report`: row numbers, sorted int64
-    "`run_parts`, made once for each table and arguments"
+    "`run_parts`, cached for each table and arguments"
     state = _state(data)
     kept = data.__dict__.setdefault('_kept_parts', {})
     if kept.get('state')!=state:

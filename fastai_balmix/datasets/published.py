@@ -1,7 +1,7 @@
 """Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
 
-Each reader returns an `ImageData`, with the parts and patients as published. Nothing is downloaded; each reader says
-what it expects on disk, and what it does not find.
+Each reader returns an `ImageData` with the published parts and patients. Nothing is downloaded; each reader says what
+it expects on disk and what is missing.
 
 ```python
 from fastai_balmix.datasets import *
@@ -37,9 +37,9 @@ def _digit_arrays(): return dict(digits=(load_digits().images*255/16).astype(np.
 
 def digits(
     n_folds:int=5, # Number of folds
-    n_max:int=170, # Images of the largest class, 0, in all folds together
-    imbalance:float=20, # Largest class over smallest, 9
-    seed:int=0 # Which images, and which folds
+    n_max:int=170, # Images of the largest class, digit 0, in all folds together
+    imbalance:float=20, # Largest class over smallest, digit 9
+    seed:int=0 # Seed for choosing images and folds
 )->ImageData: # With folds
     "scikit-learn's handwritten digits, 8×8 pixels, long-tailed in all folds"
     y = load_digits().target
@@ -57,7 +57,7 @@ def digits(
 dr_grades = ['DR0','DR1','DR2','DR3','DR4'] # none, mild, moderate, severe, proliferative
 
 def _as_grades(values, owner, fn):
-    "Grades by name, from the digits in a table"
+    "Grade names, from the digits in a table"
     number = pd.to_numeric(values, errors='coerce')
     bad = values[~number.isin(range(len(dr_grades)))]
     if len(bad):
@@ -91,10 +91,10 @@ def _eyes(root, csv, folder, columns):
 def eyepacs(
     root, # Folder with Kaggle's layout
     valid:float=.1, # Share of the training patients for validation
-    seed:int=0, # Which patients
+    seed:int=0, # Seed for choosing the patients
     verify:bool=False # Open every image now?
 )->ImageData: # 'train', 'valid' and 'test'; `usage` keeps Kaggle's Public and Private
-    "EyePACS: Kaggle's diabetic retinopathy, both eyes of a patient on one side"
+    "EyePACS, from Kaggle's Diabetic Retinopathy Detection, with both eyes of a patient in the same part"
     root = checked_folder(root, 'eyepacs')
     train = _eyes(root, 'trainLabels.csv', 'train', ['image','level'])
     test = _eyes(root, 'retinopathy_solution.csv', 'test', ['image','level','Usage'])
@@ -130,7 +130,7 @@ def messidor2(
     root, # Folder with the images and the grades
     verify:bool=False # Open every image now?
 )->ImageData: # All 'test'
-    "Messidor-2 with the grades of Krause et al.; what was not gradable is dropped and counted"
+    "Messidor-2 with the grades of Krause et al.; images that were not gradable are dropped and counted"
     root = checked_folder(root, 'messidor2')
     columns = ['image_id','adjudicated_dr_grade','adjudicated_gradable']
     df = read_table(root/'messidor_data.csv', columns, 'messidor2')
@@ -147,13 +147,13 @@ def messidor2(
     pairs = _examinations(root/'messidor-2.csv', set(stems))
     alone = sum(stem not in pairs for stem in stems)
     if not pairs:
-        notes.append('Messidor-2: which eyes belong together is unknown, as messidor-2.csv is not there or names none '
-                     'of them; each image stands for itself.')
+        notes.append('Messidor-2: pairs of eyes are unknown, since messidor-2.csv is missing or names none '
+                     'of them; each image is a group of its own.')
     else:
         res['group'] = [pairs.get(stem, path) for stem,path in zip(stems, paths)]
         if alone:
-            notes.append(f'Messidor-2: {alone} of {len(df)} images are in no pair of messidor-2.csv and stand for '
-                         'themselves.')
+            notes.append(f'Messidor-2: {alone} of {len(df)} images are in no pair of messidor-2.csv; each is a '
+                         'group of its own.')
     recipe = dict(reader='messidor2', root=str(root))
     data = ImageData(res, dr_grades, ordered=True, root=root, name='messidor2', notes=notes, recipe=recipe)
     return verified(data, verify)
@@ -189,7 +189,7 @@ def _official_folds(root, base, ids, n_folds):
 
 # %% ../../nbs/datasets/published.ipynb #1cdfd42a
 def _kvasir_paths(df, base, ids):
-    "Path of each image from `base`, where it is missing as it should be, and how many images no row names"
+    "Path of each image from `base` (the expected one if it is missing), and the number of images that no row names"
     there = by_stem(find_images(base), 'hyper_kvasir')
     named = {i.lower() for i in ids}
     check(named & there.keys(), 'root', 'hyper_kvasir', 'a folder with the images of image-labels.csv beside it',
@@ -199,7 +199,7 @@ def _kvasir_paths(df, base, ids):
     return [there.get(i.lower(), path) for i,path in zip(ids, expected)],len(there.keys()-named)
 
 def _kvasir_notes(df, folds, n_folds, seed, published, n_spare):
-    "What belongs under every table made from Hyper-Kvasir"
+    "Notes for every table made from Hyper-Kvasir"
     notes = ['Folds are by image: frames of one examination may fall on both sides.']
     if folds=='authors': notes.append("Folds: those of the paper's authors.")
     elif folds=='official': notes.append(f'Folds: the official {n_folds}.')
@@ -217,11 +217,11 @@ def _kvasir_notes(df, folds, n_folds, seed, published, n_spare):
 def hyper_kvasir(
     root, # Folder with `labeled-images`, or that folder
     folds:str='authors', # 'authors', 'official' or 'stratified'
-    seed:int=0, # Of stratified folds
+    seed:int=0, # Seed of stratified folds
     verify:bool=False, # Open every image now?
-    n_folds:int=5 # Number of folds: 5; of the official ones also 2, of stratified ones any
+    n_folds:int=5 # Number of folds: 5; also 2 if official, any number if stratified
 )->ImageData: # With folds, by image
-    "The labelled images of Hyper-Kvasir, in folds that know images only"
+    "The labelled images of Hyper-Kvasir, in folds by image, not by patient"
     owner = 'hyper_kvasir'
     root = checked_folder(root, owner)
     check(folds in ('authors','official','stratified'), 'folds', owner, "'authors', 'official' or 'stratified'",
@@ -255,7 +255,7 @@ def _npz_arrays(npz):
     with np.load(npz, allow_pickle=False) as f: return {k: f[f'{k}_images'] for k in ('train','val','test')}
 
 def _shape(npz, key):
-    "Shape and dtype of an array in an npz, which is not loaded: some of these files have gigabytes"
+    "Shape and dtype of an array in an npz, without loading it: some of these files have gigabytes"
     with ZipFile(npz) as z, z.open(f'{key}.npy') as f:
         version = np.lib.format.read_magic(f)
         read = np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0
@@ -263,7 +263,7 @@ def _shape(npz, key):
         return shape,dtype
 
 def _medmnist_rows(npz, split, y):
-    "A table of one split of a MedMNIST file, with the numbers of the classes as labels"
+    "Table of one split of a MedMNIST file, with class numbers as labels"
     shape,dtype = _shape(npz, f'{split}_images')
     check(len(shape)==3 or (len(shape)==4 and shape[3]==3), 'npz', 'medmnist',
           'a file of 2-D images, (N,H,W) or (N,H,W,3)', f'{split}_images of shape {shape}')
@@ -282,7 +282,7 @@ def medmnist(
     "A data set of MedMNIST, as published"
     owner = 'medmnist'
     there = isinstance(npz, str | Path) and Path(npz).expanduser().is_file()
-    check(there, 'npz', owner, 'a file that is there', repr(str(npz)))
+    check(there, 'npz', owner, 'an existing file', repr(str(npz)))
     npz = Path(npz).expanduser()
     check(is_zipfile(npz), 'npz', owner, 'a file of NumPy arrays, .npz', repr(npz.name))
     splits = ('train','val','test')
@@ -328,10 +328,10 @@ def _fashion_folder(root):
 def fashion_mnist_lt(
     imbalance:float=100, # Largest class over smallest
     n_max:int=2000, # Training images of the largest class
-    seed:int=0, # Which images
+    seed:int=0, # Seed for choosing the images
     select:float=.2, # Images of the selection split ('valid'), as a share of the training images
     root='/usr/share/datasets/fashion-mnist', # Folder of the four published files
-    shuffle_classes:bool=False # Draw by `seed` which classes are rare? Default: the later ones.
+    shuffle_classes:bool=False # Choose the rare classes by `seed`? Default: the last ones are rare.
 )->ImageData: # 'train' and 'valid' with the tail, 'test' balanced
     "Fashion-MNIST, cut to a long tail; the test images stay balanced"
     owner = 'fashion_mnist_lt'
@@ -345,7 +345,7 @@ def fashion_mnist_lt(
     n_select = np.maximum(np.rint(counts*select), 1).astype(np.int64)
     have = class_counts(y_train, 10)
     check((counts+n_select<=have).all(), 'n_max', owner,
-          f'so small that, with {select:g} of it for selection, {have.min()} images a class suffice', str(n_max))
+          f'small enough for {have.min()} images a class, with {select:g} of it more for selection', str(n_max))
     train = tail_idxs(y_train, counts, int(seed))
     rest = np.setdiff1d(np.arange(len(y_train)), train)
     valid = rest[tail_idxs(y_train[rest], n_select, int(seed))]

@@ -1,7 +1,7 @@
-"""Whatever is wrong in a table is said when it is read.
+"""Check a table when it is read, and name every error in it.
 
-A table of images is checked when it is made into `ImageData`: paths, classes, patients and parts. The error has the
-value that is wrong and, for a misspelled name, the names that are like it.
+A table of images is checked when `ImageData` is made from it: paths, classes, patients and parts. The error names the
+wrong value and, for a misspelled name, the most similar names.
 
 ```python
 from fastai_balmix.datasets import *
@@ -15,6 +15,7 @@ ImageData(df, vocab=['0','1'], images=Image.open).df
 __all__ = ['check_columns', 'checked_df', 'checked_vocab']
 
 # %% ../../nbs/datasets/rows.ipynb #1f39ebde
+from collections.abc import Mapping,Set
 from pathlib import PurePath
 from posixpath import normpath
 import numpy as np
@@ -28,17 +29,19 @@ from .parts import part_names,split_names
 def check_columns(
     df:pd.DataFrame, # A table
     names, # Columns it must have
-    name:str, # Parameter it was given as
-    owner:str # Whose parameter that is
+    name:str, # Name of the parameter
+    owner:str # Whose parameter it is
 )->None:
-    "Raise a `ValueError` for the first of `names` that `df` lacks, with the columns that are like it"
+    "Raise a `ValueError` for the first of `names` that `df` lacks, with the most similar columns"
     for column in names:
-        if column not in df.columns:
+        n = [*df.columns].count(column)
+        check(n<2, name, owner, f'a table with one column {column!r}', f'{n} of this name')
+        if not n:
             raise ValueError(f"The '{name}' parameter of {owner} must be a table with a column {column!r}. "
                              f"{nearest(column, df.columns)}")
 
 def _checked_paths(paths):
-    "Paths in one form: relative, with /; none twice, none outside"
+    "Paths in one form: relative, with /; none twice, none outside the root"
     paths = [*paths]
     not_paths = [p for p in paths if not isinstance(p, str | PurePath) or not str(p).strip()]
     check(not not_paths, 'df', 'ImageData', 'a table with a path in each row', first_few(not_paths))
@@ -51,7 +54,7 @@ def _checked_paths(paths):
     return normal
 
 def _checked_labels(labels, vocab):
-    "Labels as strings, all of the vocabulary; a number may be written there with a fraction or without"
+    "Labels as strings, all in the vocabulary; a whole number may have a fraction there or not"
     several = [o for o in map(type, labels) if issubclass(o, list | tuple | set | L | np.ndarray)]
     if several:
         row = [*map(type, labels)].index(several[0])
@@ -70,7 +73,7 @@ def _checked_labels(labels, vocab):
 
 # %% ../../nbs/datasets/rows.ipynb #1d373e1d
 def _checked_split(split):
-    "Names of splits as strings"
+    "Split names as strings"
     lost = pd.isna(split).to_numpy()
     check(not lost.any(), 'df', 'ImageData', 'a table with a split in each row', f'none in row {lost.argmax()}')
     split = split.map(str).astype(object)
@@ -79,7 +82,7 @@ def _checked_split(split):
     return split
 
 def _checked_fold(fold):
-    "Numbers of folds as int64"
+    "Fold numbers as int64"
     number = pd.to_numeric(fold, errors='coerce')
     whole = (number>=1) & (number%1==0)
     check(whole.all(), 'df', 'ImageData', 'a table with a fold in each row, numbered from 1',
@@ -87,11 +90,11 @@ def _checked_fold(fold):
     return number.astype(np.int64)
 
 def checked_df(
-    df, # What a caller gave
+    df, # The table to check
     vocab:list, # Names of the classes
     missing_group:str # See `filled_groups`
 )->tuple: # Table and notes
-    "A copy of `df` with checked columns and rows numbered from 0, and what has to be said of it"
+    "A copy of `df` with checked columns and rows numbered from 0, and notes on it"
     check(isinstance(df, pd.DataFrame), 'df', 'ImageData', 'a table (DataFrame)', type(df).__name__)
     check_columns(df, ['path','label'], 'df', 'ImageData')
     check(len(df), 'df', 'ImageData', 'a table of at least one image', 'none')
@@ -115,9 +118,11 @@ def _check_patients(df):
 
 # %% ../../nbs/datasets/rows.ipynb #2659d0e7
 def checked_vocab(
-    vocab # What a caller gave
+    vocab # Class names to check
 )->list:
-    "Names of classes as strings, each once"
+    "Class names as strings, each once"
+    listed = hasattr(vocab, '__iter__') and not isinstance(vocab, str | bytes | Set | Mapping)
+    check(listed, 'vocab', 'ImageData', 'a list of class names, in their order', f'a {type(vocab).__name__}')
     vocab = [text_of(name) for name in vocab]
     twice = [name for i,name in enumerate(vocab) if name in vocab[:i]]
     check(vocab and not twice, 'vocab', 'ImageData', 'a list of class names, each once', first_few(twice) or 'none')

@@ -1,8 +1,8 @@
-"""Who is held out: patients never on two sides, and every class left for training.
+"""Hold out images with no patient on two sides and every class left for training.
 
-Splits of images into parts that share no patient. Two images of one patient are more alike than those of two patients,
-so a network that trained on one of them has partly seen the other. `split_off` holds out a share, and `fold_numbers`
-deals everything to folds. Both keep the class shares, and both leave some of every class for training.
+Splits of images into parts that share no patient. Two images of one patient are more alike than images of two
+patients, so a network trained on one has partly seen the other. `split_off` holds out a share, and `fold_numbers`
+assigns all images to folds. Both keep the class shares and leave some images of every class for training.
 
 ```python
 from fastai_balmix.datasets import *
@@ -38,7 +38,7 @@ from .groups import group_numbers
 
 # %% ../../nbs/datasets/splits.ipynb #ecaf6f27
 def _best_fold(uneven, images):
-    "The fold with the least unevenness; of those that differ by rounding only, the one with fewest images"
+    "The most even fold; among those that differ by rounding only, the one with fewest images"
     best = 0
     for k in range(1, len(uneven)):
         equal = abs(uneven[k]-uneven[best]) <= 1e-8+1e-5*uneven[best]
@@ -82,7 +82,7 @@ def _deal_items(y, n_folds, seed):
 
 # %% ../../nbs/datasets/splits.ipynb #5a4ed796
 def _quotas(counts, share, rng):
-    "Items to hold out of each class: `share` of all in total, by largest remainder, and never the whole of a class"
+    "Items to hold out of each class: `share` in total, by largest remainder, and never a whole class"
     want = counts*share
     n = np.floor(want).astype(np.int64)
     order = np.lexsort((rng.random(len(n)), n-want))
@@ -101,20 +101,20 @@ def _hold_groups(y, g, share, seed):
     "Hold out whole groups, (N,) bool"
     most = class_counts(y).max()
     if most<2: return g==0
-    fraction = Fraction(share).limit_denominator(20)
-    # As many folds as the largest class has items can be dealt to evenly
+    fraction = Fraction(float(share)).limit_denominator(20)
+    # At most as many folds as the largest class has items
     n_folds = int(min(max(fraction.denominator, 2), g.max()+1, most))
     n_held = min(max(round(share*n_folds), 1), n_folds-1)
     return _deal_groups(y, g, n_folds, seed)[g] < n_held
 
 def split_off(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
-    share:float=.1, # Share of the items that is held out, about
-    seed:int=0, # Which items
+    groups=None, # Group of each item, such as the patient of each image, (N,). Default: none.
+    share:float=.1, # Approximate share of the items to hold out
+    seed:int=0, # Seed for choosing the items
     n_classes:int|None=None # Number of classes K. Default: the largest label plus one.
-)->np.ndarray: # (N,) bool, True for what is held out
-    "Hold out about `share` of the items, stratified by class: no group on two sides, some of every class left"
+)->np.ndarray: # (N,) bool, True for items held out
+    "Hold out about `share` of the items, stratified by class, with no group on two sides and some of every class left"
     y = as_labels(y, 'split_off', n_classes=n_classes, name='y')
     check_real(share, 'share', 'split_off', low=0, high=1, high_open=True)
     check(share>0, 'share', 'split_off', 'above 0', repr(share))
@@ -127,7 +127,7 @@ def split_off(
 
 # %% ../../nbs/datasets/splits.ipynb #3ffef78e
 def _give_back(y, g, held):
-    "`held` without the smallest group of each class that would be held out as a whole"
+    "`held`, minus the smallest group of each class that would be held out entirely"
     held = held.copy()
     size = np.bincount(g)
     for k in np.unique(y):
@@ -138,23 +138,23 @@ def _give_back(y, g, held):
 
 # %% ../../nbs/datasets/splits.ipynb #2ae2909d
 def _holdings(y, g):
-    "Which groups hold which classes, (G,K) bool"
+    "Which groups contain which classes, (G,K) bool"
     holds = np.zeros((g.max()+1, y.max()+1), dtype=bool)
     holds[g,y] = True
     return holds
 
 def _stuck(fold, holds):
-    "Classes whose groups all lie in one fold"
+    "Classes with all groups in one fold"
     return [k for k,groups in enumerate(holds.T) if len(np.unique(fold[groups]))==1]
 
 def _faults(fold, holds, n_folds):
-    "Number of empty folds, and of classes whose groups all lie in one fold"
+    "Number of empty folds, plus classes with all groups in one fold"
     there = np.zeros((n_folds,holds.shape[1]), dtype=bool)
     np.logical_or.at(there, fold, holds)
     return n_folds-len(np.unique(fold)) + (there.sum(0)==1).sum()
 
 def _better_move(fold, holds, size, n_folds, faults):
-    "Folds with one group moved, the smallest that helps, and their number of faults; None where no move helps"
+    "Folds with one group moved, the smallest that helps, and their number of faults; None if no move helps"
     images = np.bincount(fold, weights=size, minlength=n_folds)
     stuck = _stuck(fold, holds)
     movable = holds[:,stuck].any(1) if stuck else np.ones(len(fold), dtype=bool)
@@ -168,27 +168,27 @@ def _better_move(fold, holds, size, n_folds, faults):
     return None
 
 def _mended(fold, holds, size, n_folds):
-    "Folds of groups, (G,), with groups moved while that helps, and the number of faults that are left"
+    "Folds of groups, (G,), after moving groups while that helps, and the number of remaining faults"
     faults = _faults(fold, holds, n_folds)
     while faults and (better := _better_move(fold, holds, size, n_folds, faults)): fold,faults = better
     return fold,faults
 
 # %% ../../nbs/datasets/splits.ipynb #a1f312c3
 def _counted(classes, names, counts, unit):
-    "Classes with their numbers of images or groups, and what can be done about them"
+    "Classes with their numbers of images or groups, and what to do about them"
     named = [f'class {k}' if names is None else names[k] for k in classes]
     them = 'it' if len(named)==1 else 'them'
     advice = f'Leave {them} out, or merge {them} with another class.' if names is None else ways_out(named)
     return class_sizes(named, counts[classes], unit),advice
 
 def _check_dealable(y, counts, n_folds, names, unit):
-    "Raise a `ValueError` where a class is too small to deal; warn of classes that some folds will lack"
+    "Raise a `ValueError` if a class is too small for the folds; warn about classes that some folds will lack"
     need = f'{n_folds} folds need {n_folds}'
     single = np.flatnonzero(counts==1)
     if len(single):
         sizes,advice = _counted(single, names, counts, unit)
-        raise ValueError(f'fold_numbers needs two {unit}s or more of each class, so that one is trained on while the '
-                         f'other is reported, but {sizes}; {need}. {advice}')
+        raise ValueError(f'fold_numbers needs at least two {unit}s of each class, one to train on and one to report, '
+                         f'but {sizes}; {need}. {advice}')
     most = class_counts(y).max()
     check(most>=n_folds, 'n_folds', 'fold_numbers', f'at most {most}, the images of the largest class', str(n_folds))
     few = np.flatnonzero((counts>0) & (counts<n_folds))
@@ -200,15 +200,15 @@ def _check_dealable(y, counts, n_folds, names, unit):
 
 def fold_numbers(
     y, # Class of each item, (N,) ints
-    groups=None, # What must stay together, such as the patient of each image, (N,). Default: nothing.
+    groups=None, # Group of each item, such as the patient of each image, (N,). Default: none.
     n_folds:int=5, # Number of folds
-    seed:int=0, # Which items go to which fold
-    names=None # Names of the classes, for errors and warnings. Default: their numbers.
+    seed:int=0, # Seed of the assignment
+    names=None # Class names, for errors and warnings. Default: their numbers.
 )->np.ndarray: # (N,) int64, from 1 to `n_folds`
-    """Deal items to folds, stratified by class, no group in two of them, and no class in one alone.
+    """Assign items to folds, stratified by class, with no group in two folds and no class in only one.
 
-    Raises a `ValueError` where there are fewer groups than folds, or a class would be missing from the training images
-    of a fold; warns of classes that some folds will lack."""
+    Raises a `ValueError` if there are fewer groups than folds, or if a class would be missing from the training images
+    of a fold. Warns about classes that some folds will lack."""
     check_int(n_folds, 'n_folds', 'fold_numbers', low=2)
     check_int(seed, 'seed', 'fold_numbers')
     y = as_labels(y, 'fold_numbers', n_classes=None if names is None else len(names), name='y')
@@ -219,7 +219,7 @@ def fold_numbers(
     holds = _holdings(y, g)
     _check_dealable(y, holds.sum(0), n_folds, names, unit)
     if groups is None: return _deal_items(y, n_folds, seed)+1
-    for attempt in range(20): # another deal only where moving single groups does not mend the first
+    for attempt in range(20): # another attempt only if moving single groups does not repair the first
         dealt = _deal_groups(y, g, n_folds, seed+1_000_003*attempt)
         fold,faults = _mended(dealt, holds, np.bincount(g), n_folds)
         if not faults: return fold[g]+1
@@ -232,10 +232,10 @@ def fold_numbers(
 # %% ../../nbs/datasets/splits.ipynb #26ec3dde
 def authors_folds(
     y, # Class of each item, in the order of the authors' table, classes numbered in alphabetical order, (N,) ints
-    n:int|None=None # The number of items of which each fold is a fifth. Default: N.
+    n:int|None=None # Number of items of which each fold is a fifth. Default: N.
 )->np.ndarray: # (N,) int64, from 1 to 5
-    """Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 items from what is
-    left, with `random_state=0`"""
+    """Folds by the rule of the paper's authors: four times a stratified `train_test_split` of `n`//5 of the remaining
+    items, with `random_state=0`"""
     y = as_labels(y, 'authors_folds', name='y')
     if n is None: n = len(y)
     check_int(n, 'n', 'authors_folds', low=5)

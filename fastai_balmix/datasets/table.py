@@ -1,16 +1,18 @@
 """A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 
-Images as a table: `ImageData` holds a row for each image (`path`, `label`, and where there are any `group`, `split` or
-`fold`), says what is in it and what is missing on disk, and makes fastai's loaders from it. The readers of
-`fastai_balmix.datasets.sources` return it; a table of your own will do as well.
+`ImageData` is a table with a row for each image: `path`, `label`, and if known `group`, `split` or `fold`. It says what
+it holds and what is missing on disk, and it makes fastai's loaders. The readers of `fastai_balmix.datasets.sources`
+return it. You can also make one from your own table.
 
 ```python
 from sklearn.datasets import load_digits
 from fastai_balmix.datasets import *
 def pictures(): return dict(digits=(load_digits().images*15).astype(np.uint8))
-rows = dict(path=['digits/0','digits/1','digits/2','digits/11'], label=['zero','one','two','one'],
+rows = dict(path=['digits/0','digits/1','digits/2','digits/11'],
+            label=['zero','one','two','one'],
             group=['ada','ben','ada','eve'])
-data = ImageData(pd.DataFrame(rows), vocab=['zero','one','two'], images=ArrayImages(pictures), name='digits')
+data = ImageData(pd.DataFrame(rows), vocab=['zero','one','two'], images=ArrayImages(pictures),
+                 name='digits')
 data
 ```"""
 
@@ -20,16 +22,19 @@ data
 __all__ = ['next_step', 'derived', 'ImageData']
 
 # %% ../../nbs/datasets/table.ipynb #b02ff491
-import hashlib
+import hashlib,warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastai.data.all import *
+from ..words import one_line
 from ..checks import check,check_real
 from ..loaders.draws import class_counts
 from .splits import fold_numbers
 from .verify import file_hashes,image_digest,missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
+from .prepared import prepare
+from .stores import NoStore
 from .classes import joined,left_out,still_there
 from .depth import Reading
 from .overview import summary_of
@@ -44,7 +49,7 @@ def _checked_root(root, images):
           'None')
     if root is None: return None
     folder = Path(root).expanduser()
-    check(folder.is_dir(), 'root', 'ImageData', 'a folder that is there', str(root))
+    check(folder.is_dir(), 'root', 'ImageData', 'an existing folder', str(root))
     return folder
 
 # %% ../../nbs/datasets/table.ipynb #57da09c0
@@ -125,13 +130,14 @@ class ImageData:
         self.root = _checked_root(root, images)
         self.df,notes_of_df = checked_df(df, self.vocab, missing_group)
         self.ordered = ordered
-        self.name = name
+        self.name = one_line(name) # of a folder, whose name may be no text
         self.images = images
         self.notes = ([notes] if isinstance(notes, str) else list(notes)) + notes_of_df
         self.notes += [o for o in notes_on_parts(self.df) if o not in self.notes]
         self.recipe = recipe
         self.prevalence = prevalence
         self.reading = Reading(range, frame, background)
+        self.remarks:list|None = None # see `looked_at`
         self._hash:str|None = None
 
     def __len__(self): return len(self.df)
@@ -242,10 +248,14 @@ class ImageData:
 
     def verify(self,
         num_workers:int|None=None, # Processes. Default: one for each core; 0 opens the images in this process.
-        progress:bool=True # Show a bar?
+        progress:bool=True, # Show a bar?
+        size=None # Also keep the images opened at this size, as `prepare` does, so that a comparison reads none again
     )->Verification:
         """Decode every image, and find those that are unreadable or there more than once. What was found is kept beside
         the data, so that a second call opens only what is new."""
+        if size is not None:
+            try: prepare(self, size, num_workers=num_workers, progress=progress)
+            except NoStore as e: warnings.warn(f'ImageData.verify: {e}', stacklevel=2)
         return verify_images(self, num_workers, progress)
 
     def dataloaders(self,
@@ -259,9 +269,10 @@ class ImageData:
         seed:int|None=None, # Order in which training visits the images. Default: left to chance.
         resize:str='squish', # How images come to `size`: 'squish', 'crop' or 'pad'
         decode:str='full', # 'full', or 'fast': large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size
+        pictures=None, # Images of these data that were prepared at `size`, as `prepare` makes them. Default: files.
         **kwargs # Passed to `DataBlock.dataloaders`
     )->DataLoaders:
         """Loaders for training and validation. Raises a `ValueError`, before anything is opened, for files that are
         missing and arguments that are wrong."""
         return image_loaders(self, fold, size, bs, parts, item_tfms, batch_tfms, num_workers, seed, resize, decode,
-                             **kwargs)
+                             pictures, **kwargs)

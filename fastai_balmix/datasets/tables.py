@@ -1,7 +1,7 @@
 r"""Read the images that a table names, with their labels, patients and parts.
 
-Images of your own, in a table. `from_csv` reads a table with a column of paths and one of labels, whatever program
-wrote it. What it guesses is in the notes of the `ImageData`; what it would have to guess blindly, it asks for.
+`from_csv` reads images from a table with a column of paths and one of labels, whatever program wrote it. The notes of
+the `ImageData` state every guess. If there is no basis for a guess, an error asks.
 
 ```python
 from tempfile import mkdtemp
@@ -28,7 +28,7 @@ import pandas as pd
 from ..checks import bad_argument,check,first_few,nearest
 from .cells import read_cells
 from .columns import check_unused_parts,counts_of,missing_column,one_hot,patient_note
-from .folders import checked_folder,stem_of,verified
+from .folders import check_place,checked_folder,stem_of,verified
 from .groups import group_texts
 from .names import (
     class_name_notes,class_names,likely_part,part_of,parts_by_name,proposed_parts,several_labels,sides_note)
@@ -43,7 +43,7 @@ def _rows(index): return f"row {index[0]}" if len(index)==1 else f"rows {first_f
 
 @dataclass
 class _Asked:
-    "What was asked for, and what is to be said about it"
+    "The arguments of `from_csv`, and notes about them"
     fn:Path # The table
     root:Path # Folder that paths start from
     path:str # Columns
@@ -70,7 +70,7 @@ class _Asked:
     def needs(self, what, column, has): return ValueError(f'from_csv needs {what}, but {self.where(column)}, {has}')
 
 def _checked_rows(asked, df, missing, what, column, advice):
-    "The rows that have a value; an error that names those without, and what to do"
+    "The rows with a value; an error that names the others and what to do"
     index = df.index[missing].tolist()
     if not index: return df
     n = f'{len(index):,} of {len(df):,} rows: {_rows(index)}'
@@ -150,13 +150,13 @@ def _groups(asked, table, paths):
     if group not in table: return groups_by_pattern(paths, group, 'from_csv', asked.missing_group)
     found = group_texts(table[group].to_numpy(), 'from_csv')
     if asked.missing_group=='error':
-        advice = " To let such an image stand for itself: missing_group='own'."
+        advice = " To make each such image a group of its own: missing_group='own'."
         _checked_rows(asked, table, pd.isna(found), 'group', group, advice)
     return table[group].tolist()
 
 # %% ../../nbs/datasets/tables.ipynb #1b23b3b9
 def _relative(path, root, suffix):
-    "A path from `root`, where it lies in it, with its suffix"
+    "A path relative to `root`, if it is inside, with its suffix"
     if os.path.isabs(path):
         with suppress(ValueError): # outside, which `ImageData` refuses
             path = Path(os.path.normpath(path)).relative_to(os.path.abspath(root)).as_posix()
@@ -171,7 +171,7 @@ def _paths(asked, df):
 
 # %% ../../nbs/datasets/tables.ipynb #f3777470
 def _others(asked, df):
-    "Columns that are kept beside those that were asked for"
+    "The other columns, which are kept"
     used = {*asked.columns().values(),asked.group,*(asked.labels or ())}
     kept = df[[o for o in df if o not in used]]
     clash = {o: f'table_{o}' for o in kept if o in _roles}
@@ -179,7 +179,7 @@ def _others(asked, df):
     return kept.rename(columns=clash)
 
 def _table_of(asked, df):
-    "Rows as `ImageData` takes them"
+    "Rows for `ImageData`"
     df = _checked_rows(asked, df, (df[asked.path]=='').to_numpy(), 'path', asked.path, '')
     df = _from_one_hot(asked, df) if asked.labels else _from_labels(asked, df)
     check(len(df), 'csv', 'from_csv', 'a table of at least one image', 'none')
@@ -194,7 +194,7 @@ def _table_of(asked, df):
     return pd.concat([pd.DataFrame(rows), others.reset_index(drop=True)], axis=1)
 
 def _image_data(asked, df, vocab, **kwargs):
-    "An `ImageData`, whose errors speak of the table"
+    "An `ImageData` whose errors name the table"
     try: return ImageData(df, vocab, root=asked.root, name=asked.fn.stem, notes=asked.notes, **kwargs)
     except ValueError as e:
         text = str(e).replace("The 'df' parameter of ImageData must", "The 'csv' parameter of from_csv must")
@@ -203,7 +203,8 @@ def _image_data(asked, df, vocab, **kwargs):
 # %% ../../nbs/datasets/tables.ipynb #bf07c0de
 def _checked_file(csv):
     there = isinstance(csv, str | Path) and Path(csv).expanduser().is_file()
-    check(there, 'csv', 'from_csv', 'a file that is there', repr(str(csv)))
+    check(there, 'csv', 'from_csv', 'an existing file', repr(str(csv)))
+    check_place(Path(csv).expanduser(), 'from_csv')
     return Path(csv).expanduser()
 
 def _check_choice(value, name, allowed):
@@ -214,13 +215,16 @@ def _asked_for(fn, root, label, labels, split, fold, parts, **kwargs):
     owner = 'from_csv'
     root = fn.parent if root is None else checked_folder(root, owner)
     both = split not in (None,'none') and fold not in (None,'none')
-    check(not both, 'fold', owner, 'None where `split` is given', repr(fold))
+    check(not both, 'fold', owner, 'None if `split` is given', repr(fold))
     check(isinstance(label, str), 'label', owner, 'the name of one column, as every image has one class', repr(label))
+    group = kwargs['group']
+    is_text = group is None or isinstance(group, str)
+    check(is_text, 'group', owner, 'a column, or a regular expression for paths', repr(group))
     if parts is not None and split in (None,'none'):
-        raise bad_argument('parts', owner, 'None where `split` names no column', repr(parts))
+        raise bad_argument('parts', owner, 'None unless `split` names a column', repr(parts))
     _check_choice(kwargs['missing_label'], 'missing_label', ('error','drop'))
     if labels is not None:
-        check(label=='label', 'label', owner, 'left out where `labels` is given', repr(label))
+        check(label=='label', 'label', owner, 'left out if `labels` is given', repr(label))
         named = isinstance(labels, list | tuple) and len({*labels})==len(labels)>1
         check(named, 'labels', owner, 'a list of columns, one for each class, each once', repr(labels))
         labels,label = [*labels],None
@@ -228,7 +232,7 @@ def _asked_for(fn, root, label, labels, split, fold, parts, **kwargs):
                   **kwargs)
 
 def _read_asked(asked, sep, ordered):
-    "Rows and names of classes, with the notes in `asked`"
+    "Rows and class names; notes go to `asked`"
     columns = asked.columns()
     table,notes = read_cells(asked.fn, 'from_csv', columns.values(), sep)
     asked.notes += notes
@@ -249,24 +253,24 @@ def from_csv(
     csv, # Path of the table: CSV, .xlsx or .parquet
     path:str='path', # Column with the paths
     label:str='label', # Column with the classes
-    group:str|None=None, # Column with the patients; or an expression for paths; or 'dicom:PatientID'
-    split:str|None=None, # Column with 'train', 'valid' (or 'val') and 'test'; 'none' to do without one that is there
-    fold:str|None=None, # Column with the numbers of folds, from 1 or from 0; 'none' to do without one that is there
+    group:str|None=None, # Column with the patients, a regular expression for paths, or 'dicom:PatientID'
+    split:str|None=None, # Column with 'train', 'valid' (or 'val') and 'test'; 'none' ignores such a column
+    fold:str|None=None, # Column with the numbers of folds, from 1 or from 0; 'none' ignores such a column
     root=None, # Folder that paths start from. Default: that of the table.
-    sep:str|None=None, # What separates columns. Default: whichever of , ; tab | fits.
-    vocab=None, # Names of the classes, in order. Default: those there are, sorted; numbers by value.
+    sep:str|None=None, # Column separator. Default: whichever of , ; tab | fits.
+    vocab=None, # Class names in order. Default: those in the table, sorted; numbers by value.
     ordered:bool=False, # Are the classes grades?
-    suffix:str='', # Suffix of the files, such as '.jpg', where the table has none or another one
+    suffix:str='', # Suffix of the files, such as '.jpg', if the table has none or another one
     verify:bool=False, # Open every image now?
     labels=None, # Columns with 1 or 0, one for each class, in place of `label`
     parts=None, # Names in the column `split`, {'train': 'Ausbildung', 'test': 'Prüfung'}
-    missing_label:str='error', # A row without one label, or with several, is an error; or 'drop': it is left out
-    missing_group:str='error', # An image without a patient is an error; or 'own': it stands for itself
+    missing_label:str='error', # Rows without a label, or with several: 'error', or 'drop' to leave them out
+    missing_group:str='error', # Images without a patient: 'error', or 'own' for a group of its own each
     range=None, # Values that become black and white, (low, high) or '16bit', as `ImageData` takes it
     frame:int|None=None, # Which frame of files with several
     background='white' # Colour behind transparent pixels
 )->ImageData:
-    "Images of a table"
+    "Read images that a table names"
     asked = _asked_for(_checked_file(csv), root, label, labels, split, fold, parts, path=path, group=group,
                        suffix=suffix, missing_label=missing_label, missing_group=missing_group, vocab=vocab)
     df,vocab = _read_asked(asked, sep, ordered)

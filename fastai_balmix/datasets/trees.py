@@ -1,13 +1,14 @@
 r"""Read the images of a folder with a subfolder for each class.
 
-Images of your own, in folders. `from_folder_table` reads a subfolder for each class, and parts where there are folders
-for them. What it takes, leaves out and guesses is in the notes of the `ImageData`; where two readings fit, it asks.
+`from_folder_table` reads images from a folder with a subfolder for each class, and recognises folders of parts. The
+notes of the `ImageData` say what was read, left out and guessed. If two readings fit, an error asks.
 
 ```python
 from tempfile import mkdtemp
 from fastai_balmix.datasets import *
 root = Path(mkdtemp())
-names = ['benign/12_a.png','benign/12_b.png','benign/13_a.png','malignant/14_a.png','malignant/15_a.png']
+names = ['benign/12_a.png','benign/12_b.png','benign/13_a.png','malignant/14_a.png',
+         'malignant/15_a.png']
 for name in names:
     (root/name).parent.mkdir(exist_ok=True)
     Image.new('RGB', (8,8)).save(root/name)
@@ -21,33 +22,55 @@ data.df
 __all__ = ['groups_by_pattern', 'groups_of', 'stated', 'from_folder_table']
 
 # %% ../../nbs/datasets/trees.ipynb #9da18fca
-import os,re
+import json,os,re,subprocess,sys
 from pathlib import Path
 import pandas as pd
 from ..checks import check
 from .dicom import header_values
-from .folders import find_files,is_passed_over,stem_of,verified
+from .folders import check_place,find_files,is_passed_over,stem_of,verified
 from .layouts import read_layout
 from .names import class_name_notes,class_names,sides_note
 from .table import ImageData
 
+# %% ../../nbs/datasets/trees.ipynb #efab1ba9
+_search = '''import json,re,sys
+pattern,texts = json.load(sys.stdin)
+search = re.compile(pattern).search
+json.dump([found and found[1] for found in map(search, texts)], sys.stdout)'''
+_seconds = 5 # and a second more for 200 paths
+
+def _searched(pattern, texts):
+    "The first group of a match in each text, or None; within a time limit"
+    # isolated, so that it imports nothing from the current folder
+    command = [sys.executable,'-I','-S','-c',_search]
+    try:
+        done = subprocess.run(command, input=json.dumps([pattern,texts]), capture_output=True, encoding='ascii',
+                              timeout=_seconds+len(texts)/200, check=True)
+    except subprocess.TimeoutExpired: raise
+    except (OSError,TypeError,subprocess.CalledProcessError): # if Python is embedded in another program
+        return [found and found[1] for found in map(re.compile(pattern).search, texts)]
+    return json.loads(done.stdout)
+
 # %% ../../nbs/datasets/trees.ipynb #e2594dd8
 def groups_by_pattern(
     paths, # Paths of images
-    group:str, # A regular expression with the patient in brackets
+    group:str, # A regular expression with a group in parentheses
     owner:str, # Whose parameter it is
-    missing_group:str='error' # 'own' gives None where the expression finds nothing
+    missing_group:str='error' # 'own' gives None for paths without a match
 )->list: # Group of each path
-    "What a regular expression finds in each path"
+    "Group of each path, by a regular expression"
     try: pattern = re.compile(group)
-    except (re.error,TypeError) as e:
+    except (re.error,TypeError,RecursionError,OverflowError) as e:
         raise ValueError(f"The 'group' parameter of {owner} must be a regular expression or a function of the "
                          f'path. Got {group!r} instead: {e}.') from None
-    check(pattern.groups>0, 'group', owner, 'a regular expression with the patient in brackets', repr(group))
-    found = [match[1] if (match := pattern.search(p)) else None for p in paths]
+    check(pattern.groups>0, 'group', owner, 'a regular expression with the patient in parentheses', repr(group))
+    try: found = _searched(group, [*paths])
+    except subprocess.TimeoutExpired as e:
+        raise ValueError(f"The 'group' parameter of {owner} must be a regular expression that is searched for in a few "
+                         f'seconds. Got {group!r}, which took more than {e.timeout:.0f} s, instead.') from None
     if missing_group=='error' and None in found:
         raise ValueError(f"The 'group' parameter of {owner} must be a regular expression that finds the patient in "
-                         f'every path. Got {group!r}, which finds none in {paths[found.index(None)]!r} instead.')
+                         f'every path. Got {group!r}, which does not match {paths[found.index(None)]!r}, instead.')
     return found
 
 def groups_of(
@@ -55,9 +78,9 @@ def groups_of(
     group, # A regular expression, a function of the path, or 'dicom:KEYWORD'
     root:Path, # Folder that the paths start from
     owner:str, # Whose parameter it is
-    missing_group:str='error' # 'own' gives None where there is none
+    missing_group:str='error' # 'own' gives None for paths without a group
 )->list: # Group of each path
-    "Group of each path: by an expression, a function, or from the headers of DICOM files"
+    "Group of each path: by a regular expression, a function, or from DICOM headers"
     if callable(group): return [group(p) for p in paths]
     if isinstance(group, str) and group.startswith('dicom:'):
         return header_values([root/p for p in paths], group.removeprefix('dicom:'))
@@ -67,12 +90,12 @@ def groups_of(
 def stated(
     **kwargs # Arguments of a reader
 )->dict: # Those that are not at their defaults
-    "What a recipe has to keep of arguments that are seldom given"
+    "Arguments of a reader that a recipe has to keep"
     defaults = dict(missing_group='error', missing_label='error', background='white')
     return {name: value for name,value in kwargs.items() if value is not None and value!=defaults.get(name)}
 
 def _no_images(folder, found):
-    "The error of a folder without images in subfolders"
+    "The error for a folder without images in subfolders"
     tops = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not is_passed_over(e.name))
     got = f"subfolders {', '.join(tops)} without any" if tops else 'no subfolders'
     if found.others: got += f', with {found.left_out}'
@@ -83,21 +106,22 @@ def _no_images(folder, found):
 
 def from_folder_table(
     folder, # Folder with a subfolder for each class, or with folders of parts that have them
-    group=None, # Patient: an expression for paths, with the patient in brackets; a function; or 'dicom:PatientID'
+    group=None, # Patient: a regular expression with it in parentheses, a function of the path, or 'dicom:PatientID'
     ordered:bool=False, # Are the classes grades?
-    vocab=None, # Names of the classes, in order. Default: the subfolders, sorted; numbers by value.
+    vocab=None, # Class names in order. Default: the subfolders, sorted; numbers by value.
     verify:bool=False, # Open every image now?
     parts=None, # Folders of the parts, {'train': 'Ausbildung', 'test': 'Prüfung'}; 'none' if all are classes
-    missing_group:str='error', # An image without a patient is an error; or 'own': it stands for itself
+    missing_group:str='error', # Images without a patient: 'error', or 'own' for a group of its own each
     range=None, # Values that become black and white, (low, high) or '16bit', as `ImageData` takes it
     frame:int|None=None, # Which frame of files with several
     background='white' # Colour behind transparent pixels
 )->ImageData:
-    "Images in a folder for each class"
+    "Read images from a folder with a subfolder for each class"
     owner = 'from_folder_table'
     there = isinstance(folder, str | Path) and Path(folder).expanduser().is_dir()
-    check(there, 'folder', owner, 'a folder that is there', repr(str(folder)))
+    check(there, 'folder', owner, 'an existing folder', repr(str(folder)))
     folder = Path(folder).expanduser()
+    check_place(folder, owner)
     found = find_files(folder, owner)
     if all('/' not in path for path in found.images): raise _no_images(folder, found)
     layout = read_layout(found, owner, parts, vocab)

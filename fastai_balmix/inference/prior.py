@@ -1,6 +1,6 @@
-"""Move a trained network to the class shares of the place where it will be used.
+"""Adapt a trained network to another disease prevalence, without retraining.
 
-A network that was trained where one image in a hundred shows a disease answers as though that were so everywhere.
+If one training image in a hundred shows a disease, a network predicts as if that were so everywhere.
 `adjust_prior` moves its probabilities to another class prior, `operating_curve` shows what that does to scores,
 `PriorCalibrator` estimates the prior that a network really implies, and `estimate_prior` that of a new place.
 
@@ -32,7 +32,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax,softmax
 from sklearn.base import BaseEstimator
 from fastai.basics import *
-from ..checks import as_classes,as_prob_rows,as_probs,check,check_int,check_real,in_order
+from ..checks import as_classes,as_prob_rows,as_probs,check,check_int,check_real
+from ..ordered import as_numbers,row_blocks
 from ..loaders.draws import class_counts,sampling_probs
 from ..metrics.scores import balanced_acc,confusion,macro_f1,mcc,reweight
 
@@ -83,18 +84,23 @@ def operating_curve(
     prevalence=None # Class shares at which the scores are read, see `reweight`. Default: those of `targs`.
 )->pd.DataFrame: # A row for each t, a column for each score
     "Scores along the class priors ∝ nᵗ, from balanced (t=0) to that of the data (t=1)"
-    p = _double_rows(probs, 'operating_curve')
+    p = as_prob_rows(probs, 'operating_curve')
     k = p.shape[1]
     y = as_classes(targs, 'operating_curve', len(p), k)
-    n = class_counts(y, k) if counts is None else np.asarray(in_order(counts, 'counts', 'operating_curve'))
+    n = class_counts(y, k) if counts is None else as_numbers(counts, 'counts', 'operating_curve')
+    got = n.tolist() if counts is None else counts
     check(n.shape==(k,) and (n>0).all(), 'counts', 'operating_curve',
-          f'{k} numbers, all above 0: state them where `targs` lack a class', str(n.tolist()))
-    ts = np.linspace(0, 1, 21) if ts is None else np.asarray(ts)
-    evidence = _clipped_log(p)-np.log(_as_prior(from_prior, 'from_prior', 'operating_curve', k, n))
-    moved = (evidence+np.log(sampling_probs(n, float(t))) for t in ts)
+          f'{k} numbers, all above 0: state them where `targs` lack a class', repr(got))
+    ts = np.linspace(0, 1, 21) if ts is None else as_numbers(ts, 'ts', 'operating_curve')
+    old = np.log(_as_prior(from_prior, 'from_prior', 'operating_curve', k, n))
+    priors = [np.log(sampling_probs(n, float(t))) for t in ts]
+    answers = np.empty((len(ts),len(p)), dtype=np.int32)
+    for some in row_blocks(*p.shape):
+        evidence = _clipped_log(p[some].astype(np.float64))-old
+        for o,prior in zip(answers, priors): o[some] = (evidence+prior).argmax(1)
     rows = []
-    for o in moved: # one matrix at a time, as those of thousands of classes are large
-        cm = confusion(o.argmax(1), y, k)
+    for o in answers: # one matrix at a time, as those of thousands of classes are large
+        cm = confusion(o, y, k)
         if prevalence is not None: cm = reweight(cm, prevalence)
         rows.append({f.__name__: f(cm) for f in scores})
     return pd.DataFrame(rows, index=pd.Index(ts, name='t'))

@@ -19,16 +19,23 @@ __all__ = ['FlipTTA']
 from contextlib import ExitStack,contextmanager
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastai.basics import *
 from ..loaders.extend import fastai_loader
 from ..metrics.activations import activation_of,check_rows,checked_activation,known_activation
 
 # %% ../../nbs/inference/tta.ipynb #97d03247
+def _logits(p, act):
+    "Outputs of an activation that is softmax of scaled scores, in a list"
+    if p.ndim!=2 or p.shape[1]<2: return []
+    first,second = act(F.one_hot(torch.zeros(1, dtype=torch.long, device=p.device), p.shape[1]).to(p))[0,:2]
+    return [torch.log(p)/(first.log()-second.log())]
+
 def _unactivated(p, act):
     "Outputs that `act` turns into `p`"
     # A sigmoid that has rounded to 1 comes from no finite output, and a loss of infinity would be NaN
     below_1 = p.clamp(max=1-torch.finfo(p.dtype).eps)
-    for output in torch.log(p),torch.logit(below_1),p:
+    for output in (torch.log(p), torch.logit(below_1), p, *_logits(p, act)):
         if torch.allclose(act(output), p, rtol=1e-4, atol=1e-6, equal_nan=True): return output
     raise ValueError(f'FlipTTA needs a loss whose activation is softmax, sigmoid or none, but it is {act}.')
 

@@ -1,8 +1,7 @@
 """Name the item and the file that could not be loaded.
 
-Errors of items. One broken file among a hundred thousand is found by its name. The loaders of this package add a
-note to whatever error an item raises: the number of the item, and the file it is made from where the data set
-tells.
+One broken file among a hundred thousand should be easy to find. The loaders of this package add a note to any error
+that an item raises: the number of the item and, if the data set provides it, the file.
 
 ```python
 from fastai_balmix.loaders.blame import item_source
@@ -25,7 +24,7 @@ from fastai.data.all import *
 
 # %% ../../nbs/loaders/blame.ipynb #11d41331
 def _source_text(source):
-    "What an item is made from, as text"
+    "The source of an item, as text"
     if isinstance(source, str|Path): return str(source)
     if isinstance(source, pd.Series): return ', '.join(f'{k}={v}' for k,v in source.items())
     if isinstance(source, partial): source = source.args
@@ -34,8 +33,8 @@ def _source_text(source):
 def item_source(
     ds, # A data set
     i:int # Index of an item
-)->str: # Such as its path; '' where the data set does not tell
-    "What an item is made from"
+)->str: # Such as its path; '' if unknown
+    "The source of an item"
     if isinstance(ds, Subset): return item_source(ds.dataset, ds.indices[i])
     if isinstance(ds, ConcatDataset):
         k = bisect_right(ds.cumulative_sizes, i)
@@ -52,13 +51,13 @@ def note_source(
     e:Exception, # What was raised while an image was opened
     source # What it was opened from
 )->None:
-    "Give an error a note that says which image it was, where that can be told"
+    "Add a note with the source of the image to an error, if it is known"
     text = _source_text(source)[:1000]
     if text and _image_note+text not in getattr(e, '__notes__', ()): e.add_note(_image_note+text)
 
 # %% ../../nbs/loaders/blame.ipynb #fa35b471
 def _carried_class(e):
-    "The class as which an error gets out of a worker: the nearest of Python's own that can be made from a text"
+    "The class that an error has outside a worker: its nearest built-in class that takes a text"
     for cls in type(e).__mro__:
         if cls.__module__!='builtins': continue
         try: cls('')
@@ -66,12 +65,12 @@ def _carried_class(e):
         return cls
 
 def _item_text(dl, i):
-    "Which item it was, in a sentence; a second one where the data set has shrunk"
+    "A sentence that names the item; a second one if the data set has shrunk"
     source = lost = ''
     try:
         source,n = item_source(dl.dataset, i)[:1000],len(dl.dataset)
         if dl.n>n: lost = f' The data set has {n} items, and had {dl.n} when the loader was made.'
-    except Exception: pass # what fails here must not hide what failed before
+    except Exception: pass # an error here must not hide the first one
     return source,f"This was item {i} of the data set{f': {source}' if source else ''}.{lost}"
 
 def item_error(
@@ -79,10 +78,10 @@ def item_error(
     dl, # The loader
     i:int # Index of the item
 )->Exception: # To be raised
-    "An error with a note that says which item it was"
+    "An error with a note that names the item"
     source,text = _item_text(dl, i)
     if text in getattr(e, '__notes__', ()): return e
-    # the item says more than its image alone
+    # the note of the item is more complete
     if source and hasattr(e, '__notes__'): e.__notes__ = [o for o in e.__notes__ if o!=_image_note+source]
     cls = type(e) if get_worker_info() is None else _carried_class(e)
     if cls is Exception is not type(e) or issubclass(cls, StopIteration): cls = RuntimeError

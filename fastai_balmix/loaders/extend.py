@@ -55,6 +55,8 @@ def _blank_loader(*lineage):
 # %% ../../nbs/loaders/extend.ipynb #6c0de1a4
 class LoaderExtension:
     "Base of the classes that `extend_loader` puts in front of a loader's own"
+    same_items = False # Are items those of the loader behind, although a subclass makes them its own way?
+
     def do_item(self, i):
         try: return super().do_item(i)
         except Exception as e: raise item_error(e, self, i) # noqa: B904 # may be `e` itself

@@ -1,7 +1,7 @@
 """Read the labels of a loader without opening an image.
 
-Class counts, weighted draws and Balanced-MixUp need the class of every training item before training starts.
-`train_labels` reads it from wherever the data set keeps it, so that no image is opened.
+Class counts, weighted sampling and Balanced-MixUp need the class of every training item before training starts.
+`train_labels` reads it from where the data set stores it and opens no image.
 
 ```python
 dls = digits_lt()
@@ -30,16 +30,16 @@ from ..checks import as_targets,check,label_array,target_form
 def _unread(what, owner):
     return ValueError(
         f"The labels of {what} cannot be read by {owner} without opening its items. "
-        "Pass `labels=`, one int per training item, the number of its class; or a row of 0 and 1, "
-        "a column for each label it may have.")
+        "Pass `labels=`, one int per training item, the number of its class; or, for several labels, "
+        "a row of 0 and 1 per item.")
 
 def task_error(
-    what, # What came
-    task, # What that is good for
-    owner, # Name that the error gives
-    wanted='whose targets are classes' # What there should be
+    what, # What was passed
+    task, # The task it belongs to
+    owner, # Name used in the error
+    wanted='whose targets are classes' # What is required
 )->ValueError:
-    "The error for a task that is not classification"
+    "The error for a task other than classification"
     return ValueError(f"{owner} must be given a data set {wanted}. Got {what}: {task}.")
 
 # %% ../../nbs/loaders/labels.ipynb #70e371cc
@@ -47,11 +47,11 @@ def task_error(
 _value_types = {str,int,float,bool,type(None),np.str_}
 _value_types |= {np.dtype(o).type for o in '?'+np.typecodes['AllInteger']+np.typecodes['Float']}
 
-# Last steps of a pipeline whose result depends on nothing but the value they are given
+# Last steps of a pipeline whose result depends only on the value they get
 _encoders = [Categorize],[MultiCategorize,OneHotEncode],[EncodedMultiCategorize]
 
 def _as_shipped(tfm):
-    "Does a transform do what fastai wrote for its class, without methods that others have added?"
+    "Is a transform as defined by fastai, without added methods?"
     # fastai itself adds a method for its tables to `Categorize`
     added = [o for o in type(tfm).encodes.methods if not o.implementation.__module__.startswith('fastai.')]
     return not added and 'encodes' not in vars(tfm)
@@ -64,7 +64,7 @@ def _n_encoders(steps):
     return 0
 
 def _label_columns(df, steps):
-    "The columns of a table that hold the labels; None unless a single `ColReader` is all that reads them"
+    "The label columns of a table, if a single `ColReader` reads them; else None"
     reader = steps[0] if len(steps)==1 else None
     if type(reader) is not ColReader or type(df) is not pd.DataFrame or '_fields' in df.columns: return None
     columns = [df.iloc[:,c] if isinstance(c, int) else df[c] for c in reader.cols]
@@ -72,7 +72,7 @@ def _label_columns(df, steps):
 
 # %% ../../nbs/loaders/labels.ipynb #5a7b21c0
 def _each_label(tl, convert):
-    "The label of each item of a `TfmdLists`, as `convert` has it. Equal values are encoded once."
+    "The converted label of each item of a `TfmdLists`; equal values are encoded once"
     steps = [*tl.tfms.fs]
     n_last = _n_encoders(steps)
     if type(tl) is not TfmdLists or type(tl.tfms) is not Pipeline or n_last==0:
@@ -95,7 +95,7 @@ def _each_label(tl, convert):
 
 # %% ../../nbs/loaders/labels.ipynb #bb831d3b
 def _plain_number(o):
-    "A number of Python's; what is none fails as `int` does"
+    "A Python number; other values raise the error of `int`"
     if hasattr(o, 'item'): return o.item()
     return o if isinstance(o, int|float) else int(o)
 
@@ -117,24 +117,24 @@ def _tl_labels(tl, owner):
     # Not as the type of the first: 0 may be followed by 0.5
     if x.ndim==0: return np.array([*_each_label(tl, _plain_number)])
     rows = np.stack([*_each_label(tl, label_array)])
-    # Rows that happen to have one label each are labels still
+    # Rows that happen to have one label each are still labels
     return rows.astype(bool) if isinstance(y, TensorMultiCategory) and ((rows==0)|(rows==1)).all() else rows
 
 # %% ../../nbs/loaders/labels.ipynb #e4480843
 def _length(o):
-    "Length of `o`; None where it has none"
+    "Length of `o`, or None"
     try: return len(o)
     except TypeError: return None
 
 def _stated_labels(ds, owner):
-    "Labels that a data set, or timm's reader in it, keeps beside its items; None where there are none"
+    "Labels that a data set, or its timm reader, stores beside its items, or None"
     reader,n = getattr(ds, 'reader', None),len(ds)
     found = [(name, getattr(holder, name, None)) for holder in (ds,reader) for name in ('targets','labels')]
     samples = getattr(reader, 'samples', None)
     pairs = isinstance(samples, list) and all(isinstance(o, tuple) and len(o)==2 for o in samples)
     if pairs: found.append(('samples', [y for _,y in samples]))
     found = [(name,labels) for name,labels in found if labels is not None]
-    # Names of classes are called labels, too, and a part of a data set may hold the targets of all of it
+    # `labels` may also be class names, and a subset may hold the targets of the whole data set
     for _,labels in found:
         if _length(labels)==n: return labels
     if not found: return None
@@ -151,7 +151,7 @@ def _is_pairs(ds):
 def kept_apart(
     ds # A data set
 )->bool:
-    "Are the labels of a data set kept beside its items, so that the two can disagree?"
+    "Does a data set store labels apart from its items, so that the two can disagree?"
     if isinstance(ds, Subset): return kept_apart(ds.dataset)
     if isinstance(ds, ConcatDataset): return any(map(kept_apart, ds.datasets))
     return not (isinstance(ds, Datasets | TensorDataset) or _is_pairs(ds))
@@ -161,14 +161,14 @@ def _as_number(y):
     return int(y) if is_class else y
 
 def _as_given(ds, labels):
-    "Each of the `labels` that a data set keeps, as its `__getitem__` gives it to a `target_transform`"
+    "The stored labels, after the `target_transform` that `__getitem__` applies"
     giver = next((o for o in type(ds).__mro__ if '__getitem__' in vars(o)), type(ds))
-    # torchvision and timm keep labels as they are on disk, and give them to the transform as Python's numbers
+    # torchvision and timm store labels as on disk, and pass Python numbers to the transform
     theirs = giver.__module__.split('.')[0] in ('torchvision','timm')
     return label_array(labels).tolist() if theirs and label_array(labels).ndim==1 else labels
 
 def _read_labels(ds, owner, n_inp=None):
-    "Labels of data set `ds`, from wherever its kind keeps them; an item has `n_inp` inputs before its target"
+    "Labels of data set `ds`, from where its kind stores them; an item has `n_inp` inputs before its target"
     if isinstance(ds, Subset):
         return label_array(_read_labels(ds.dataset, owner, n_inp))[np.asarray(ds.indices, dtype=np.int64)]
     if isinstance(ds, ConcatDataset):
@@ -187,8 +187,8 @@ def _read_labels(ds, owner, n_inp=None):
 # %% ../../nbs/loaders/labels.ipynb #b1805fde
 def vocab_of(
     ds # A data set
-): # A list of K names, or None where the data set does not tell
-    "Names of the classes"
+): # A list of K names, or None
+    "Class names of a data set"
     if isinstance(ds, Subset): return vocab_of(ds.dataset)
     if isinstance(ds, ConcatDataset): return vocab_of(ds.datasets[0])
     if isinstance(ds, Datasets): vocab = getattr(ds.tls[-1], 'vocab', None)
@@ -198,13 +198,13 @@ def vocab_of(
 def item_loader(
     dl # A loader
 ):
-    "The loader that makes the items of `dl`: the one inside, where fastai has wrapped it for distributed training"
+    "The loader that makes the items of `dl`: the inner one if fastai has wrapped it for distributed training"
     return vars(dl).get('dl', dl)
 
 def stated_inputs(
     dl # A loader
 )->int|None: # The target is the element after them
-    "How many elements of an item are inputs, where loaders, loader or data set say so; no item is opened"
+    "Number of inputs in an item, if loaders, loader or data set state it; no item is opened"
     dl = item_loader(dl)
     for o in '_dls_n_inp','n_inp':
         if o in vars(dl): return vars(dl)[o]
@@ -213,7 +213,7 @@ def stated_inputs(
 def train_loader(
     dls # `DataLoaders`
 ): # A loader
-    "The training loader; it and the others are told of the number of inputs that `dls` states, where fastai asks"
+    "The training loader; `n_inp`, as stated by `dls`, is set on all loaders"
     if 'n_inp' in vars(dls):
         for o in dls.loaders:
             if o is not None: item_loader(o)._dls_n_inp = dls.n_inp
@@ -222,9 +222,9 @@ def train_loader(
 # %% ../../nbs/loaders/labels.ipynb #74d008a7
 def n_items(
     dl, # A loader
-    owner:str # Name that errors give
+    owner:str # Name used in errors
 )->int:
-    "Number of items a loader visits, checked to be a map-style loader that makes batches"
+    "Number of items that a loader visits; checks that it is a map-style loader that makes batches"
     ds = dl.dataset
     iterable = isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__')
     allowed = 'loaders of a data set with a length and an index'
@@ -238,7 +238,7 @@ def n_items(
 
 # %% ../../nbs/loaders/labels.ipynb #30687c46
 def _raw_labels(ds, owner, n_inp):
-    "Labels of `ds` as an array; an error that names the task where they are no classes"
+    "Labels of `ds` as an array; an error that names the task if they are not classes"
     y = label_array(_read_labels(ds, owner, n_inp))
     if y.dtype.kind=='O' and len(y) and is_listy(y[0]):
         advice = 'labels of which an item may have several are a row of 0 and 1 for each item'
@@ -252,15 +252,15 @@ def _raw_labels(ds, owner, n_inp):
 # %% ../../nbs/loaders/labels.ipynb #c813ef82
 def train_labels(
     dl, # A fastai or PyTorch `DataLoader`
-    labels=None, # Class of each item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
-    owner:str='train_labels' # Name that errors give
-)->np.ndarray: # Class of each item, (N,) int64; where an item may have several, which labels it has, (N,K) bool
+    labels=None, # Class of each item, (N,) ints, or its labels, (N,K), if the data set provides none
+    owner:str='train_labels' # Name used in errors
+)->np.ndarray: # Class of each item, (N,) int64; with several labels, which an item has, (N,K) bool
     """Labels of a loader's items, read without opening an item.
 
-    It knows `DataBlock` and `Datasets`, `Subset`, `ConcatDataset`, `TensorDataset`, data sets with `.targets` or
-    `.labels`, timm's folders and archives, and lists of pairs, in the forms of `as_targets`. The labels are kept on
-    the loader until it has another data set, or one of another length. Raises a `ValueError` where labels are no
-    classes, are outside the vocabulary, or cannot be read."""
+    It supports `DataBlock` and `Datasets`, `Subset`, `ConcatDataset`, `TensorDataset`, data sets with `.targets` or
+    `.labels`, timm's folders and archives, and lists of pairs, in the forms of `as_targets`. The labels are stored on
+    the loader until its data set or its length changes. Raises a `ValueError` if labels cannot be read, are not
+    classes, or are outside the vocabulary."""
     dl = item_loader(dl)
     ds,n = dl.dataset,n_items(dl, owner)
     vocab = vocab_of(ds)
@@ -277,10 +277,10 @@ def train_labels(
 # %% ../../nbs/loaders/labels.ipynb #22eb2db7
 def single_labels(
     dl, # A fastai or PyTorch `DataLoader`
-    labels=None, # Class of each item, for data sets that do not tell
-    owner:str='single_labels' # Name that errors give
+    labels=None, # Class of each item, if the data set provides none
+    owner:str='single_labels' # Name used in errors
 )->np.ndarray: # (N,) int64
-    "`train_labels` where every item is of one class; else a `ValueError`"
+    "`train_labels`, but a `ValueError` unless every item has one class"
     y = train_labels(dl, labels, owner)
     if y.ndim==1: return y
     what = f'{y.shape[1]} labels of which an item may have several'
@@ -289,20 +289,20 @@ def single_labels(
 def class_names(
     dl, # A loader
     n_classes:int, # Number of classes K
-    multi:bool=False # May items have several labels, so that the last of the K is for items without any?
+    multi:bool=False # May items have several labels? The last of the K classes is then for items without any.
 )->list: # K strings
-    "Names of a loader's classes, their numbers where it has no names"
+    "Class names of a loader; their numbers if it has no names"
     if multi: return class_names(dl, n_classes-1) + ['no label']
     vocab = vocab_of(item_loader(dl).dataset)
     return [str(o) for o in (vocab if vocab and len(vocab)==n_classes else range(n_classes))]
 
 def first_target(
     dl # A loader
-): # A target, or None where the data set does not tell
+): # A target, or None
     "Target of the first item of a loader's data set, read without opening the item"
     ds,n_inp = item_loader(dl).dataset,stated_inputs(dl)
     while isinstance(ds, Subset|ConcatDataset): ds = ds.dataset if isinstance(ds, Subset) else ds.datasets[0]
-    # A data set that fails here says why when it is trained on
+    # A data set that fails here raises its error in training
     try:
         with no_random():
             if isinstance(ds, Datasets): return ds.tls[-1][0]

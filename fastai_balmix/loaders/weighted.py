@@ -31,7 +31,7 @@ from .extend import extend_loader,fastai_loader,LoaderExtension
 def loader_sampler(
     dl, # A fastai or PyTorch `DataLoader`
     q='class', # Exponent, see `sampling_probs`
-    labels=None, # Class of each item, for data sets that do not tell
+    labels=None, # Class of each item; needed if the data set has none
     owner:str='loader_sampler' # Name that errors and warnings give
 )->ClassSampler:
     "The `ClassSampler` of a loader's items, kept on the loader. Warns of classes without items and of a single class."
@@ -91,7 +91,7 @@ class Weighted(LoaderExtension):
 def weighted(self:DataLoaders,
     q='class', # Exponent: a float, or 'instance' (1), 'sqrt' (1/2), 'class' (0)
     seed:int|None=None, # Seed of the draws. Default: as the training loader's own generator stands.
-    labels=None # Class of each training item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
+    labels=None # Class of each training item, (N,) ints, or its labels, (N,K); needed if the data set has none
 )->DataLoaders:
     """New loaders whose training loader draws class j, or label j, with p_j ∝ n_j^q (equation 2).
 
@@ -124,13 +124,14 @@ class Progressive(LoaderExtension):
 def progressive_loader(
     dl, # Training loader: fastai's, or PyTorch's over a map-style data set
     share:float, # Share of the places that are given to class-balanced draws, from 0 to 1
-    labels=None, # Class of each item, for data sets that do not tell, (N,) ints; or its labels, (N,K)
+    labels=None, # Class of each item, (N,) ints, or its labels, (N,K); needed if the data set has none
     rng:np.random.Generator|None=None, # Source of randomness
-    owner:str='progressive_loader' # Name that errors and warnings give
+    owner:str='progressive_loader', # Name that errors and warnings give
+    q='class' # Exponent of these draws, see `sampling_probs`
 )->DataLoader:
-    "A loader of p_j = (1-share)·n_j/N + share/K, `dl` being left as it is"
+    "A loader of p_j = (1-share)·n_j/N + share/K, or with ∝ n_j^q in place of 1/K; `dl` is left as it is"
     check_real(share, 'share', owner, low=0, high=1)
     source = fastai_loader(dl, owner)
-    balanced = loader_sampler(dl, 'class', labels, owner)
+    balanced = loader_sampler(dl, q, labels, owner)
     gen = ifnone(rng, np.random.default_rng())
     return extend_loader(source, Progressive, source=source, share=share, balanced=balanced, gen=gen)

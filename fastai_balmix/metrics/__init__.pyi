@@ -1,8 +1,8 @@
 from .scores import (
-    balanced_acc, brier_error, calibration_bins, calibration_error, confusion, geometric_mean, group_classes,
-    kendall_tau, macro_f1, mcc, OperatingPoint, per_class, per_class_auc, quad_kappa, reweight, Score, score_registry,
-    score_row, wilson,
+    balanced_acc, confusion, geometric_mean, group_classes, kendall_tau, macro_f1, mcc, OperatingPoint, per_class,
+    quad_kappa, reweight, Score, score_registry, score_row, wilson,
 )
+from .probabilities import brier_error, calibration_bins, calibration_error, per_class_auc
 from .learner import (
     BalancedAcc, BrierError, CalibrationError, ConfusionMetric, GeometricMean, imbalance_metrics, KendallTau,
     MacroF1, MCC, QuadKappa, shot_metrics, SummedMetric,

@@ -1,8 +1,7 @@
-"""From a network's outputs to probabilities.
+"""Turn a network's outputs into probabilities.
 
-A network is trained on raw outputs, and its loss knows which activation makes probabilities of them. Where it does not,
-as a function of one's own, the activation must be stated: raw outputs that are taken for probabilities give scores that
-look like any other.
+A network is trained on raw outputs, and its loss knows the activation that turns them into probabilities. For a custom
+loss, state the activation. Raw outputs mistaken for probabilities would give wrong scores without an error.
 
 ```python
 from fastai_balmix.metrics.activations import activation_of,known_activation
@@ -26,7 +25,7 @@ from ..checks import check,no_probabilities,row_tolerance
 _softmax = partial(F.softmax, dim=-1)
 _activations:dict[str,Callable] = dict(softmax=_softmax, sigmoid=torch.sigmoid, exp=torch.exp, none=noop)
 
-# What belongs to the losses of PyTorch and timm, by the names of classes and functions
+# Activations for the losses of PyTorch and timm, by class or function name
 _losses_by_activation = dict(
     softmax=['CrossEntropyLoss','cross_entropy','SoftTargetCrossEntropy','LabelSmoothingCrossEntropy',
              'JsdCrossEntropy','AsymmetricLossSingleLabel'],
@@ -38,10 +37,10 @@ _activation_of_loss = {loss:name for name,losses in _losses_by_activation.items(
 
 def known_activation(
     loss_func # A loss function
-)->Callable|None: # What makes probabilities of the outputs it is trained on; None where that is not known
+)->Callable|None: # From raw outputs to probabilities; None if unknown
     "The activation that belongs to a loss: its own, or that of the loss of the same name in PyTorch or timm"
     act = getattr(loss_func, 'activation', None)
-    # fastai's `BaseLoss` has `noops` where nothing else is stated
+    # the default of fastai's `BaseLoss` is `noops`
     if act is not None and getattr(act, '__func__', None) is not noops: return act
     fn = getattr(loss_func, 'func', loss_func)
     kinds:Any = [fn] if inspect.isroutine(fn) else type(fn).__mro__
@@ -54,7 +53,7 @@ def checked_activation(
     activation, # 'softmax', 'sigmoid', 'exp', 'none', a function, or None for that of the loss
     owner:str # Whose parameter it is
 ): # A function, or None
-    "What `activation=` stands for"
+    "The function that `activation=` stands for"
     if activation is None or callable(activation): return activation
     ok = isinstance(activation, str) and activation in _activations
     check(ok, 'activation', owner, "'softmax', 'sigmoid', 'exp', 'none' or a function", repr(activation))
@@ -62,16 +61,16 @@ def checked_activation(
 
 def activation_of(
     loss_func, # A loss function
-    stated=None # What was stated, as of `checked_activation`
-)->Callable: # What makes probabilities of the outputs it is trained on
-    "The activation that was stated, or else the one that belongs to a loss; `noop` where none is known"
+    stated=None # The stated activation, from `checked_activation`
+)->Callable: # From raw outputs to probabilities
+    "The stated activation, or else that of the loss; `noop` if unknown"
     return ifnone(ifnone(stated, known_activation(loss_func)), noop)
 
 def check_rows(
-    probs:torch.Tensor, # Rows that should be probabilities, (N,K); those with NaN are left to others
-    owner:str # Name that the error gives
+    probs:torch.Tensor, # Rows that should be probabilities, (N,K); rows with NaN are skipped
+    owner:str # Name used in the error
 )->None:
-    "Raise a `ValueError` unless rows are in [0, 1] and sum to 1; a single column is of two classes"
+    "Raise a `ValueError` unless rows are in [0, 1] and sum to 1; a single column stands for two classes"
     p = probs.float()
     if p.shape[-1]==1: p = torch.cat([1-p, p], -1)
     bad = ((p<0) | (p>1)).any(-1) | ((p.sum(-1)-1).abs()>row_tolerance)
@@ -79,14 +78,14 @@ def check_rows(
 
 # %% ../../nbs/metrics/activations.ipynb #acd71688
 def two_classes(
-    learn, # A learner, whose loss knows what one output means
+    learn, # A learner
     pred, # Outputs of a batch
     targ, # Its targets
-    stated=None # The activation, where it was stated
+    stated=None # The activation, if stated
 )->tuple: # Probabilities (B,2) and classes (B,); or `pred` and `targ`
-    """What a network with one output says of two classes: probabilities (B,2), and the classes, (B,).
+    """Probabilities (B,2) and targets (B,) of two classes, for a network with one output.
 
-    Both are returned as they are where there are more outputs, or the activation is not known."""
+    Both are returned unchanged if there are more outputs or the activation is unknown."""
     if pred.numel()!=len(pred) or targ.numel()!=len(pred): return pred,targ
     act = ifnone(stated, known_activation(learn.loss_func))
     if act is None or act(torch.zeros(1, 1)).item()==1: return pred,targ

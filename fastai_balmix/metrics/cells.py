@@ -1,6 +1,6 @@
-"""A confusion matrix by its sums, or by its occupied cells.
+"""Store a confusion matrix as its sums, or as its occupied cells.
 
-A matrix of thousands of classes has millions of cells, of which a validation set meets a few. `Margins` holds the sums
+A matrix of thousands of classes has millions of cells, and a validation set fills few of them. `Margins` holds the sums
 and the diagonal, which are enough for most scores; `CellCounts` adds up which cells were met.
 
 ```python

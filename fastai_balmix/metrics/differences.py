@@ -1,4 +1,4 @@
-"""What may be said of the difference between two methods.
+"""What data show about the difference between two methods.
 
 Differences between methods that were trained over folds and seeds. `method_differences` gives each with an interval,
 with a q that allows for all methods, scores and operating points of a table, and with the difference that would
@@ -9,7 +9,8 @@ from fastai_balmix.metrics import *
 
 rng = np.random.default_rng(0)
 targs = rng.choice(3, 600, p=[.8,.15,.05])
-skill = np.array([[.95,.5,.3], [.92,.75,.6]]) # recall of each class, of the baseline and of the method
+# recall of each class, of the baseline and of the method
+skill = np.array([[.95,.5,.3], [.92,.75,.6]])
 pred = np.stack([np.where(rng.random((2,3,600))<o[targs], targs, (targs+1)%3) for o in skill])
 found = method_differences(pred, targs, fold=np.arange(600)%5)
 found[['point','score','diff','low','high','q','mdd80']].round(3)
@@ -24,24 +25,14 @@ __all__ = ['method_differences', 'least_difference', 'recall_differences', 'scor
 from typing import Any,NamedTuple
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import sparse,stats
 from scipy.special import ndtr,ndtri
 from ..checks import check_int,check_real
+from ..ordered import as_numbers
 from .dispersion import (
     Pair,Posterior,checked_answers,score_dispersion,seed_weight,table_dispersion)
+from .gradients import score_gradient
 from .scores import find_score
-
-# %% ../../nbs/metrics/differences.ipynb #46aae0e0
-def _gradient(func, cm):
-    "Gradient of a score by central differences, in the cells that someone occupies, (C*C,)"
-    flat = cm.ravel()
-    at = np.flatnonzero(flat>0)
-    step = 1e-3*flat[at].min()
-    moves = np.zeros((len(at), len(flat)))
-    moves[np.arange(len(at)),at] = step
-    res = np.zeros(len(flat))
-    res[at] = (func((flat+moves).reshape(-1, *cm.shape)) - func((flat-moves).reshape(-1, *cm.shape)))/(2*step)
-    return res
 
 # %% ../../nbs/metrics/differences.ipynb #81f9eb7f
 class _Cell(NamedTuple):
@@ -59,7 +50,7 @@ def _cell(pair, score, table):
     "Difference in one score, and how well it is known"
     a = pair.answers
     diff = float(score.func(pair.method)-score.func(pair.baseline))
-    gradient = _gradient(score.func, (pair.method+pair.baseline)/2)
+    gradient = score_gradient(score.func, (pair.method+pair.baseline)/2).ravel()
     psi = pair.change@gradient
     images = a.n_clusters/max(a.n_clusters-1, 1)*(psi**2).sum()
     own,df,posterior = np.nan,np.nan,None
@@ -75,7 +66,9 @@ class _Family:
         psi = np.array([o.psi/np.linalg.norm(o.psi) for o in cells])
         rng = np.random.default_rng(seed)
         draws = rng.multivariate_normal(np.zeros(len(psi)), psi@psi.T, 200_000, method='eigh')
-        self.largest = np.sort(np.abs(draws).max(1))
+        largest = np.abs(draws[:,0])
+        for o in draws[:,1:].T: np.maximum(largest, np.abs(o), out=largest)
+        self.largest = np.sort(largest)
 
     def p(self, p):
         "Probability that the largest has a p as small as `p`"
@@ -162,14 +155,14 @@ def least_difference(
     alpha:float=.05 # Level of the family of all methods
 )->float: # In units of the score
     "True difference that would be found in four of five comparisons if images were all that varies"
-    n = np.asarray(counts, dtype=float)
+    n = as_numbers(counts, 'counts', 'least_difference')
     n = n[n>0]
     if len(n)<2: return np.nan
     wrong = np.tile(n, (len(n),1))
     np.fill_diagonal(wrong, 0)
     wrong /= wrong.sum(1, keepdims=True)
     matrix = n[:,None]*((1-recall)*wrong + recall*np.eye(len(n)))
-    gradient = _gradient(find_score(score).func, matrix).reshape(matrix.shape)
+    gradient = score_gradient(find_score(score).func, matrix)
     # An image that one of the two gets right moves from a wrong cell to the right one
     moves = (wrong*(np.diag(gradient)[:,None]-gradient)**2).sum(1)
     error = np.sqrt(differ/n_seeds*(n*moves).sum())
@@ -177,19 +170,19 @@ def least_difference(
 
 # %% ../../nbs/metrics/differences.ipynb #11da89a8
 def _class_sums(values, answers):
-    "Sums of a value per image by class and cluster, (C,G)"
-    res = np.zeros((answers.n_classes, answers.n_clusters))
-    np.add.at(res, (answers.targs, answers.cluster), values)
-    return res
+    "Sums of a value per image by class and cluster, sparse (C,G)"
+    return sparse.csr_array((values, (answers.targs, answers.cluster)), (answers.n_classes, answers.n_clusters))
 
 # %% ../../nbs/metrics/differences.ipynb #7618ffbc
+def _squares_of(sums): return sums.multiply(sums).sum(1)
+
 def _class_variances(change, seeds, answers):
     "Variance of each class's change of hits, never below that of images, and its degrees of freedom, both (C,)"
-    images = (change**2).sum(1)
+    images = _squares_of(change)
     squared,n_folds = (images**2).sum(),answers.n_folds
     # Classes share one law of how their networks vary; this many of them know it
     n_known = squared**2/(images**4).sum() if squared else 1.
-    def by_fold(sums): return (answers.by_fold@sums.T).T
+    def by_fold(sums): return (answers.by_fold@sums.T).toarray().T
     def law(shown): return images*(1+max(0., (shown-images).sum()/squared)*images) if squared else images
     shown,weights = [],[]
     if n_folds>1:
@@ -200,7 +193,7 @@ def _class_variances(change, seeds, answers):
     if answers.n_seeds>1:
         repeats = answers.n_seeds*(answers.n_seeds-1)
         together = sum((by_fold(o)**2).sum(1) for o in seeds)/repeats
-        alone = sum((o**2).sum(1) for o in seeds)/repeats
+        alone = sum(map(_squares_of, seeds))/repeats
         of_seeds = images+together-alone
         with np.errstate(divide='ignore', invalid='ignore'): excess = of_seeds/images
         shown += [np.maximum(of_seeds, images), law(of_seeds)]
@@ -232,7 +225,7 @@ def recall_differences(
             change = _class_sums(means[0]-means[1], answers)
             seeds = [_class_sums(run-mean, answers) for several,mean in zip(runs, means) for run in several]
             variance,df = _class_variances(change, seeds, answers)
-            images,total = (change**2).sum(1),change.sum(1)
+            images,total = _squares_of(change),change.sum(1)
             middle = total/(n+2)
             phi = np.divide(variance, images, out=np.ones(len(n)), where=images>0)
             quantile = stats.t.ppf(1-alpha/(2*len(n)), df)
@@ -263,7 +256,7 @@ def score_intervals(
         for name,score in found.items():
             func:Any = score.func
             value = float(func(pair.method))
-            gradient = _gradient(func, pair.method)
+            gradient = score_gradient(func, pair.method).ravel()
             images = answers.n_clusters/max(answers.n_clusters-1, 1)*((pair.change@gradient)**2).sum()
             z = -ndtri(alpha/2)
             if not answers.once and images>0 and np.isfinite(value):

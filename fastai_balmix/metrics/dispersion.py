@@ -1,8 +1,8 @@
-"""How much larger the variance of a difference is than images alone explain.
+"""How much larger the variance of a difference is than the images alone explain.
 
-The variance of a difference between two methods. Images say how large it is at least. Folds and seeds say how much
-the networks add, from one training to the next: the *dispersion* φ ≥ 1. Five folds know it badly, so it is not
-plugged in. It keeps a posterior distribution, whose prior comes from the whole table of answers.
+The variance of a difference between two methods. Images give its lower bound. Folds and seeds show how
+much the networks add, from one training to the next: the *dispersion* φ ≥ 1. Five folds estimate φ badly, so it is not
+plugged in. It has a posterior distribution, whose prior comes from the whole table of answers.
 
 ```python
 from fastai_balmix.metrics.dispersion import Posterior
@@ -23,18 +23,19 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from ..checks import as_labels,check,in_order
+from ..checks import as_labels,check,label_array
+from ..ordered import as_column
 
 # %% ../../nbs/metrics/dispersion.ipynb #59db2a26
 def _codes(values, n, name, owner):
-    "Numbers from 0 for what belongs together, (n,) ints"
-    values = np.asarray(in_order(values, name, owner))
-    check(values.shape==(n,), name, owner, f'{n} values, one for each image', f'an array of shape {values.shape}')
+    "Group numbers from 0, (n,) ints"
+    values = as_column(values, name, owner, n)
+    if values.dtype.kind=='O': values = values.astype(str) # which can be sorted
     return np.unique(values, return_inverse=True)[1]
 
 @dataclass
 class Answers:
-    "Answers of all methods, checked, with the clusters and folds of their images"
+    "Checked answers of all methods, with the clusters and folds of the images"
     pred:np.ndarray # (M+1,S,P,N) ints, the baseline first
     targs:np.ndarray # (N,)
     n_classes:int # C
@@ -55,13 +56,13 @@ class Answers:
 
     @cached_property
     def by_fold(self):
-        "Adds up the clusters of each fold, (K,G)"
+        "Matrix that sums clusters by fold, (K,G)"
         ones = np.ones(self.n_clusters)
         return sparse.csr_array((ones, (self.fold_of, np.arange(self.n_clusters))), (self.n_folds, self.n_clusters))
 
 def checked_answers(pred, targs, fold, groups, owner, least=2):
     "Predictions and true classes, checked against each other, as `Answers`"
-    pred = np.asarray(pred)
+    pred = label_array(pred)
     ok = pred.ndim==4 and pred.dtype.kind in 'iu' and pred.shape[0]>=least
     check(ok, 'pred', owner, 'ints of shape (methods, seeds, points, images), the baseline first',
           f'{pred.dtype} values of shape {pred.shape}')
@@ -100,7 +101,7 @@ class Pair:
     def _total(self, counts): return np.asarray(counts.sum(0)).reshape(self.answers.n_classes, -1)
 
     def from_folds(self, square):
-        "Variance that folds show, given the sum of squares that counts"
+        "Variance between folds, for a given sum of squares"
         k = self.answers.n_folds
         return k/(k-1)*square(self.folds)
 
@@ -114,7 +115,7 @@ class Pair:
 def _squares(counts): return counts.multiply(counts).sum() if sparse.issparse(counts) else (counts**2).sum()
 
 def table_dispersion(pair):
-    "How much larger than that of images the variance of the whole table of answers is"
+    "Dispersion of the whole table of answers"
     a,images = pair.answers,_squares(pair.change)
     if not images: return 1.
     shown,weights = [],[]
@@ -128,12 +129,12 @@ def table_dispersion(pair):
     return float(np.average(shown, weights=weights))
 
 def seed_weight(excess, images, together, df):
-    "Weight of what seeds show, from as many degrees of freedom to 1000"
+    "Weight of the estimate from seeds, from as many degrees of freedom to 1000"
     with np.errstate(divide='ignore', invalid='ignore'): weight = df*(np.maximum(excess, 1)*images/together)**2
     return np.clip(np.nan_to_num(weight, nan=df), df, 1000)
 
 def score_dispersion(pair, gradient, images):
-    "The same of one score, and the degrees of freedom that it is known with"
+    "Dispersion of one score, and its degrees of freedom"
     def square(counts): return ((counts@gradient)**2).sum()
     a,shown,weights = pair.answers,[],[]
     if a.n_folds>1:
@@ -148,7 +149,7 @@ def score_dispersion(pair, gradient, images):
 
 # %% ../../nbs/metrics/dispersion.ipynb #e03b563c
 class Posterior:
-    "What is known of the dispersion φ: a half-Cauchy prior from the whole table, and what the score shows"
+    "Posterior of the dispersion φ: a half-Cauchy prior from the whole table, and the estimate of the score"
     excess = np.geomspace(1e-8, 1e8, 7999) # φ-1
     def __init__(self, own, df, table, repeats):
         # A half-Cauchy distribution has its scale as its median
@@ -161,7 +162,7 @@ class Posterior:
         self.phi = 1+repeats*float(self.excess[np.searchsorted(np.cumsum(self.weights), .5)])
 
     def p(self, z):
-        "Two-sided p of a difference that is `z` times as large as the images' standard error"
+        "Two-sided p of a difference of `z` standard errors, as given by the images"
         return float(self.weights@(2*ndtr(-z/self.spread)))
 
     def z(self, level):

@@ -2,7 +2,7 @@
 
 Intervals by random weights of patients, paired tests by permutation. With few images of a rare class a score is a
 rough estimate, and the difference of two scores a rougher one. Both are computed from confusion matrices, one for each
-patient or image, so that ten thousand draws take a second or so.
+patient or image. Ten thousand draws take about a second.
 
 ```python
 rng = np.random.default_rng(0)
@@ -137,6 +137,8 @@ def confidence_interval(
 # %% ../../nbs/metrics/intervals.ipynb #5a7e0002
 def _likeness(hits, counted, group):
     "Sum, number and groups of a share; how many images a group has; variance of images alone, and what groups add"
+    there = np.flatnonzero(counted) # in a class of few images the others add nothing
+    hits,counted,group = hits[there],counted[there],group[there]
     n = counted.sum()
     error = hits-counted*hits.sum()/max(n, 1e-12)
     by_group = np.bincount(group, counted)
@@ -145,7 +147,7 @@ def _likeness(hits, counted, group):
     return hits.sum(),n,(by_group>0).sum(),size,alone,(np.bincount(group, error)**2).sum()-alone
 
 def share_intervals(
-    parts, # For each share its hits and the images that it is of, pairs of (N,) numbers from 0 to 1
+    parts, # For each share its hits and the images that it is of, pairs of (N,) numbers from 0 to 1; held one at a time
     groups, # What images belong together, such as their patient, (N,)
     level:float=.95 # Share of such intervals that hold the true value
 )->tuple: # Lower and upper ends; NaN where there is no image

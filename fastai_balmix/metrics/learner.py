@@ -1,8 +1,7 @@
-"""Scores for imbalanced classes while a network trains, all from one confusion matrix.
+"""Metrics for imbalanced classes during training, all from one confusion matrix.
 
-Metrics for a fastai learner. Each adds to sums that stay on the device while batches pass, and makes a score of them
-when the epoch is over, so memory does not grow with the number of images. All metrics of a learner that are computed
-from a confusion matrix share one.
+Metrics for a fastai learner. Each adds to sums on the device batch by batch and computes its score at the end of the
+epoch, so memory does not grow with the number of images. All metrics that need a confusion matrix share one.
 
 ```python
 dls = digits_lt()
@@ -21,14 +20,15 @@ import math,warnings
 import numpy as np
 import torch
 from fastai.basics import *
-from ..checks import check,check_classes,check_int,check_real,in_order
+from ..checks import check,check_classes,check_int,check_real,in_order,label_array
 from .activations import activation_of,check_rows,checked_activation,two_classes
 from .cells import CellCounts,most_classes
-from .scores import binned_error,brier_sums,calibration_sums,mean_distance,score_registry
+from .probabilities import binned_error,brier_sums,calibration_sums,mean_distance
+from .scores import score_registry
 
 # %% ../../nbs/metrics/learner.ipynb #4d8d7d45
 def _class_numbers(pred, targ, axis, name):
-    "`targ` as int64, once shapes and types fit: these can be looked at without waiting for the device"
+    "`targ` as int64, after a check of shapes and types, which needs no wait for the device"
     if pred.ndim<2 or pred.shape[axis]<2:
         raise ValueError(f'{name} needs outputs with at least two classes along `axis`, or one output and a loss known '
                          f'to be binary, but the outputs are of shape {tuple(pred.shape)}.')
@@ -41,7 +41,7 @@ def _class_numbers(pred, targ, axis, name):
     return targ.long()
 
 def _n_own(dl, n):
-    "How many of a batch's `n` items are this process's own, the rest being repeated to make shares equal"
+    "How many of a batch's `n` items belong to this process; the rest are repeated to equalise the shares"
     if not all(hasattr(dl, o) for o in ('i','n','n_padded','rank','world_size')): return n
     start = dl.rank*dl.n_padded//dl.world_size + dl.i-n
     return min(n, max(0, dl.n-start))
@@ -49,11 +49,11 @@ def _n_own(dl, n):
 class SummedMetric(Metric):
     """Base of metrics that are a function of sums over batches.
 
-    `batch_sums` makes a vector of a batch, `score` a number of their total over all processes. The last two of the
-    sums count predictions that are NaN, and targets that are no class; looking earlier would make the device wait.
-    `entry` is the metric's place in the registry of scores, None for a function of one's own."""
-    one_class = True # what `FitCheck` asks for
-    expects_labels = True # `FitCheck` says when images are only predicted, and there is nothing to score
+    `batch_sums` returns a vector for a batch, `score` a number for their total over all processes. The last two sums
+    count NaN predictions and targets that are not classes; checking these earlier would make the device wait.
+    `entry` is the entry in the registry of scores, None for a custom function."""
+    one_class = True # read by `FitCheck`
+    expects_labels = True # `FitCheck` sets it to False for predictions without targets
     def __init__(self, name, entry=None):
         self._name = name
         self.entry = entry
@@ -68,7 +68,7 @@ class SummedMetric(Metric):
 
     @property
     def larger_is_better(self)->bool:
-        "As the registry has it; True of a function that is not registered"
+        "The direction in the registry; True for a function that is not registered"
         return self.entry is None or self.entry.larger_is_better
 
     def accumulate(self, learn):
@@ -121,15 +121,15 @@ def _stated_order(ordered, owner):
     return ordered if names is None else names
 
 def _entry_of(func):
-    "The `Score` whose function this is, also where some of its arguments are set; None for a function of one's own"
+    "The `Score` of this function or of a partial of it; None for a custom function"
     func = getattr(func, 'func', func)
     return next((o for o in score_registry.values() if o.func is func), None)
 
 # %% ../../nbs/metrics/learner.ipynb #6bea0351
-_most_cells = 2**16 # of a matrix that is added up densely, batch by batch
+_most_cells = 2**16 # of a matrix that is summed densely
 
 class _CellMetric(SummedMetric):
-    "Base of metrics of a confusion matrix: the first of a learner counts its cells for all that have the same `axis`"
+    "Base of metrics of a confusion matrix: the first of a learner counts for all with the same `axis`"
     axis = -1
     def reset(self):
         super().reset()
@@ -168,15 +168,15 @@ class _CellMetric(SummedMetric):
 class ConfusionMetric(_CellMetric):
     """A fastai metric from any function of a confusion matrix; all such metrics of a learner share one matrix.
 
-    `matrix` is the (K,K) int64 array counted so far, rows the true classes. Outputs are (B,K), or have the classes
-    along `axis`; targets are ints of that shape without `axis`. One output stands for two classes, the second where its
-    probability is above ½; targets are then 0 and 1, ints or not. NaN, with a warning, after no predictions or after
-    some that are NaN; a `ValueError` for targets that are no class numbers."""
+    `matrix` is the (K,K) int64 array counted so far; its rows are the true classes. Outputs are (B,K), or have the
+    classes along `axis`; targets are ints of that shape without `axis`. One output stands for two classes, the second
+    if its probability is above ½; targets are then 0 and 1, ints or floats. The value is NaN, with a warning, without
+    predictions or if some are NaN. Targets that are not class numbers raise a `ValueError`."""
     def __init__(self,
         score, # Function of a (K,K) array, such as `mcc`
         name:str|None=None, # Name in tables. Default: that of `score`.
         axis:int=-1, # Class axis of the network's output
-        ordered=False # Does the order of the classes matter? True, or their names in the order they must have.
+        ordered=False # Does the order of the classes matter? True, or their names in the required order.
     ):
         check(callable(score), 'score', 'ConfusionMetric', 'a function of a confusion matrix', repr(score))
         check(isinstance(axis, int) and not isinstance(axis, bool), 'axis', 'ConfusionMetric', 'an int', repr(axis))
@@ -188,16 +188,16 @@ class ConfusionMetric(_CellMetric):
 
     @property
     def needs_matrix(self)->bool:
-        "Does the score need every cell, not sums and diagonal alone? A function of one's own is given them all."
+        "Does the score need every cell, not only sums and diagonal? A custom function gets all."
         return self.entry is None or self.entry.needs_matrix
 
     def check_size(self,
         k:int # Number of classes K
     ):
-        "Raise a `ValueError` where a K×K matrix would be needed that is too large"
+        "Raise a `ValueError` if the score needs a K×K matrix that would be too large"
         if not self.needs_matrix or k<=most_classes: return
         raise ValueError(f'{self.name} needs a K×K matrix, which is made for at most {most_classes:,} classes, but '
-                         f'there are {k:,}. Use a score that needs no such matrix, as `imbalance_metrics()` has them.')
+                         f'there are {k:,}. Use a score that needs none, such as those of `imbalance_metrics()`.')
 
     @property
     def matrix(self)->np.ndarray|None:
@@ -210,7 +210,7 @@ class ConfusionMetric(_CellMetric):
 
 # %% ../../nbs/metrics/learner.ipynb #6134518d
 def _registered(key, name=None, ordered=False, **kwargs)->ConfusionMetric:
-    "The metric of a score in the registry; `kwargs` are arguments of its function"
+    "The metric of a registered score; `kwargs` are arguments of its function"
     func = score_registry[key].func
     return ConfusionMetric(partial(func, **kwargs) if func and kwargs else func, name, ordered=ordered)
 
@@ -254,9 +254,9 @@ def shot_metrics(
     counts, # Training images of each class, (K,)
     many:int=100, # Classes with more training images than this are 'many'
     few:int=20 # Classes with fewer than this are 'few', and the rest 'medium'
-)->list: # Fastai metrics `many_acc`, `medium_acc`, `few_acc`, as far as there are such classes
+)->list: # Fastai metrics `many_acc`, `medium_acc`, `few_acc`, each only if there are such classes
     "Balanced accuracy of the classes with many, medium and few training images (Liu et al., CVPR 2019)"
-    n = np.asarray(in_order(counts, 'counts', 'shot_metrics'))
+    n = label_array(in_order(counts, 'counts', 'shot_metrics'))
     check_real(few, 'few', 'shot_metrics', low=0)
     check_real(many, 'many', 'shot_metrics', low=few)
     ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()
@@ -267,7 +267,7 @@ def shot_metrics(
 
 # %% ../../nbs/metrics/learner.ipynb #1d2a2eb6
 class _ProbMetric(SummedMetric):
-    "Base of metrics of the activated outputs; `key` is that of a score of probabilities"
+    "Base of metrics of the activated outputs; `key` names a score of probabilities"
     k = 0
     def __init__(self, key, activation):
         entry = score_registry[key]
@@ -285,7 +285,7 @@ class _ProbMetric(SummedMetric):
         if probs is pred: probs = activation_of(learn.loss_func, self.activation)(pred.float())
         targ = _class_numbers(probs, targ, -1, self.name)
         if not self.checked: check_rows(probs, self.name)
-        self.checked = True # looking at every batch would make the device wait
+        self.checked = True # checking every batch would make the device wait
         self.k = k = probs.shape[-1]
         other = (targ<0) | (targ>=k)
         sums = self.prob_sums(probs.reshape(-1, k), targ.clamp(0, k-1).flatten()).flatten()

@@ -1,7 +1,7 @@
-"""What a confusion matrix, or a table of probabilities, says about imbalanced classes.
+"""Scores of a confusion matrix or of probabilities, for imbalanced classes.
 
-Scores for imbalanced classes. Each one is a function of the confusion matrix, K×K whole numbers with a row for
-the true class and a column for the predicted one. Nothing else is needed, so memory does not grow with the images.
+Scores for imbalanced classes. Most are functions of the confusion matrix: K×K counts, with a row for each true class
+and a column for each predicted one. So memory does not grow with the number of images.
 
 ```python
 cm = confusion(preds=[0,0,1,2,2,1], targs=[0,0,1,1,2,2])
@@ -12,9 +12,7 @@ mcc(cm) # 1 is perfect, 0 is no better than chance
 
 # %% auto #0
 __all__ = ['score_registry', 'confusion', 'mcc', 'balanced_acc', 'macro_f1', 'geometric_mean', 'quad_kappa', 'kendall_tau',
-           'wilson', 'per_class', 'group_classes', 'reweight', 'per_class_auc', 'calibration_sums', 'binned_error',
-           'brier_sums', 'mean_distance', 'calibration_bins', 'calibration_error', 'brier_error', 'Score', 'find_score',
-           'score_row', 'OperatingPoint']
+           'wilson', 'per_class', 'group_classes', 'reweight', 'Score', 'find_score', 'score_row', 'OperatingPoint']
 
 # %% ../../nbs/metrics/scores.ipynb #e920fc3d
 from collections.abc import Callable
@@ -22,14 +20,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from scipy.special import ndtri
-from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
-from fastai_balmix.checks import (
-    as_classes, as_labels, as_preds, as_prob_rows, as_probs, check, check_classes, check_int, check_real, class_pairs,
-    in_order, nearest)
+from ..checks import (
+    as_labels, as_probs, check, check_classes, check_real, class_pairs, in_order, label_array, nearest)
 from .cells import count_margins,Margins,most_classes
+from .probabilities import (
+    binned_error, brier_error, brier_sums, calibration_error, calibration_sums, class_aucs, class_index,
+    mean_distance, per_class_auc, probs_and_targs, ratio)
 
 # %% ../../nbs/metrics/scores.ipynb #d06ccc2e
 def _count_pairs(pred, targ, k):
@@ -40,7 +37,7 @@ def confusion(
     preds, # Probabilities or network outputs (N,K), predicted classes (N,), or the second class's probability (N,1)
     targs, # True classes, (N,) ints
     n_classes:int|None=None, # Number of classes K. Default: columns of `preds`, or the largest class plus one.
-    owner:str='confusion' # Name that errors give
+    owner:str='confusion' # Name used in errors
 )->np.ndarray: # (K,K) int64
     "Confusion matrix, a row for each true class and a column for each predicted one"
     return _count_pairs(*class_pairs(preds, targs, n_classes, owner))
@@ -48,7 +45,9 @@ def confusion(
 # %% ../../nbs/metrics/scores.ipynb #80cd5bf8
 def _with_sums(cm, owner):
     "`cm` as float64, the items of each true class, those of each predicted one, and their total"
-    cm = np.asarray(cm, dtype=np.float64)
+    cm = label_array(in_order(cm, 'cm', owner))
+    check(cm.dtype.kind in 'biuf', 'cm', owner, 'counts', f'{cm.dtype} values')
+    cm = cm.astype(np.float64)
     square = cm.ndim>1 and cm.shape[-1]==cm.shape[-2]
     check(square, 'cm', owner, 'square matrices, an array of shape (..., K, K)', f'shape {cm.shape}')
     check(not (cm<0).any(), 'cm', owner, 'counts, none negative', f'{cm.min(initial=0):g}')
@@ -58,29 +57,24 @@ def _with_sums(cm, owner):
 def _diag(cm): return np.diagonal(cm, axis1=-2, axis2=-1)
 
 def _margins(cm, owner):
-    "`Margins` of matrices, checked; where they are given in place of matrices, as they are"
+    "Checked `Margins` of matrices; `Margins` are returned as they are"
     if isinstance(cm, Margins): return cm
     cm,true,pred,_ = _with_sums(cm, owner)
     return Margins(true, pred, _diag(cm))
 
-def _ratio(a, b, undefined=np.nan):
-    "a/b, and `undefined` where b is 0"
-    a,b = np.broadcast_arrays(a, b)
-    return np.divide(a, b, out=np.full(a.shape, undefined, dtype=np.float64), where=b!=0)[()]
-
 def _class_mean(x, present, classes, owner, absent=0.):
-    "Mean of `x` (..., K) over the `present` ones of `classes`; if all count, `absent` replaces `x` elsewhere"
+    "Mean of `x` (..., K) over the `present` ones of `classes`; with 'all', `absent` replaces `x` elsewhere"
     classes = check_classes(classes, owner, x.shape[-1])
     if not isinstance(classes, str): x,present = x[...,classes],present[...,classes]
     elif classes=='all':
         x = np.where(present, x, absent)
         present = np.ones_like(present)
     # -inf stands for the logarithm of 0, and 0 times it would be NaN
-    return _ratio(np.where(present, x, 0).sum(-1), present.sum(-1))
+    return ratio(np.where(present, x, 0).sum(-1), present.sum(-1))
 
 # %% ../../nbs/metrics/scores.ipynb #755863ec
 def _root_spread(counts, total):
-    "Root of the pairs of items (up to a factor) that lie in different classes, of `counts` (..., K)"
+    "Root of the number of pairs in different classes (up to a factor), from `counts` (..., K)"
     return np.sqrt((counts*(total[...,None]-counts)).sum(-1))
 
 def mcc(
@@ -88,14 +82,14 @@ def mcc(
 )->np.ndarray|np.float64: # (...)
     """Matthews' correlation coefficient for K classes (Gorodkin's R_K), -1 to 1.
 
-    0 where all items or all predictions are of one class."""
+    0 if all items or all predictions are of one class."""
     m = _margins(cm, 'mcc')
     true,pred,hit,n = m.true,m.pred,m.hit,m.n
     # For each class, hits times right rejections less misses times false alarms: only whole numbers of items
     # are subtracted before anything is multiplied, so that large counts lose nothing
     rejected = n[...,None]-true-pred+hit
     covariance = (hit*rejected - (true-hit)*(pred-hit)).sum(-1)
-    res = _ratio(covariance, _root_spread(true, n)*_root_spread(pred, n), 0.)
+    res = ratio(covariance, _root_spread(true, n)*_root_spread(pred, n), 0.)
     return np.where(n==0, np.nan, res)[()]
 
 # %% ../../nbs/metrics/scores.ipynb #c878600b
@@ -103,78 +97,73 @@ def balanced_acc(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Average over the classes in the truth, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
-    "Mean recall of the classes. NaN without any."
+    "Mean recall of the classes; NaN without any"
     m = _margins(cm, 'balanced_acc')
-    return _class_mean(_ratio(m.hit, m.true), m.true!=0, classes, 'balanced_acc')
+    return _class_mean(ratio(m.hit, m.true), m.true!=0, classes, 'balanced_acc')
 
 def macro_f1(
     cm, # Confusion matrices, (..., K, K)
     classes='present' # Average over the classes in truth or prediction, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
-    "Mean F1 of the classes. NaN without any."
+    "Mean F1 of the classes; NaN without any"
     m = _margins(cm, 'macro_f1')
     both = m.true+m.pred
-    return _class_mean(_ratio(2*m.hit, both), both!=0, classes, 'macro_f1')
+    return _class_mean(ratio(2*m.hit, both), both!=0, classes, 'macro_f1')
 
 def geometric_mean(
     cm, # Confusion matrices, (..., K, K)
-    classes='present' # Of the classes in the truth, of 'all', or of a list of class numbers
+    classes='present' # Average over the classes in the truth, over 'all', or over a list of class numbers
 )->np.ndarray|np.float64: # (...)
-    "Geometric mean of the classes' recalls: 0 as soon as one class is never found"
+    "Geometric mean of the classes' recalls; 0 if one class is never found"
     m = _margins(cm, 'geometric_mean')
-    with np.errstate(divide='ignore'): logs = np.log(_ratio(m.hit, m.true))
+    with np.errstate(divide='ignore'): logs = np.log(ratio(m.hit, m.true))
     return np.exp(_class_mean(logs, m.true!=0, classes, 'geometric_mean', absent=-np.inf))
 
 # %% ../../nbs/metrics/scores.ipynb #1044d8e4
 def quad_kappa(
     cm # Confusion matrices, (..., K, K), classes in their order
 )->np.ndarray|np.float64: # (...)
-    "Quadratic weighted κ. NaN where truth and prediction are one and the same single class."
+    "Quadratic weighted κ; NaN if truth and prediction are the same single class"
     cm,true,pred,n = _with_sums(cm, 'quad_kappa')
     grades = np.arange(cm.shape[-1])
     weights = (grades[:,None]-grades)**2.
-    return 1-_ratio((cm*weights).sum((-2,-1))*n, ((true@weights)*pred).sum(-1))
+    return 1-ratio((cm*weights).sum((-2,-1))*n, ((true@weights)*pred).sum(-1))
 
 def kendall_tau(
     cm # Confusion matrices, (..., K, K), classes in their order
 )->np.ndarray|np.float64: # (...)
-    "Kendall's τ-b. NaN where all items or all predictions are of one class."
+    "Kendall's τ-b; NaN if all items or all predictions are of one class"
     cm,true,pred,n = _with_sums(cm, 'kendall_tau')
     below = cm.sum(-2, keepdims=True) - cm.cumsum(-2) # items of a higher true class, by predicted class
     left = below.cumsum(-1)
-    # What lies below and to the right is in order with a cell, what lies below and to the left is not
+    # Cells below and to the right are concordant with a cell, those below and to the left are discordant
     in_order = (cm*(left[...,-1:] - 2*left + below)).sum((-2,-1))
-    return _ratio(2*in_order, _root_spread(true, n)*_root_spread(pred, n))
+    return ratio(2*in_order, _root_spread(true, n)*_root_spread(pred, n))
 
 # %% ../../nbs/metrics/scores.ipynb #59fdb531
 def wilson(
     k, # Successes, array
     n, # Trials, array of the same shape
-    level:float=.95 # Share of such intervals that hold the true value
-)->tuple: # Lower and upper ends; NaN where there is no trial
+    level:float=.95 # Confidence level
+)->tuple: # Lower and upper ends; NaN without trials
     "Wilson's score interval for a proportion"
     k = np.asarray(k, dtype=np.float64)
     n = np.asarray(n, dtype=np.float64)
-    p = _ratio(k, n)
-    z2 = _ratio(ndtri((1+level)/2)**2, n) # squared quantile per trial
+    p = ratio(k, n)
+    z2 = ratio(ndtri((1+level)/2)**2, n) # squared quantile per trial
     mid = (p+z2/2)/(1+z2)
     half = np.sqrt(z2*(p*(1-p)+z2/4))/(1+z2)
     return np.clip(mid-half, 0, 1),np.clip(mid+half, 0, 1)
 
-def _class_index(vocab, k, owner):
-    "Row names of a table with a row for each class"
-    check(vocab is None or len(vocab)==k, 'vocab', owner, f'{k} names, one for each class', f'{len(vocab or [])}')
-    return pd.Index(range(k) if vocab is None else [str(o) for o in vocab], name='class')
-
 def _share_columns(name, k, n, level):
-    "A proportion and the ends of its interval, as columns"
+    "Columns of a proportion and the ends of its interval"
     low,high = wilson(k, n, level)
-    return {name: _ratio(k, n), f'{name}_low': low, f'{name}_high': high}
+    return {name: ratio(k, n), f'{name}_low': low, f'{name}_high': high}
 
 # %% ../../nbs/metrics/scores.ipynb #45807392
 def _as_prevalence(prevalence, k):
-    "`prevalence` as an array: one share, or (K,) of them, strictly between 0 and 1"
-    shares = np.asarray(in_order(prevalence, 'prevalence', 'per_class'))
+    "`prevalence` as an array of shape () or (K,), strictly between 0 and 1"
+    shares = label_array(in_order(prevalence, 'prevalence', 'per_class'))
     ok = shares.dtype.kind in 'if' and shares.shape in ((),(k,)) and (shares>0).all() and (shares<1).all()
     check(ok, 'prevalence', 'per_class', f'a float in (0, 1), or {k} of them', repr(prevalence))
     return shares
@@ -182,36 +171,36 @@ def _as_prevalence(prevalence, k):
 def per_class(
     cm, # Confusion matrix, (K,K)
     vocab=None, # Names of the classes. Default: their numbers.
-    prevalence=None, # Share of the class where the test is to be used, a float or (K,): adds `ppv` and `npv`
+    prevalence=None, # Share of the class at the place of use, a float or (K,): adds `ppv` and `npv`
     level:float=.95 # Level of Wilson's intervals, the columns `..._low` and `..._high`
 )->pd.DataFrame: # A row a class
     """Each class against the rest: support, recall (or sensitivity), precision, F1 and specificity, with intervals.
 
-    `ppv` and `npv`, the predictive values, are those at the prevalence that is stated, from sensitivity and specificity
-    by Bayes' rule; `precision` is that of the data at hand."""
+    The predictive values `ppv` and `npv` are computed at the stated prevalence from sensitivity and specificity by
+    Bayes' rule; `precision` is that of these data."""
     cm,true,pred,n = _with_sums(cm, 'per_class')
     check(cm.ndim==2, 'cm', 'per_class', 'one matrix, an array of shape (K,K)', f'shape {cm.shape}')
     check_real(level, 'level', 'per_class', low=0, high=1, high_open=True)
     k = len(cm)
-    index = _class_index(vocab, k, 'per_class')
+    index = class_index(vocab, k, 'per_class')
     hit = _diag(cm)
-    whole = (true==true.astype(np.int64)).all() # a matrix that was reweighted holds fractions
+    whole = (true==true.astype(np.int64)).all() # a reweighted matrix holds fractions
     columns = dict(support=true.astype(np.int64) if whole else true)
     columns |= _share_columns('recall', hit, true, level)
     columns |= _share_columns('precision', hit, pred, level)
-    columns['f1'] = _ratio(2*hit, true+pred)
+    columns['f1'] = ratio(2*hit, true+pred)
     columns |= _share_columns('specificity', n-true-pred+hit, n-true, level)
     if prevalence is not None:
         sick = _as_prevalence(prevalence, k)
         healthy = 1-sick
         sensitivity,specificity = columns['recall'],columns['specificity']
-        columns['ppv'] = _ratio(sensitivity*sick, sensitivity*sick + (1-specificity)*healthy)
-        columns['npv'] = _ratio(specificity*healthy, specificity*healthy + (1-sensitivity)*sick)
+        columns['ppv'] = ratio(sensitivity*sick, sensitivity*sick + (1-specificity)*healthy)
+        columns['npv'] = ratio(specificity*healthy, specificity*healthy + (1-sensitivity)*sick)
     return pd.DataFrame(columns, index=index)
 
 # %% ../../nbs/metrics/scores.ipynb #479ec815
 def _grouped(groups, k):
-    "The classes of each group, as a list of arrays; checked"
+    "The checked classes of each group, a list of arrays"
     lists = isinstance(groups, dict) and all(np.ndim(v)==1 for v in groups.values())
     check(lists, 'groups', 'group_classes', "a dictionary of lists of class numbers, such as {'referable': [2,3,4]}",
           repr(groups))
@@ -226,8 +215,8 @@ def _grouped(groups, k):
 def group_classes(
     cm, # Confusion matrices, (..., K, K)
     groups:dict # Classes of each group, `{'referable': [2,3,4]}`
-)->np.ndarray: # (..., G, G): the classes that no group names, if any, then the groups in their order
-    "Add up the rows and columns of classes that are to be one"
+)->np.ndarray: # (..., G, G): the classes in no group, if any, then the groups in order
+    "Merge classes: add up their rows and columns"
     cm = _with_sums(cm, 'group_classes')[0]
     k = cm.shape[-1]
     named = _grouped(groups, k)
@@ -239,9 +228,9 @@ def group_classes(
 # %% ../../nbs/metrics/scores.ipynb #56b42f1b
 def reweight(
     cm, # Confusion matrices, (..., K, K)
-    prior # Shares of the classes at the place of use, (K,), or 'balanced'
-)->np.ndarray: # (..., K, K) float64 of the same total
-    "The matrix of the same network where classes come with other shares: rows scaled, recalls unchanged"
+    prior # Class shares at the place of use, (K,), or 'balanced'
+)->np.ndarray: # (..., K, K) float64, with the same total
+    "The matrix of the same network at other class shares: rows scaled, recalls unchanged"
     cm,true,_,n = _with_sums(cm, 'reweight')
     k = cm.shape[-1]
     if isinstance(prior, str) and prior=='balanced': prior = np.full(k, 1/k)
@@ -249,129 +238,27 @@ def reweight(
     gone = (prior>0) & (true==0).reshape(-1, k).all(0)
     check(not gone.any(), 'prior', 'reweight', 'zero for classes without items, whose rows cannot be scaled',
           f'{prior[gone.argmax()]:g} for class {gone.argmax()}')
-    # A class may be absent from some of the matrices: these are undefined unless nothing is wanted of it
-    scale = _ratio(prior*n[...,None], true, np.where(prior>0, np.nan, 0.))
+    # A matrix that lacks a class is undefined unless the prior of that class is 0
+    scale = ratio(prior*n[...,None], true, np.where(prior>0, np.nan, 0.))
     return cm*scale[...,None]
-
-# %% ../../nbs/metrics/scores.ipynb #620954ed
-def _class_aucs(probs, targs, specificity=.95):
-    "Area under the ROC curve, average precision and sensitivity of each class, (K,3); NaN where undefined"
-    res = np.full((probs.shape[1],3), np.nan)
-    for k,p in enumerate(probs.T):
-        y = targs==k
-        if y.all() or not y.any(): continue
-        fpr,tpr,_ = roc_curve(y, p, drop_intermediate=False)
-        rest = (~y).sum()
-        # In whole items, as a share such as 93 of 100 need not be what 1-fpr is rounded to
-        reached = rest-np.rint(fpr*rest) >= specificity*rest-1e-9
-        res[k] = roc_auc_score(y, p),average_precision_score(y, p),tpr[reached].max()
-    return res
-
-def per_class_auc(
-    probs, # Probabilities, (N,K), or those of the second of two classes, (N,1)
-    targs, # True classes, (N,) ints
-    specificity:float=.95, # The specificity at which sensitivity is read
-    vocab=None # Names of the classes. Default: their numbers.
-)->pd.DataFrame: # A row a class: `auroc`, `average_precision`, `sensitivity`
-    "Each class against the rest, from its probability; NaN where the class, or the rest, is absent"
-    p = as_preds(probs, 'per_class_auc', name='probs')
-    t = as_classes(targs, 'per_class_auc', len(p), p.shape[1])
-    check_real(specificity, 'specificity', 'per_class_auc', low=0, high=1)
-    index = _class_index(vocab, p.shape[1], 'per_class_auc')
-    columns = ['auroc','average_precision','sensitivity']
-    return pd.DataFrame(_class_aucs(p, t, specificity), columns=columns, index=index)
-
-# %% ../../nbs/metrics/scores.ipynb #fb553725
-# Apple's devices have no float64
-def _sum_type(x): return torch.float32 if x.device.type=='mps' else torch.float64
-
-def calibration_sums(
-    probs:torch.Tensor, # Checked probabilities, (N,K)
-    targs:torch.Tensor, # Checked classes, (N,)
-    n_bins:int=15 # Number of bins
-)->torch.Tensor: # (3, n_bins) float64
-    "Items, confidence and right answers of each bin; bin b is ((b-1)/n, b/n], so that certainty is in the last"
-    conf,pred = probs.max(-1)
-    edges = torch.arange(1, n_bins+1, dtype=conf.dtype, device=conf.device)/n_bins
-    bins = torch.bucketize(conf, edges).clamp(max=n_bins-1)
-    x = torch.stack([torch.ones_like(conf), conf, (pred==targs).to(conf)]).to(_sum_type(conf))
-    return torch.zeros(3, n_bins, dtype=x.dtype, device=x.device).index_add_(1, bins, x)
-
-def binned_error(
-    sums # As of `calibration_sums`, (3, n_bins)
-)->float: # 0 to 1
-    "Calibration error: mean over items of |share right - confidence| in their bin"
-    n,conf,right = np.asarray(sums)
-    return float(_ratio(np.abs(conf-right).sum(), n.sum()))
-
-def brier_sums(
-    probs:torch.Tensor, # Checked probabilities, (N,K)
-    targs:torch.Tensor # Checked classes, (N,)
-)->torch.Tensor: # (2,) float64
-    "Items and summed squared distances"
-    distance = (probs.to(_sum_type(probs)) - F.one_hot(targs, probs.shape[-1])).square().sum()
-    return torch.stack([torch.full_like(distance, len(probs)), distance])
-
-def mean_distance(
-    sums # As of `brier_sums`, (2,)
-)->float: # 0 to 2
-    "Brier error: mean of the squared distances"
-    n,distance = np.asarray(sums)
-    return float(_ratio(distance, n))
-
-# %% ../../nbs/metrics/scores.ipynb #794a7f15
-def _probs_and_targs(probs, targs, owner)->tuple[torch.Tensor,torch.Tensor]:
-    "Probabilities (N,K) and classes (N,) as tensors, checked against each other"
-    p = as_prob_rows(probs, owner)
-    t = as_classes(targs, owner, len(p), p.shape[1])
-    return torch.from_numpy(p),torch.from_numpy(t)
-
-def calibration_bins(
-    probs, # Probabilities, (N,K)
-    targs, # True classes, (N,) ints
-    n_bins:int=15 # Number of bins of equal width
-)->pd.DataFrame: # A row a bin: `n` items, mean `confidence`, share of right answers `accuracy`; NaN in empty bins
-    "Confidence against the share of right answers, as drawn in a reliability diagram"
-    check_int(n_bins, 'n_bins', 'calibration_bins', low=1)
-    n,conf,right = calibration_sums(*_probs_and_targs(probs, targs, 'calibration_bins'), n_bins).numpy()
-    return pd.DataFrame(dict(n=n.astype(np.int64), confidence=_ratio(conf, n), accuracy=_ratio(right, n)),
-                        index=pd.Index(np.arange(1, n_bins+1)/n_bins, name='up to'))
-
-def calibration_error(
-    probs, # Probabilities, (N,K)
-    targs, # True classes, (N,) ints
-    n_bins:int=15 # Number of bins of equal width
-)->float: # 0 to 1
-    """Expected calibration error of the predicted class (Guo et al., ICML 2017).
-
-    The mean over items of |share right - confidence| in their bin."""
-    check_int(n_bins, 'n_bins', 'calibration_error', low=1)
-    return binned_error(calibration_sums(*_probs_and_targs(probs, targs, 'calibration_error'), n_bins))
-
-def brier_error(
-    probs, # Probabilities, (N,K)
-    targs # True classes, (N,) ints
-)->float: # 0 to 2
-    "Multiclass Brier score (Brier 1950): mean over items of Σ_k (p_k - [y=k])²"
-    return mean_distance(brier_sums(*_probs_and_targs(probs, targs, 'brier_error')))
 
 # %% ../../nbs/metrics/scores.ipynb #bfd86ca0
 @dataclass(frozen=True)
 class Score:
-    "A score as tables, figures, metrics and reports know it"
+    "An entry of the registry of scores"
     key:str # Column of a table of results
     label:str # Printed name
-    func:Callable|None=None # Function of confusion matrices (..., K, K); None where probabilities are needed
-    low:float=0. # Smallest value it can have
-    high:float=1. # Largest value
+    func:Callable|None=None # Function of confusion matrices (..., K, K); None if probabilities are needed
+    low:float=0. # Smallest possible value
+    high:float=1. # Largest possible value
     larger_is_better:bool=True # Which direction is better?
     ordered:bool=False # Does it need ordered classes?
-    of_probs:Callable|None=None # Function of probabilities (N,K) and true classes; None where a matrix is enough
+    of_probs:Callable|None=None # Function of probabilities (N,K) and true classes; None if a matrix is enough
     needs_matrix:bool=False # Does `func` need every cell? If not, it takes `Margins` as well.
 
 def _accuracy(cm):
     m = _margins(cm, 'accuracy')
-    return _ratio(m.hit.sum(-1), m.n)
+    return ratio(m.hit.sum(-1), m.n)
 
 def _mean_auc(probs, targs): return float(per_class_auc(probs, targs).auroc.mean())
 
@@ -392,7 +279,7 @@ score_registry = {o.key:o for o in (
 def find_score(
     name # Key of a score, the name of its function, or a `Score`
 )->Score:
-    "A score of the registry. Raises a `ValueError` that names the nearest ones for a name that is not there."
+    "A score of the registry; a `ValueError` with the most similar names if it is unknown"
     if isinstance(name, Score): return name
     names = {getattr(o.func, '__name__', o.key):o for o in score_registry.values()} | score_registry
     if name not in names: raise ValueError(f'There is no score {name!r}. {nearest(name, names)}')
@@ -402,13 +289,13 @@ def find_score(
 def score_row(
     probs, # Probabilities, (N,K)
     targs, # True classes, (N,) ints
-    ordered:bool=False, # Quadratic κ and Kendall's τ-b too?
-    prevalence=None # Class shares at which confusion matrices are read, (K,). Default: as they come.
+    ordered:bool=False, # Add quadratic κ and Kendall's τ-b?
+    prevalence=None # Class shares for the scores of confusion matrices, (K,). Default: those of the images.
 )->dict:
-    """Every score of a table, as fractions.
+    """All scores of a table, as fractions.
 
-    Calibration error and Brier error are left out where `prevalence` is given: they are of the images as they come."""
-    p,t = _probs_and_targs(probs, targs, 'score_row')
+    With `prevalence`, calibration error and Brier error are left out: they hold for the class shares of the images."""
+    p,t = probs_and_targs(probs, targs, 'score_row')
     array,classes = p.numpy(),t.numpy()
     k = array.shape[1]
     cm:Margins|np.ndarray
@@ -416,7 +303,7 @@ def score_row(
     else: cm = _count_pairs(array.argmax(1), classes, k)
     if prevalence is not None: cm = reweight(cm, prevalence)
     row = {k: float(o.func(cm)) for k,o in score_registry.items() if o.func and (ordered or not o.ordered)}
-    row['mean_auc'] = float(pd.Series(_class_aucs(array, classes)[:,0]).mean()) # of the classes that have one
+    row['mean_auc'] = float(pd.Series(class_aucs(array, classes)[:,0]).mean()) # over the classes that have one
     if prevalence is None:
         row['brier'] = mean_distance(brier_sums(p, t))
         row['calibration_error'] = binned_error(calibration_sums(p, t))
@@ -424,7 +311,7 @@ def score_row(
 
 # %% ../../nbs/metrics/scores.ipynb #53041d15
 class OperatingPoint(StrEnum):
-    "Class prior at which the answers of a network are read"
+    "Class prior at which a network is evaluated"
     words:str
     def __new__(cls, key, words=''): # a point is looked up by its key alone
         o = str.__new__(cls, key)

@@ -7,7 +7,8 @@ The comparison of the methods is that of `summarise`; a summary that is already 
 from fastai_balmix.compare import *
 from fastai_balmix.datasets import *
 from fastai_balmix.report import results_card
-results = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=1, out='comparison', size=16, bs=32,
+results = compare(digits(n_folds=2), ['instance','class'], archs='small', epochs=1,
+                  out='comparison', size=16, bs=32,
                   lr=.05, augment='none', pretrained=False, tta=False)
 card = results_card(results)
 card['verdicts']
@@ -20,26 +21,32 @@ __all__ = ['results_card']
 
 # %% ../../nbs/report/comparison.ipynb #7503f893
 import re
+from contextlib import suppress
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import yaml
+from ..bounded import Unreadable,yaml_of
 from ..checks import check,check_int
-from ..datasets.images import open_image
+from ..datasets.images import open_image,upright_size
+from ..datasets.prepared import prepared_before
 from ..datasets.table import ImageData
-from ..datasets.sources import read_data
+from ..datasets.sources import read_pictures
+from ..datasets.verify import known_faults
+from ..compare.names import method_title,reader_places
 from ..compare.results import Results
 from ..metrics.differences import recall_differences
 from ..metrics.scores import OperatingPoint
 from ..compare.claims import RunAnswers,common_runs,even_runs,shared_answers
-from ..compare.summary import Summary,summarise
-from .card import Card,NetworkRuns,answered,thumbnail
+from ..compare.answer import headline
+from ..compare.suggest import advice
+from ..compare.summary import rows_in_order,Summary,summarise
+from .card import Card,NetworkRuns,answered,thumbnail,thumbnail_size
 
 # %% ../../nbs/report/comparison.ipynb #d1e18ea3
 def _read_settings(results):
     "Settings of a comparison, or None where they cannot be read"
-    try: res = yaml.safe_load((results.folder/'settings.yaml').read_text(encoding='utf-8'))
-    except (OSError,yaml.YAMLError): return None
+    try: res = yaml_of(results.folder/'settings.yaml', results.folder)
+    except (OSError,Unreadable): return None
     return res if isinstance(res, dict) else None
 
 def _flat_settings(settings, head=''):
@@ -51,22 +58,68 @@ def _flat_settings(settings, head=''):
     return res
 
 # %% ../../nbs/report/comparison.ipynb #5c84218e
-def _images_of(settings, data):
-    "The data of a comparison; or None, the reason, and the error"
-    if data is not None:
-        check(isinstance(data, ImageData), 'data', 'report', '`ImageData`, as readers give it', type(data).__name__)
-        return data,'cannot be opened',''
-    if settings is None or 'data' not in settings: return None,'no settings',''
-    if not isinstance(settings['data'], dict): return None,'given in Python',''
-    try: return read_data(settings['data']),'cannot be opened',''
-    except (ValueError,OSError) as e: return None,'moved',str(e)
+def _images_of(results, settings, data):
+    "The data of a comparison, as far as they were named; None where they were not"
+    if data is None: data = getattr(results, 'data', None)
+    if isinstance(data, ImageData): return data
+    recipe = (settings or {}).get('data')
+    if data is not None: return read_pictures(data, recipe)
+    try: return read_pictures(None, recipe)
+    except ValueError: return None
 
-def _picture_from(data):
+_common_names = {
+    'all','data','dataset','datasets','files','image','images','imgs','index','labels','metadata','photos','pictures',
+    'raw','table','test','train','training','val','valid','validation'}
+
+def _own_name(name, settings):
+    "The name of the data; that of a folder above, where it is one such as `train` or `images`"
+    recipe = (settings or {}).get('data')
+    if name.lower() not in _common_names or not isinstance(recipe, dict): return name
+    place = recipe.get(reader_places.get(recipe.get('reader')))
+    if not isinstance(place, str): return name
+    above = [o.name for o in Path(place).absolute().parents]
+    return next((o for o in above if o and o.lower() not in _common_names), name)
+
+def _faults_of(data):
+    "What is wrong with the data, as far as it is known without opening the images"
+    if data is None: return {}
+    try: return known_faults(data)
+    except OSError: return {}
+
+def _kept_pictures(results, data):
+    "What the comparison has kept on disk of its images, the largest first"
+    res = []
+    for o in results.meta.get('opened', []) if data is not None else []:
+        # who sends a folder could name any other place in it
+        is_known = o['cache']=='beside' or results.data is data
+        if o['data'] or o['cache'] in ('','memory') or not is_known: continue
+        folder = None if o['cache']=='beside' else o['cache']
+        with suppress(ValueError):
+            res.append(prepared_before(data, o['size'], decode=o['decode'], folder=folder, store=o['store']))
+    return sorted(filter(None, res), key=lambda o: -o.shape[1])
+
+def _small_picture(source, kept):
+    "An image in the shape of its thumbnail, from what was kept; None where its file has to be opened"
+    size = upright_size(source) if kept and not callable(source) else None
+    if size is None: return None
+    size = tuple(max(1, round(o*min(1, thumbnail_size/max(size)))) for o in size)
+    for pictures in kept:
+        if max(size)>pictures.shape[1]: return None
+        try: row = int(pictures.rows([source])[0])
+        except KeyError: continue
+        if pictures.is_current(row): return pictures.picture(row).resize(size)
+    return None
+
+def _picture_from(results, data):
     "A function that gives the thumbnail of a mistake, or None"
     rows = {} if data is None else {path:i for i,path in enumerate(data.df.path)}
+    kept = _kept_pictures(results, data)
     def picture(mistake):
         if mistake['path'] not in rows: return None
-        try: return thumbnail(open_image(data.items([rows[mistake['path']]])[0][0], data.reading))
+        try:
+            source = data.items([rows[mistake['path']]])[0][0]
+            small = _small_picture(source, kept)
+            return thumbnail(open_image(source, data.reading) if small is None else small)
         except (OSError,ValueError,ImportError): return None
     return picture
 
@@ -88,36 +141,40 @@ def _load_network(results, name, method, arch, runs, part):
         if record is None:
             raise ValueError(f'A report needs finished runs, but {run} has no run.json. '
                              'Start the comparison again: it trains this run anew.')
-        d = results.predictions(run, part)
+        d = results.opened(run, part)
         records.append(record)
         answers.append(dict(targs=d['targs'], paths=np.asarray(d['paths'], dtype=str), groups=d['groups'],
                             probs=d['probs'], shares=np.asarray(record['train_shares'])))
     counts = [o.get('train_counts') for o in records]
     sizes = None if None in counts else np.mean(counts, 0)
     seconds = float(np.mean([o['seconds'] for o in records]))
-    return NetworkRuns(name, method, arch, answers, sizes, _mean_history(records), seconds)
+    title = f'{arch}, {method_title(method)}' if name!=method else method_title(method)
+    return NetworkRuns(name, method, arch, answers, sizes, _mean_history(records), seconds, title)
 
-def _load_networks(results, pairs, part):
-    "The runs of each architecture and method, read when their turn comes"
+def _load_networks(results, pairs, part, answers):
+    "The runs of each architecture and method, read when their turn comes; `answers` learns of their predicted classes"
     df = results.df[(results.df.part==part) & (results.df.point=='as trained')]
     many = len({arch for arch,_ in pairs})>1
     for arch,method in pairs:
-        runs = df[(df.arch==arch) & (df.method==method)].run
-        yield _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs, part)
+        runs = df[(df.arch==arch) & (df.method==method)]
+        net = _load_network(results, f'{arch}, {method}' if many else method, method, arch, runs.run, part)
+        yield net
+        for o,kept in zip(runs.itertuples(), net.kept):
+            if o.run not in answers.preds: answers.add(o.fold, o.run, vars(kept), kept.preds)
 
 # %% ../../nbs/report/comparison.ipynb #1bceb490
-def _summary_of(results, summary, baseline, part):
-    "The summary that is there, if it is one of these results; else one that is made now"
+def _asked_for(results, summary, baseline, part):
+    "Baseline and part: those of the summary that is there, if it is one of these results, or else what was asked for"
     if summary is None:
         part = part or 'report'
         methods = results.df[results.df.part==part].method.unique()
         if baseline is None: baseline = 'instance' if 'instance' in methods or not len(methods) else methods[0]
-        return summarise(results, baseline, part=part)
+        return baseline,part
     check(isinstance(summary, Summary), 'summary', 'report', 'what `summarise` gives', type(summary).__name__)
     check(summary.meta==results.meta, 'summary', 'report', 'a summary of these results', 'one of others')
     for name,given,there in (('baseline',baseline,summary.baseline),('part',part,summary.part)):
         check(given in (None,there), name, 'report', f'{there!r}, as in the summary', repr(given))
-    return summary
+    return summary.baseline,summary.part
 
 _score_parts = dict(median='median', value='mean', low='low', high='high', each='each')
 
@@ -145,10 +202,9 @@ def _recall_rows(shared, vocab, judged):
     columns = table[['change','low','high']].assign(support=table.n.fillna(0).astype(int), judged=judged)
     return columns.set_axis(pd.Index(vocab, name='class')).reset_index()
 
-def _add_changes(networks, results, summary, part):
+def _add_changes(networks, results, summary, answers):
     "Add to each network the change of its recalls from the baseline, on the runs that both have"
-    df,meta = results.df,results.meta
-    answers = RunAnswers(results, part)
+    df,meta,part = results.df,results.meta,summary.part
     pairs = common_runs(df[df.part==part], summary.baseline)
     verdicts = summary.verdicts.set_index(['arch','method']).verdict
     for net in networks:
@@ -171,33 +227,41 @@ def results_card(
     positive=None, # A class, a list of classes, or {name: list}, looked at against the rest. Default: the rarest class.
     prevalence:float|None=None, # Share of that class or group in use. Default: its share in training.
     part:str|None=None, # 'report', 'select', or an external data set. Default: that of `summary`, or 'report'.
-    data=None, # `ImageData`, where it was given in Python
+    data=None, # `ImageData`, or folder or table of the images, for pictures of mistakes. Default: none are opened.
     n_mistakes:int=12 # Most mistakes shown of each method
 )->dict:
     "All that a report says of a comparison"
     if isinstance(results, str | Path): results = Results(results)
     check_int(n_mistakes, 'n_mistakes', 'report')
-    summary = _summary_of(results, summary, baseline, part)
-    meta,part = results.meta,summary.part
-    pairs = [o for o in dict.fromkeys(zip(summary.table.arch, summary.table.method)) if o[1]!='balmix_chosen']
+    baseline,part = _asked_for(results, summary, baseline, part)
+    meta,rows = results.meta,rows_in_order(results, baseline, part=part)[0]
+    pairs = [o for o in dict.fromkeys(zip(rows.arch, rows.method)) if o[1]!='balmix_chosen']
+    answers = getattr(summary, 'answers', None) or RunAnswers(results, part)
     alphas = {float(m.removeprefix('balmix_')) for _,m in pairs if re.fullmatch(r'balmix_[\d.]+', m)}
     settings = _read_settings(results)
-    images,reason,error = _images_of(settings, data)
+    images = _images_of(results, settings, data)
     # only the part that is reported was balanced artificially
     held = meta['prevalence'] if part=='report' else None
-    said = answered(_load_networks(results, pairs, part), meta['vocab'], _picture_from(images), sorted(alphas) or [.2],
-                    positive, prevalence, n_mistakes, held)
-    _add_changes(said['networks'], results, summary, part)
-    if 'images' in said['missing']: said['missing']['images'] |= dict(reason=reason, error=error)
+    # the answers of each run are read once, for its network and for the summary
+    networks = _load_networks(results, pairs, part, answers)
+    said = answered(networks, meta['vocab'], _picture_from(results, images), sorted(alphas) or [.2], positive,
+                    prevalence, n_mistakes, held)
+    if summary is None: summary = summarise(results, baseline, part=part, answers=answers)
+    _add_changes(said['networks'], results, summary, answers)
+    why = 'not named' if images is None else 'cannot be opened'
+    if 'images' in said['missing']: said['missing']['images']['reason'] = why
     runs = results.df[(results.df.part==part) & (results.df.point=='as trained')]
     folds = sorted(int(o) for o in runs.fold.unique() if o)
     # what the settings leave open is known once the folds have been made
     known = dict(folds=folds or None, n_folds=meta['n_folds'] or None)
     flat = _flat_settings({k:known.get(k, v) for k,v in (settings or {}).items()})
     card = Card(
-        kind='comparison', name=meta['data'], ordered=meta['ordered'], **said, baseline=summary.baseline, part=part,
+        kind='comparison', name=_own_name(meta['data'], settings), ordered=meta['ordered'], **said,
+        headline=headline(summary.answer), advice=advice(summary.answer), faults=_faults_of(images),
+        baseline=summary.baseline, part=part,
         metrics=summary.metrics, scores=_scores_of(summary), differences=summary.differences.to_dict('records'),
-        verdicts=summary.verdicts.verdict.value_counts().to_dict(), sentences=summary.sentences, notes=summary.notes,
-        caveats=summary.caveats, folds=folds, n_folds=meta['n_folds'], n_seeds=runs.seed.nunique(),
-        monitor=meta['monitor'], selection=meta['selection'], settings=flat, versions=_versions_of(results))
+        verdicts=summary.verdicts.verdict.value_counts().to_dict(), sentences=summary.sentences,
+        effort=summary.effort.to_dict('records'), notes=summary.notes, caveats=summary.caveats, folds=folds,
+        n_folds=meta['n_folds'], n_seeds=runs.seed.nunique(), monitor=meta['monitor'], selection=meta['selection'],
+        settings=flat, versions=_versions_of(results))
     return card.to_dict()

@@ -25,14 +25,16 @@ import hashlib
 import html
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 import jinja2
 from fastai.learner import Learner
 import fastai_balmix
+from ..words import printable
 from ..checks import check
 from ..files import write_file
 from .comparison import results_card
 from .network import learner_card
-from .sections import filters,functions
+from .sections import filters,functions,short_class_names
 
 # %% ../../nbs/report/page.ipynb #97ab8a29
 def _packaged(name): return (files('fastai_balmix.report')/name).read_text(encoding='utf-8')
@@ -42,7 +44,7 @@ def _render(template, card, **kwargs):
     env = jinja2.Environment(loader=jinja2.FunctionLoader(_packaged), autoescape=True, undefined=jinja2.StrictUndefined,
                              trim_blocks=True, lstrip_blocks=True)
     env.filters.update(filters)
-    env.globals.update(functions)
+    env.globals.update(functions, short=short_class_names(card))
     return env.get_template(template).render(card=card, version=fastai_balmix.__version__, **kwargs)
 
 def _checked_out(out):
@@ -52,9 +54,16 @@ def _checked_out(out):
     check(out.parent.is_dir(), 'out', 'report', 'a file in a folder that is there', repr(str(out)))
     check(not out.is_dir(), 'out', 'report', 'a file, not a folder', repr(str(out)))
     if not out.exists(): return out
-    if '<meta name="generator" content="fastai_balmix' not in out.read_text(encoding='utf-8', errors='replace')[:1000]:
+    head = out.read_text(encoding='utf-8', errors='replace')[:1000] if out.is_file() else ''
+    if '<meta name="generator" content="fastai_balmix' not in head:
         raise ValueError(f"'{out}' exists and is not a report. It is kept; choose another name.")
     return out
+
+def _link(path):
+    "Address of a page as a notebook in the current folder knows it; '' where it is outside, or there is none"
+    if path is None: return ''
+    path = Path(path).resolve()
+    return quote(path.relative_to(Path.cwd()).as_posix()) if path.is_relative_to(Path.cwd()) else ''
 
 # %% ../../nbs/report/page.ipynb #fbc7e4e0
 class Report:
@@ -84,17 +93,21 @@ class Report:
         self.path = out
         return self
 
-    def _repr_html_(self): return _render('notebook.jinja', self.card, page=False, path=self.path)
+    def _repr_html_(self):
+        return _render('notebook.jinja', self.card, page=False, path=self.path, link=_link(self.path),
+                       style=_packaged('notebook.css'))
 
     def headline(self)->str:
         "What it amounts to, in a sentence"
-        return html.unescape(_render('headline.jinja', self.card)).strip()
+        return printable(html.unescape(_render('headline.jinja', self.card)).strip())
 
-    def __repr__(self): return html.unescape(_render('brief.jinja', self.card, path=self.path)).strip()
+    def __repr__(self): return printable(html.unescape(_render('brief.jinja', self.card, path=self.path)).strip())
+
+def _folder_of(results): return Path(results if isinstance(results, str | Path) else getattr(results, 'folder', ''))
 
 def report(
     results_or_learn, # Folder of `compare`, what it returns, or a trained `Learner`
-    out='report.html', # The page; None writes none
+    out='', # The page; None writes none. Default: report.html, in the folder of the comparison, or else in this one.
     **kwargs # Further arguments of `results_card`, such as `summary`, `positive`, or of `learner_card`, such as `preds`
 )->Report:
     "Write a page about a comparison or a network: one file, that fetches nothing from the internet"
@@ -102,6 +115,7 @@ def report(
     known = is_learner or isinstance(results_or_learn, str | Path) or hasattr(results_or_learn, 'predictions')
     check(known, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner',
           type(results_or_learn).__name__)
+    if out=='': out = Path('report.html') if is_learner else _folder_of(results_or_learn)/'report.html'
     if out is not None: _checked_out(out) # before anything is computed
     res = Report((learner_card if is_learner else results_card)(results_or_learn, **kwargs))
     return res if out is None else res.save(out)
