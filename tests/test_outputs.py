@@ -1,7 +1,6 @@
 """What a network's outputs are taken for: probabilities or not, two classes where there is one output, thousands of
 classes, nothing to score. Each is held against PyTorch, scikit-learn or scipy on the same outputs."""
 
-import time
 import tracemalloc
 import warnings
 from functools import partial
@@ -275,20 +274,19 @@ def test_a_matrix_that_is_too_large_is_refused_before_training(metric):
     learn.model = nn.Sequential(learn.model, nn.Identity())
     with pytest.raises(ValueError, match=words): validated(learn)
 
-def test_ten_thousand_classes_take_the_time_and_memory_of_accuracy():
+def test_ten_thousand_classes_take_the_memory_of_accuracy():
     def measure(metrics):
         learn,*_ = naming(10_000, 2048, metrics)
         validated(learn)
         tracemalloc.start()
-        start = time.process_time()
         got = validated(learn)
-        seconds,peak = time.process_time()-start,tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return got,seconds,peak
-    _,plain,plain_peak = measure([accuracy])
-    got,seconds,peak = measure([accuracy, *imbalance_metrics(), balmix.GeometricMean()])
+        return got,peak
+    _,plain_peak = measure([accuracy])
+    got,peak = measure([accuracy, *imbalance_metrics(), balmix.GeometricMean()])
     assert np.isfinite(got[:4]).all() and 0<got[1]<1
-    assert seconds<plain+.5 and peak<plain_peak+2**27
+    assert peak<plain_peak+2**27
     with pytest.raises(ValueError, match='ConfusionMetric.matrix needs at most 2,000 classes, but there are 10,000'):
         learn,*_ = naming(10_000, 64, [MCC()])
         validated(learn)

@@ -2,7 +2,6 @@
 knows. Each is read rightly, or refused with a sentence that says what to do."""
 
 import re
-import time
 import unicodedata
 import warnings
 
@@ -13,6 +12,7 @@ import torch
 import yaml
 from hypothesis import given, strategies as st
 from PIL import Image
+from toys import calls_made
 
 from fastai_balmix.datasets import parts as parts_module
 from fastai_balmix.datasets.groups import alike_groups, check_groups, group_numbers, group_texts, text_of
@@ -323,24 +323,16 @@ def test_eyepacs_is_read_at_its_size(tmp_path):
                 grade = rng.choice(5, p=[.735,.07,.15,.025,.02])
                 lines.append(f'{patient}_{side},{grade}'+(',Private' if part=='test' else ''))
         (tmp_path/csv).write_text('\n'.join(lines)+'\n')
-    start = time.process_time()
     data = eyepacs(tmp_path)
-    assert time.process_time()-start < 3 and len(data)==88_702
-    start = time.process_time()
-    data.summary()
-    assert time.process_time()-start < 1 # with a look at every file
+    assert len(data)==88_702 and '88,702 images' in data.summary()
 
-def test_a_hundred_thousand_rows():
-    n = 100_000
+def test_ten_times_as_many_rows_are_ten_times_the_work():
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(dict(path=[f'{i%100}/{i}.png' for i in range(n)], group=np.arange(n)//2,
-                           label=rng.integers(100, size=n).astype(str)))
-    def seconds(call):
-        start = time.process_time()
-        call()
-        return time.process_time()-start
-    assert seconds(lambda: ImageData(df, range(100), images=str)) < 1.5
-    data = ImageData(df, range(100), images=str).with_folds(5)
-    assert seconds(data.summary) < 1
-    data.parts(1)
-    assert seconds(lambda: data.parts(1)) < .5
+    def work(n):
+        df = pd.DataFrame(dict(path=[f'{i%100}/{i}.png' for i in range(n)], group=np.arange(n)//2,
+                               label=rng.integers(100, size=n).astype(str)))
+        made = lambda: ImageData(df, range(100), images=str)
+        data = made().with_folds(5)
+        return [calls_made(o) for o in (made,data.summary,lambda: data.parts(1))]
+    work(1_000) # what is done once in a process
+    for few,many in zip(work(10_000), work(100_000)): assert many<12*few

@@ -5,6 +5,7 @@ import inspect
 import os
 import random
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -212,6 +213,17 @@ def children(pid):
         with suppress(OSError): # a thread that has just ended
             res += map(int, p.read_text().split())
     return res
+
+def calls_made(func, *args):
+    "How many functions are called on the way, in Python and in C: a measure of work on which no other process tells"
+    n = 0
+    def count(frame, event, arg):
+        nonlocal n
+        n += event in ('call','c_call')
+    sys.setprofile(count)
+    try: func(*args)
+    finally: sys.setprofile(None)
+    return n
 
 def alive(pid):
     try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
