@@ -493,7 +493,9 @@ networks = [
 def test_networks(make, tmp_path):
     torch.manual_seed(0)
     dls = digits_lt(n_max=8, imbalance=4, valid_pct=.01, bs=32, batch_tfms=InDouble())
-    learn,brought = make(dls, tmp_path, opt_func=fv.SGD, lr=.01),AsBrought()
+    # fastai's own loss would compute in single precision
+    learn = make(dls, tmp_path, opt_func=fv.SGD, lr=.01, loss_func=nn.CrossEntropyLoss())
+    brought = AsBrought()
     learn.model.double()
     net = deepcopy(learn.model).train()
     start = state(learn)
