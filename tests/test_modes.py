@@ -493,8 +493,9 @@ networks = [
 def test_networks(make, tmp_path):
     torch.manual_seed(0)
     dls = digits_lt(n_max=8, imbalance=4, valid_pct=.01, bs=32, batch_tfms=InDouble())
-    # fastai's own loss would compute in single precision
+    # fastai's own loss and its recorder compute in single precision
     learn = make(dls, tmp_path, opt_func=fv.SGD, lr=.01, loss_func=nn.CrossEntropyLoss())
+    learn.remove_cb(fv.Recorder)
     brought = AsBrought()
     learn.model.double()
     net = deepcopy(learn.model).train()
