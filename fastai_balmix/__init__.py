@@ -19,6 +19,7 @@
 - `fastai_balmix.compare.alone`: Let one run work at a time, and restore the process after it.
 - `fastai_balmix.compare.answer`: Which method is better, and the numbers behind it.
 - `fastai_balmix.compare.arithmetic`: How the network of a run computes: in half precision, with channels last, compiled.
+- `fastai_balmix.compare.attempts`: Train a run once, whatever happens: locks, errors, and runs that are finished already.
 - `fastai_balmix.compare.before`: What the data are, in a terminal: counts, notes, unreadable files and doubles, and how much there is to train.
 - `fastai_balmix.compare.calibration`: Images of its own for the calibrator of a run.
 - `fastai_balmix.compare.claims`: The answers of two methods on the runs that both have, and which difference may be claimed of them.
@@ -27,8 +28,10 @@
 - `fastai_balmix.compare.config`: How every network of a comparison is trained: recipe, augmentation and architecture.
 - `fastai_balmix.compare.effort`: What the training of a run took: steps of the optimiser, images, and seconds.
 - `fastai_balmix.compare.facts`: What is known of a folder of results, or of data on which nothing was trained, before a step is suggested.
+- `fastai_balmix.compare.fitting`: Train the network of one run, predict, and score: from a `Run` to its record.
 - `fastai_balmix.compare.folder`: Check the folder of a comparison, and keep its list of finished runs.
 - `fastai_balmix.compare.identity`: Recognise a custom method, in this process and in the next.
+- `fastai_balmix.compare.intake`: Read the data that a command names, print what they are, and stop where nothing should be trained on them.
 - `fastai_balmix.compare.methods`: Every method of the paper's tables, and its rivals, by name; and yours beside them.
 - `fastai_balmix.compare.names`: What methods and readers are called and take, known before PyTorch is imported.
 - `fastai_balmix.compare.opened`: Which images of a comparison are kept once they were opened, and where.
@@ -39,7 +42,7 @@
 - `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
-- `fastai_balmix.compare.runs`: One training of a comparison: from data, method and network to scores and predictions on disk.
+- `fastai_balmix.compare.runs`: What determines one training of a comparison: data, method, network, fold, seed and recipe.
 - `fastai_balmix.compare.settings`: Presets for `balmix-compare --preset NAME`, and settings from a file.
 - `fastai_balmix.compare.suggest`: The next comparison that is worth running, with its reason, its cost, and the command to type.
 - `fastai_balmix.compare.summary`: Does it help? Every method at three operating points, with the intervals and tests that folds and seeds allow.
@@ -65,14 +68,19 @@
 - `fastai_balmix.datasets.masks`: Find images that are masks of other images.
 - `fastai_balmix.datasets.names`: Recognise names of parts and classes, and the order of grades.
 - `fastai_balmix.datasets.nearby`: Find the files of a table, and suggest a file for each path that is missing.
+- `fastai_balmix.datasets.origins`: An index that says from which state of which file each place of a store was made.
 - `fastai_balmix.datasets.overview`: Summarise a table of images before training.
 - `fastai_balmix.datasets.parts`: Rows for training, for selecting the epoch, and for reporting.
+- `fastai_balmix.datasets.pictures`: Images of one data set at one size, each opened once, and handed out by number.
+- `fastai_balmix.datasets.places`: A place of fixed size for each image of a store, which processes write without waiting for each other.
 - `fastai_balmix.datasets.prepared`: Open and resize each image once, for all epochs, runs and processes.
-- `fastai_balmix.datasets.published`: Readers for the paper's data sets, for MedMNIST, Fashion-MNIST and scikit-learn's digits.
+- `fastai_balmix.datasets.published`: Readers for Hyper-Kvasir, MedMNIST, Fashion-MNIST and scikit-learn's digits.
+- `fastai_balmix.datasets.retina`: Readers for EyePACS and Messidor-2, with the grades of diabetic retinopathy.
 - `fastai_balmix.datasets.rows`: Check a table when it is read, and name every error in it.
+- `fastai_balmix.datasets.seen`: Read a file once, for its hash, for what it holds and for what is wrong with it; and keep that beside the data.
 - `fastai_balmix.datasets.sources`: Call any reader by name, cut data to a long tail, and read the same data again from a recipe.
 - `fastai_balmix.datasets.splits`: Hold out images with no patient on two sides and every class left for training.
-- `fastai_balmix.datasets.stores`: Where prepared images lie on disk: a place for each file, an index, and room that is kept free.
+- `fastai_balmix.datasets.stores`: Folders of prepared images on disk: one for each size and way of reading, locks, and room that is kept free.
 - `fastai_balmix.datasets.table`: A table of images with classes, patients and parts, checked before training, and the loaders made from it.
 - `fastai_balmix.datasets.tables`: Read the images that a table names, with their labels, patients and parts.
 - `fastai_balmix.datasets.trees`: Read the images of a folder with a subfolder for each class.

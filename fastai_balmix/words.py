@@ -13,7 +13,7 @@ one_line('polyp\t\x1b[31m')
 
 # %% auto #0
 __all__ = ['one_line', 'and_list', 'printable', 'latex_text', 'html_text', 'markdown_text', 'cell_text', 'cell_value', 'utf8',
-           'csv_cells', 'figure_text', 'printed_time']
+           'csv_cells', 'figure_text', 'printed_time', 'size_words']
 
 # %% ../nbs/words.ipynb #8a3ad287
 import html
@@ -131,3 +131,11 @@ def printed_time(
     "A rounded duration"
     if seconds<90: return f'{max(round(seconds), 1)} s'
     return f'{round(seconds/60)} min' if seconds<5400 else f'{seconds/3600:.1f} h'
+
+# %% ../nbs/words.ipynb #1712b69a
+def size_words(
+    n:int # Bytes
+)->str:
+    "A size for people"
+    if n>=1e9: return f'{n/1e9:,.1f} GB'
+    return f'{n/1e6:,.1f} MB' if n>=1e6 else f'{n/1e3:,.1f} kB'

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastai_balmix.compare.results import results_table
-from fastai_balmix.compare.runs import score_row
+from fastai_balmix.metrics.scores import score_row
 
 POINTS = {'as trained':.6, 'train prevalence':1., 'balanced prior':0.}
 

@@ -19,8 +19,8 @@ from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.compare import arithmetic
 from fastai_balmix.compare.alone import alone
 from fastai_balmix.compare.arithmetic import HalfPrecision, check_arithmetic, set_arithmetic
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig, recipe_sentence
-from fastai_balmix.compare.runs import attempt
 from fastai_balmix.datasets.longtail import digits_lt, small_net
 
 

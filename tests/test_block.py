@@ -40,7 +40,8 @@ from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.datasets.augment import augmentation, batch_augmentation
 from fastai_balmix.datasets.images import OpenImage
-from fastai_balmix.datasets.prepared import pictures_in_memory, prepare
+from fastai_balmix.datasets.pictures import pictures_in_memory
+from fastai_balmix.datasets.prepared import prepare
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.block import Blocks, image_step, with_pictures
 from fastai_balmix.loaders.pairing import check_inputs, check_kept_labels, pair_loader

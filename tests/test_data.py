@@ -24,14 +24,12 @@ from fastai_balmix.datasets.images import ArrayImages
 from fastai_balmix.datasets.longtail import tail_counts
 from fastai_balmix.datasets.published import (
     digits,
-    dr_grades,
-    eyepacs,
     fashion_mnist_lt,
     fashion_names,
     hyper_kvasir,
     medmnist,
-    messidor2,
 )
+from fastai_balmix.datasets.retina import dr_grades, eyepacs, messidor2
 from fastai_balmix.datasets.sources import long_tail, read_data, readers
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.tables import from_csv

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from toys import must_be
 
-from fastai_balmix.datasets import verify as module
+from fastai_balmix.datasets import seen as module
 from fastai_balmix.datasets.images import (
     ArrayImages,
     OpenFast,

@@ -21,10 +21,10 @@ from fastai_balmix.callback.deferred import Deferred
 from fastai_balmix.callback.mixup import BalancedMixUp
 from fastai_balmix.callback.rivals import ProgressiveSampling, Remix
 from fastai_balmix.classifier import crt, linear_probe
-from fastai_balmix.compare import runs
+from fastai_balmix.compare import fitting
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.effort import Effort, effort_sentences, effort_table, uncounted_sentence
 from fastai_balmix.compare.results import Results, effort_columns, read_record, sealed
-from fastai_balmix.compare.runs import attempt
 from fastai_balmix.compare.summary import summarise
 
 COUNTED = effort_columns[:3]
@@ -154,7 +154,7 @@ def test_a_resumed_run_has_the_counts_of_an_unbroken_one(tmp_path, monkeypatch, 
     for at in cuts[:3 if method in twice else 2]: interrupted(run, at)
     with monkeypatch.context() as m: # when all fits are over
         def stop(*args): raise KeyboardInterrupt
-        m.setattr(runs, '_predict_all', stop)
+        m.setattr(fitting, '_predict_all', stop)
         with pytest.raises(KeyboardInterrupt): attempt(run)
     with steps_counted() as made: assert attempt(run).status=='finished' and not made
     record = read_record(run.path)

@@ -46,9 +46,10 @@ from toys import (
 )
 
 from fastai_balmix.all import BalancedMixUp, Checkpoint, ProgressiveSampling, imbalance_metrics
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.results import read_failures
-from fastai_balmix.compare.runs import Run, attempt
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.loaders.blame import item_source
 

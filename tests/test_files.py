@@ -221,14 +221,15 @@ allowed = {
     ('files','open'), ('files','replace'), ('files','unlink'), # `replacing`, and parts
     ('loaders.store','TemporaryFile'), ('loaders.store','write'), # memory that processes share
     # to a file of `replacing`, or to memory
-    ('callback.checkpoint','save'), ('compare.runs','save'), ('compare.runs','savez_compressed'),
+    ('callback.checkpoint','save'), ('compare.fitting','save'), ('compare.fitting','savez_compressed'),
     ('demo','savefig'), ('compare.cli','savefig'), ('report.sections','savefig'),
-    ('report.card','save'), ('datasets.prepared','save'), # to memory
+    ('report.card','save'), ('datasets.pictures','save'), # to memory
     ('report.page','save'), # `Report.save`, by `write_file`
     ('demo','unlink'), ('demo','rmdir'), # what is in its record
     ('children','open'), # a pipe to a process
     ('datasets.stores','rmdir'), ('datasets.stores','unlink'), # what it has written, by its names
-    ('compare.runs','unlink'), ('compare.folder','unlink'), # checkpoints and errors of a finished run; outdated figures
+    ('compare.attempts','unlink'), # checkpoints and errors of a finished run
+    ('compare.folder','unlink'), # outdated figures
     ('compare.folder','rename'), # what is in the way of a folder of results is put aside
     ('compare.plan','dump'), # to text
 }

@@ -16,13 +16,14 @@ from PIL import Image
 from test_protocol import assert_same, compared, out  # noqa: F401 # a fixture
 from test_runs import grades, net, pixels, recipe
 
-from fastai_balmix.compare import opened, plan as planning, runs as running, trial
+from fastai_balmix.compare import fitting, opened, plan as planning, trial
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.before import plan_lines
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.plan import plan_runs
 from fastai_balmix.compare.progress import Estimate
 from fastai_balmix.compare.results import Results
-from fastai_balmix.compare.runs import attempt
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.threads import jobs_for, n_cores, run_threads
 from fastai_balmix.datasets import batches, images, prepared, verify as verification
 from fastai_balmix.datasets.images import ArrayImages
@@ -109,24 +110,24 @@ def test_what_a_run_goes_through_is_what_its_trial_says(tmp_path, monkeypatch, c
     config = TrainConfig(**{k: v for k,v in given.items() if k in TrainConfig.__dataclass_fields__})
     others = {'others': grades((external,)+(1,)*(len(counts)-1), first=5000)} if external else {}
     run = plan_runs(grades(counts), ['instance'], net, [1], 1, config, tmp_path, others)[0]
-    halves = running.halve(run.data, run.parts()['select'])
+    halves = fitting.halve(run.data, run.parts()['select'])
     assert (halves.way=='halves')==(len(counts)==2)
-    learner_of,found = running.learner_of,[]
+    learner_of,found = fitting.learner_of,[]
     def watched(*args):
         learn,training = learner_of(*args)
         learn.add_cb(Counted())
         found.append(len(learn.dls.train))
         return learn,training
-    monkeypatch.setattr(running, 'learner_of', watched)
+    monkeypatch.setattr(fitting, 'learner_of', watched)
     Counted.n_batches = Counted.n_images = 0
-    before = running.FlipTTA.after_pred
+    before = fitting.FlipTTA.after_pred
     mirrored = []
     def mirror(self):
         mirrored.append(len(self.xb[0]))
         before(self)
-    monkeypatch.setattr(running.FlipTTA, 'after_pred', mirror)
+    monkeypatch.setattr(fitting.FlipTTA, 'after_pred', mirror)
     # each fold of the calibrator is another epoch's to answer, as a trial must assume
-    monkeypatch.setattr(running, 'cross_fitted', lambda learn, best, predict, answered, chosen: (
+    monkeypatch.setattr(fitting, 'cross_fitted', lambda learn, best, predict, answered, chosen: (
         [predict(o) for o in best.folds], answered)[1])
     assert attempt(run).status=='finished'
     passes = trial.passes_of(run, found[0], halves)
@@ -147,7 +148,7 @@ def test_a_trial_multiplies_what_it_has_timed(tmp_path, monkeypatch):
         return learn,training
     monkeypatch.setattr(trial, 'learner_of', watched)
     run = runs_of(tmp_path)[0]
-    halves = running.halve(run.data, run.parts()['select'])
+    halves = fitting.halve(run.data, run.parts()['select'])
     passes = trial.passes_of(run, len(learner_of(run, dict(run.parts(), choose=halves.choose))[0].dls.train), halves)
     wanted = 3*run.config.epochs + 2*passes.trained + .5*(passes.predicted+passes.mirrored)
     assert trial.trial_seconds(run)==pytest.approx(wanted)
@@ -423,8 +424,8 @@ def test_images_of_arrays_are_kept_as_they_are(tmp_path):
     config = TrainConfig(epochs=1, size=None, bs=32, augment='shift', pretrained=False)
     answers = []
     for cache in '','memory':
-        run = running.Run(data, 'balmix_0.2', 'small', 1, 0, config, tmp_path/f'a{cache}', cache=cache)
-        assert running.attempt(run).status=='finished'
+        run = Run(data, 'balmix_0.2', 'small', 1, 0, config, tmp_path/f'a{cache}', cache=cache)
+        assert attempt(run).status=='finished'
         answers.append(dict(np.load(run.path/'predictions.npz')))
     assert next(iter(opened._opened.values())).shape==(3,8,8)
     opened.forget_pictures()

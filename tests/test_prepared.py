@@ -29,12 +29,15 @@ from fastai_balmix.datasets import (
     ImageData,
     NoStore,
     clean_stores,
+    origins,
+    pictures as room_of_pictures,
     pictures_in_memory,
+    places,
     plan_store,
     prepare,
     prepared as room,
+    seen,
     stores,
-    verify as verification,
 )
 
 fork = get_context('fork')
@@ -93,8 +96,8 @@ def of_its_own(files, tmp_path):
 
 def marks(pictures):
     "What the index of a store says, by name"
-    names,rows = stores._read_index(pictures.folder, pictures.places.settings, pictures.places.place)
-    return {name: row for name,row,ok in zip(names, rows, stores._are_made(names, rows)) if ok}
+    names,rows = origins.read_index(pictures.folder, pictures.places.settings, pictures.places.place)
+    return {name: row for name,row,ok in zip(names, rows, origins.are_made(names, rows)) if ok}
 
 # To the last bit
 
@@ -236,7 +239,7 @@ def test_a_file_that_only_looks_changed_is_not_decoded_again(folder, monkeypatch
     quiet(data, 24)
     os.utime(folder/'01.jpg', ns=(1,1))
     with monkeypatch.context() as m:
-        m.setattr(room._Opening, 'seen', lambda self, name: pytest.fail(f'{name} is opened'))
+        m.setattr(room_of_pictures.Opening, 'seen', lambda self, name: pytest.fail(f'{name} is opened'))
         quiet(data, 24)
     assert plan_store(data, 24).n_new==0
 
@@ -322,11 +325,11 @@ def test_a_store_that_is_gone_is_nothing_to_an_exported_copy(folder):
     with pytest.raises(KeyError): lost.rows(sources(data))
 
 def _prepare_in_child(data, pause=0):
-    write = stores.PlaceWriter.write
+    write = places.PlaceWriter.write
     def slowly(*args):
         time.sleep(pause) # so that a process is killed before it is done
         return write(*args)
-    stores.PlaceWriter.write = slowly
+    places.PlaceWriter.write = slowly
     prepare(data, 24, progress=False, num_workers=0)
     os._exit(0)
 
@@ -351,9 +354,9 @@ def test_killed_at_ten_random_moments(tmp_path):
         cut += p.exitcode!=0
         folders = [o.folder for o in stores.kept_stores(tmp_path/'data'/'.balmix_cache')]
         for folder in folders:
-            try: names,rows = stores._read_index(folder, json.loads((folder/'store.json').read_bytes()), 1728)
+            try: names,rows = origins.read_index(folder, json.loads((folder/'store.json').read_bytes()), 1728)
             except (OSError,ValueError): continue # killed while it was made
-            made = stores._are_made(names, rows)
+            made = origins.are_made(names, rows)
             pixels = np.fromfile(folder/'pixels', np.uint8)
             for k in np.flatnonzero(made):
                 got = pixels[k*1728:(k+1)*1728].reshape(3, 24, 24)
@@ -428,9 +431,9 @@ def test_memory_that_is_full_costs_nothing_but_time(folder, monkeypatch):
 
 def test_at_most_half_of_the_free_memory(folder, monkeypatch):
     data = make_data(folder)
-    assert room.free_memory() is None or room.free_memory()>2**20
+    assert room_of_pictures.free_memory() is None or room_of_pictures.free_memory()>2**20
     for free in None,2*len(data)*24*24*3,2*len(data)*24*24*3-2:
-        monkeypatch.setattr(room, 'free_memory', lambda free=free: free)
+        monkeypatch.setattr(room_of_pictures, 'free_memory', lambda free=free: free)
         if free is None or free%4==0: same(pictures_in_memory(data, 24), data, plain(data))
         else:
             with pytest.raises(NoStore, match='would take 32.8 kB of memory, of which 65.7 kB are free'):
@@ -588,7 +591,7 @@ def test_a_bar_counts_images(folder, capsys):
 def test_what_is_kept_of_verification_is_as_before(folder):
     data = make_data(folder)
     quiet(data, 24)
-    kept = verification._read_kept(folder/'.balmix_verified.csv')
+    kept = seen._read_kept(folder/'.balmix_verified.csv')
     assert {*kept}=={*data.df.path} and all(row.kind for row in kept.values())
 
 def test_the_command_cleans_and_says_what_is_freed(folder, monkeypatch, capsys):

@@ -36,7 +36,7 @@ from test_runs import grades, net, picture, pixels, recipe, split_of
 from torch import nn
 from toys import alive, until
 
-from fastai_balmix.compare import methods, plan as planning, pool, progress, runs, summary
+from fastai_balmix.compare import attempts, methods, plan as planning, pool, progress, summary
 from fastai_balmix.compare.cli import balmix_compare
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import Method, find_method
@@ -434,7 +434,7 @@ def test_a_full_disk_elsewhere(out, monkeypatch, where):
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
     compared(out)
     kept = ages(out)
-    owner,name = dict(mkdir=(Path,'mkdir'), lock=(runs.FileLock,'acquire'))[where]
+    owner,name = dict(mkdir=(Path,'mkdir'), lock=(attempts.FileLock,'acquire'))[where]
     monkeypatch.setattr(owner, name, full)
     with pytest.raises(DiskFull, match='No room left for .*Free at least'): compared(out, two)
     monkeypatch.undo()

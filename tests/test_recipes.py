@@ -14,12 +14,14 @@ from fastai.vision import all as fv
 from test_runs import base_run, grades, net
 from torch import nn
 
-from fastai_balmix.compare import runs
+from fastai_balmix.compare import fitting, runs
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig, chosen_recipe, learned_images, recipe_sentence, recipes
+from fastai_balmix.compare.fitting import learner_of
 from fastai_balmix.compare.options import merge_settings, training_of
 from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.results import Results
-from fastai_balmix.compare.runs import Run, attempt, learner_of
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.settings import presets
 from fastai_balmix.datasets.sources import digits
 
@@ -206,7 +208,7 @@ def test_one_epoch_is_not_frozen():
 
 def test_every_policy_of_a_recipe_but_the_papers_has_a_form_for_batches():
     for name,values in recipes.items():
-        by_item,by_batch = runs._augmentation(TrainConfig(augment=values['augment']))
+        by_item,by_batch = fitting._augmentation(TrainConfig(augment=values['augment']))
         assert bool(by_batch)==(name!='paper') and bool(by_item)==(name=='paper')
 
 # --- words ---

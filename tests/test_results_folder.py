@@ -24,7 +24,7 @@ from PIL import Image
 from fastai_balmix.bounded import Unreadable, json_of, read_arrays, read_bounded, yaml_of
 from fastai_balmix.callback.show import plot_class_distribution
 from fastai_balmix.commands import quiet_import
-from fastai_balmix.compare import Method, Results, compare, runs, summarise
+from fastai_balmix.compare import Method, Results, attempts, compare, summarise
 from fastai_balmix.compare.folder import Collected
 from fastai_balmix.compare.methods import find_method
 from fastai_balmix.compare.results import read_predictions, read_record
@@ -294,11 +294,11 @@ def test_the_time_in_the_record_decides_and_not_that_of_the_file(tmp_path):
 def test_one_closed_folder_stops_no_other_run(out, monkeypatch):
     "Root may open any folder, so that the error is that of the lock"
     closed = a_run(out)
-    acquire = runs.FileLock.acquire
+    acquire = attempts.FileLock.acquire
     def denied(self, *args, **kwargs):
         if Path(self.lock_file).parent==closed: raise PermissionError(errno.EACCES, 'Permission denied')
         return acquire(self, *args, **kwargs)
-    monkeypatch.setattr(runs.FileLock, 'acquire', denied)
+    monkeypatch.setattr(attempts.FileLock, 'acquire', denied)
     (failed,) = compared(out).meta['failed']
     assert f"cannot be written to: Permission denied. Open it with: chmod -R u+rwX {closed}" in failed['error']
     monkeypatch.undo()
@@ -314,7 +314,7 @@ def quick(monkeypatch, whole):
         (run.path/'predictions.npz').write_bytes(predictions)
         rows = [{**o, **run.names} for o in like['rows']]
         return dict(like, run=run.key, settings=run.settings, code=run.code, rows=rows)
-    monkeypatch.setattr(runs, 'train', train)
+    monkeypatch.setattr(attempts, 'train', train)
 
 @pytest.mark.parametrize('n', [40,120])
 def test_each_record_is_read_a_few_times_however_many_there_are(tmp_path, monkeypatch, whole, n):
@@ -394,7 +394,7 @@ def test_commands_obey_nothing_in_the_current_folder(tmp_path, name, monkeypatch
     bait = tmp_path/'bait'
     bait.mkdir()
     (bait/name).write_text('text.usetex: True' if name=='matplotlibrc' else f'open({str(tmp_path/"ran")!r}, "w")')
-    monkeypatch.setenv('PYTHONPATH', str(Path(runs.__file__).parents[2]))
+    monkeypatch.setenv('PYTHONPATH', str(Path(attempts.__file__).parents[2]))
     script = tmp_path/'bin'/'command.py' # as the scripts of an installation, it is not in the current folder
     script.parent.mkdir()
     script.write_text("""

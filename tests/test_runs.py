@@ -32,7 +32,8 @@ from sklearn import metrics as sk
 from torch import nn
 
 import fastai_balmix
-from fastai_balmix.compare import results, runs
+from fastai_balmix.compare import attempts, results
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import (
     TrainConfig,
     arch_name,
@@ -46,8 +47,9 @@ from fastai_balmix.compare.config import (
 from fastai_balmix.compare.methods import Method, find_method, method_table
 from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.results import Results, read_failures, read_predictions, read_record
-from fastai_balmix.compare.runs import Run, attempt, score_row
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.datasets.table import ImageData
+from fastai_balmix.metrics.scores import score_row
 
 
 def pixels(key):
@@ -668,7 +670,7 @@ def figures(record): return json.dumps(record['rows']) # NaN equals NaN
 
 def test_a_finished_run_is_not_trained_again(copied, monkeypatch):
     run,first = copied
-    monkeypatch.setattr(runs, 'train', None)
+    monkeypatch.setattr(attempts, 'train', None)
     out = attempt(run)
     assert out.status=='finished' and not out.new and json.dumps(out.record)==json.dumps(first.record)
     assert sorted(o.name for o in run.path.iterdir())==['lock','predictions.npz','run.json']

@@ -8,7 +8,7 @@ from made import write_results
 from PIL import Image
 
 from fastai_balmix.commands import typed_again
-from fastai_balmix.compare import runs
+from fastai_balmix.compare import fitting
 from fastai_balmix.compare.cli import balmix_compare
 from fastai_balmix.compare.closing import closing_lines
 from fastai_balmix.compare.facts import facts_of_data, facts_of_folder
@@ -152,7 +152,7 @@ def joined(lines, label):
 @pytest.fixture
 def no_training(monkeypatch):
     def train(*args): raise AssertionError('something was trained')
-    monkeypatch.setattr(runs, '_train', train)
+    monkeypatch.setattr(fitting, '_train', train)
 
 def test_nothing_to_suggest_for(capsys, tmp_path):
     for line in '',f'--out {tmp_path}',f'--out {tmp_path}/none':

@@ -16,7 +16,8 @@ from toys import calls_made
 
 from fastai_balmix.datasets import parts as parts_module
 from fastai_balmix.datasets.groups import alike_groups, check_groups, group_numbers, group_texts, text_of
-from fastai_balmix.datasets.published import digits, eyepacs
+from fastai_balmix.datasets.published import digits
+from fastai_balmix.datasets.retina import eyepacs
 from fastai_balmix.datasets.sources import long_tail, read_data
 from fastai_balmix.datasets.splits import fold_numbers, split_off
 from fastai_balmix.datasets.table import ImageData

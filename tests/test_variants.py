@@ -9,10 +9,11 @@ from hypothesis import given, strategies as st
 
 from fastai_balmix.callback.deferred import Deferred
 from fastai_balmix.callback.ema import EMA
+from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import _methods, find_method
 from fastai_balmix.compare.names import described, description, method_title
-from fastai_balmix.compare.runs import Run, attempt
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.variants import method_settings, training_settings, variant_name
 from fastai_balmix.datasets.published import digits
 

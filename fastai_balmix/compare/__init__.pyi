@@ -1,6 +1,7 @@
 from .config import augments, recipes, TrainConfig
 from .methods import add_method, find_method, Method, method_table, taus, Training
-from .runs import attempt, Outcome, Run
+from .runs import Run
+from .attempts import attempt, Outcome
 from .results import read_predictions, read_record, Results
 from .pool import process_pool
 from .plan import compare, plan_runs

@@ -10,43 +10,17 @@ data are read, and looks at every image."""
 __all__ = ['balmix_compare', 'balmix_data']
 
 # %% ../../nbs/compare/cli.ipynb #e8376438
-import re,shlex,sys,warnings
-from functools import partial
+import shlex,sys,warnings
 from importlib import import_module
 from pathlib import Path
 from fastcore.meta import delegates
 from ..terminal import columns,labelled,show_lines,wrapped
-from ..words import one_line,printable
-from ..commands import command,option_names,quiet_import,told_in_lines,typed_again
+from ..words import one_line,printable,size_words
+from ..commands import command,quiet_import,told_in_lines,typed_again
+from .intake import check_training,in_a_line,read_all,read_and_print,rewording
 from .options import (
     data_recipe, external_recipes, jobs_of, merge_settings, reading_options, split_list, training_of, with_reading)
-from .names import described,method_title,reader_options
-from .wording import of_options
-
-# %% ../../nbs/compare/cli.ipynb #40fed7bd
-def _in_a_line(e, func):
-    "What an exception says, for a terminal"
-    prog = func.parser.prog
-    if isinstance(e, ValueError | OSError | RuntimeError): return printable(f'{prog}: {_reworded(func)(str(e))}')
-    return printable(f'{prog}: {type(e).__name__}: {e} (--debug shows where)')
-
-def _reworded(func):
-    "From the words of Python to those of a terminal"
-    return partial(of_options, options=option_names(func))
-
-def _read_and_print(recipe, param, label, verify, reworded, n_folds=None, brief=True, before=None):
-    "Read data, and print what they are. Returns them, what forbids training on them, and whether there is any doubt."
-    from fastai_balmix.compare.before import brief_lines,read_lines,verified_lines
-    from fastai_balmix.compare.plan import read_if_recipe,with_parts
-    data = read_if_recipe(recipe, param)
-    if n_folds is not None: data = with_parts(data, n_folds)
-    lines = (brief_lines if brief else read_lines)(data, label, reworded)
-    show_lines(lines)
-    if not verify: return data,'',False
-    if before is not None: before(data)
-    lines,wrong,doubtful = verified_lines(data, lines, reworded)
-    show_lines(lines)
-    return data,wrong,doubtful
+from .names import described,method_title
 
 # %% ../../nbs/compare/cli.ipynb #edf86a86
 def _print_methods():
@@ -62,51 +36,6 @@ def _print_methods():
 
 _of_names = ('Any α may stand in the names of MixUp and Balanced-MixUp: balmix_0.15. Settings of one method follow '
              'its name: balmix_0.2+ema+wd=0.01, focal+gamma=1.')
-
-def _check_training(settings):
-    "Refuse wrong settings of training before data are read"
-    from fastai_balmix.compare.config import TrainConfig,check_arch
-    from fastai_balmix.compare.methods import find_method
-    from fastai_balmix.compare.settings import check_names
-    check_names(settings['training'], [*TrainConfig.__dataclass_fields__], 'setting')
-    TrainConfig(**settings['training'])
-    for o in _as_list(settings.get('archs')): check_arch(o)
-    for o in _as_list(settings.get('methods')): TrainConfig(**settings['training']|find_method(o).training)
-
-def _as_list(x): return x if isinstance(x, list | tuple) else [x] if x else []
-
-def _without_parts(text): return re.sub(r'Parts: none yet\..*', 'All of them are predicted.', text)
-
-def _with_vocab(recipe, vocab):
-    "External data have the classes of the data, also those without an image"
-    takes = isinstance(recipe, dict) and 'vocab' in reader_options.get(recipe.get('reader'), ())
-    return {'vocab': vocab, **recipe} if takes and vocab else recipe
-
-def _make_stores(settings, cache, data, reading=None):
-    "Keep the images of a comparison opened. Whoever looks at all of them afterwards reads no file again."
-    from fastai_balmix.compare.config import TrainConfig
-    from fastai_balmix.compare.opened import check_cache,chosen_cache,make_store
-    check_cache(cache)
-    archs = _as_list(settings.get('archs')) or ['mobilenetv2_100']
-    configs = map(TrainConfig(**settings['training']).chosen_for, archs)
-    for size,decode,store in dict.fromkeys((o.size,o.decode,o.store) for o in configs):
-        where = chosen_cache(data, size, cache, store=store)
-        make_store(data, size, decode, where, reading=reading, store=store)
-
-def _read_all(settings, verify, reworded, cache):
-    "Read all data of a comparison, print what they are, and stop where nothing should be trained on them"
-    n_folds = settings.get('n_folds') or 5
-    before = partial(_make_stores, settings, cache)
-    data,wrong,_ = _read_and_print(settings['data'], 'data', 'Reading', verify, reworded, n_folds, before=before)
-    if wrong: raise ValueError(wrong)
-    external = {}
-    before = partial(_make_stores, settings, cache, reading=data.reading)
-    vocab = (data.recipe or {}).get('vocab')
-    for name,recipe in (settings.get('external') or {}).items():
-        external[name],wrong,_ = _read_and_print(_with_vocab(recipe, vocab), 'external', 'External', verify,
-                                                 lambda text: reworded(_without_parts(text)), before=before)
-        if wrong: raise ValueError(f'External data {name}: {wrong}')
-    return data,external
 
 # %% ../../nbs/compare/cli.ipynb #ad3987b6
 def _page_words(out, summary, res):
@@ -124,8 +53,8 @@ def _compare_and_print(out, settings, verify, reworded, with_report, cache, **kw
     from fastai_balmix.compare.plan import compare
     from fastai_balmix.compare.summary import summarise
     from fastai_balmix.files import write_file
-    _check_training(settings)
-    data,external = _read_all(settings, verify, reworded, cache)
+    check_training(settings)
+    data,external = read_all(settings, verify, reworded, cache)
     training = settings.pop('training')
     given = {**settings, 'data': data, 'external': external or None}
     res = compare(**{k: v for k,v in given.items() if v is not None}, **training, out=out, cache=cache, **kwargs)
@@ -181,8 +110,8 @@ def _suggest_for_data(settings, reworded, asked):
     "Say what to compare first on data"
     from fastai_balmix.compare.facts import facts_of_data
     from fastai_balmix.compare.suggest import suggestions
-    _check_training(settings)
-    data,_,_ = _read_and_print(settings['data'], 'data', 'Reading', False, reworded, settings.get('n_folds') or 5)
+    check_training(settings)
+    data,_,_ = read_and_print(settings['data'], 'data', 'Reading', False, reworded, settings.get('n_folds') or 5)
     first = suggestions(facts_of_data(data, settings))[0]
     change = {k: ','.join(o) if isinstance(o, list) else o for k,o in first.change.items()}
     out = asked['out'] or Path('results')
@@ -242,7 +171,7 @@ def balmix_compare(
     "Compare methods for imbalanced images, on your data or the paper's. If it is stopped, the same command resumes it."
     asked = locals() | reading
     if list: return _print_methods()
-    reworded = _reworded(balmix_compare)
+    reworded = rewording(balmix_compare)
     try:
         if out is None and not suggest: raise ValueError('Say where results go: --out FOLDER.')
         given = dict(methods=split_list(methods), archs=split_list(archs), folds=split_list(folds, int), seeds=seeds,
@@ -264,7 +193,7 @@ def balmix_compare(
     except KeyboardInterrupt: sys.exit('\nStopped. The same command resumes it.')
     except Exception as e:
         if debug: raise
-        sys.exit(_in_a_line(e, balmix_compare))
+        sys.exit(in_a_line(e, balmix_compare))
     failed = res.meta['failed']
     if failed:
         first = one_line(failed[0]['error']).rstrip('.')
@@ -307,7 +236,7 @@ def _cleaned(recipe, cache):
     "Remove prepared images, and say in a sentence what is freed"
     from fastai_balmix.compare.plan import read_if_recipe
     from fastai_balmix.datasets.prepared import cache_folder
-    from fastai_balmix.datasets.stores import clean_stores,size_words
+    from fastai_balmix.datasets.stores import clean_stores
     folder = cache_folder(read_if_recipe(recipe, 'data'), cache)
     if folder is None: return 'nothing, as these images do not lie in files.'
     removed,in_use = clean_stores(folder)
@@ -333,7 +262,7 @@ def balmix_data(
     **reading
 ):
     "Say what data hold, look at every image, and draw the class distribution. Nothing is trained."
-    reworded = _reworded(balmix_data)
+    reworded = rewording(balmix_data)
     try:
         out = Path(out)
         _check_picture(out)
@@ -341,11 +270,11 @@ def balmix_data(
         with quiet_import(): import_module('fastai_balmix.compare.plan')
         if clean: return show_lines(labelled('Removed', _cleaned(recipe, cache)))
         with told_in_lines(reworded):
-            read,wrong,doubtful = _read_and_print(recipe, 'data', 'Reading', True, reworded, brief=False)
+            read,wrong,doubtful = read_and_print(recipe, 'data', 'Reading', True, reworded, brief=False)
             if _draw(read, out): show_lines(labelled('Picture', str(out)))
     except KeyboardInterrupt: sys.exit('\nStopped.')
     except Exception as e:
         if debug: raise
-        sys.exit(_in_a_line(e, balmix_data))
+        sys.exit(in_a_line(e, balmix_data))
     if wrong: sys.exit(printable(f'balmix-data: {wrong}'))
     if doubtful: sys.exit('balmix-data: The notes above say what is to be settled before training.')

@@ -26,10 +26,11 @@ import numpy as np
 from PIL import Image
 from ..checks import check
 from ..terminal import labelled,show_lines
+from ..words import size_words
 from ..loaders.block import image_step,with_pictures
 from ..datasets.images import ArrayImages,height_width,OpenFast,OpenImage
-from ..datasets.prepared import free_memory,pictures_in_memory,plan_store,prepare
-from ..datasets.stores import size_words
+from ..datasets.pictures import free_memory,pictures_in_memory
+from ..datasets.prepared import plan_store,prepare
 from ..datasets.table import derived
 
 # %% ../../nbs/compare/opened.ipynb #278856c3

@@ -33,7 +33,8 @@ from ..terminal import is_screen,labelled,show_lines
 from ..files import write_file
 from ..datasets.table import ImageData
 from ..datasets.sources import read_data
-from ..datasets.verify import are_hashed,looked_at
+from ..datasets.seen import are_hashed
+from ..datasets.verify import looked_at
 from ..metrics.scores import score_registry
 from .settings import check_names,given_in_python
 from .config import arch_name,check_arch,chosen_recipe,learned_images,recipe_sentence,TrainConfig

@@ -29,7 +29,8 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 from ..files import DiskFull
 from ..children import end_with_parent,following,forking
-from .runs import attempt,error_line,failed_outcome,Run
+from .attempts import attempt,error_line,failed_outcome
+from .runs import Run
 
 # %% ../../nbs/compare/pool.ipynb #ee1f59a8
 def _work(payload): return attempt(cloudpickle.loads(payload))

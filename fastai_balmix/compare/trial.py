@@ -32,7 +32,7 @@ from ..callback.checkpoint import Checkpoint
 from .alone import alone,quiet
 from .calibration import halve
 from .config import arch_name
-from .runs import learner_of
+from .fitting import learner_of
 from .threads import run_threads
 
 # %% ../../nbs/compare/trial.ipynb #3d75cb38

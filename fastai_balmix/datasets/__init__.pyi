@@ -8,12 +8,12 @@ from .images import ArrayImages, as_rgb, open_image
 from .table import ImageData
 from .verify import Verification
 from .stores import clean_stores, NoStore
-from .prepared import pictures_in_memory, Pictures, plan_store, prepare, StorePlan
+from .pictures import pictures_in_memory, Pictures
+from .prepared import plan_store, prepare, StorePlan
 from .trees import from_folder_table
 from .tables import from_csv
-from .published import (
-    digits, dr_grades, eyepacs, fashion_mnist_lt, fashion_names, hyper_kvasir, medmnist, messidor2,
-)
+from .published import digits, fashion_mnist_lt, fashion_names, hyper_kvasir, medmnist
+from .retina import dr_grades, eyepacs, messidor2
 from .sources import long_tail, read_data, readers
 
 __all__ = [

@@ -27,7 +27,8 @@ from .table import derived,ImageData,next_step
 from .classes import ways_out
 from .trees import from_folder_table
 from .tables import from_csv
-from .published import digits,eyepacs,fashion_mnist_lt,hyper_kvasir,medmnist,messidor2
+from .published import digits,fashion_mnist_lt,hyper_kvasir,medmnist
+from .retina import eyepacs,messidor2
 from .rows import check_columns
 
 # %% ../../nbs/datasets/sources.ipynb #7ed2102c

@@ -31,7 +31,8 @@ from ..words import one_line
 from ..checks import check,check_real
 from ..loaders.draws import class_counts
 from .splits import fold_numbers
-from .verify import file_hashes,image_digest,missing_paths,Verification,verify_images
+from .seen import file_hashes,image_digest
+from .verify import missing_paths,Verification,verify_images
 from .batches import image_items,image_loaders
 from .prepared import prepare
 from .stores import NoStore

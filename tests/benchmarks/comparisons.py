@@ -36,8 +36,9 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from fastai_balmix.compare.config import TrainConfig
+from fastai_balmix.compare.fitting import learner_of
 from fastai_balmix.compare.plan import compare
-from fastai_balmix.compare.runs import Run, learner_of
+from fastai_balmix.compare.runs import Run
 from fastai_balmix.datasets.images import ArrayImages
 from fastai_balmix.datasets.longtail import small_net
 from fastai_balmix.datasets.prepared import prepare

@@ -91,13 +91,13 @@ def watch(parts):
 
     from fastai_balmix.callback.checkpoint import Checkpoint
     from fastai_balmix.callback.mixup import MixedLoss
-    from fastai_balmix.compare import pool, runs
+    from fastai_balmix.compare import attempts, fitting, pool
     from fastai_balmix.compare.folder import Collected
     from fastai_balmix.datasets.augment import BatchAugment
     from fastai_balmix.inference.prior import PriorCalibrator
     def of_batches(pipe): return any(isinstance(o, BatchAugment | IntToFloatTensor | Normalize) for o in pipe.fs)
     parts.time(pool, 'attempt', 'rest')
-    parts.time(runs, 'learner_of', 'learner', whole=True)
+    parts.time(fitting, 'learner_of', 'learner', whole=True)
     parts.time(Learner, 'all_batches', 'loading')
     parts.time(Pipeline, '__call__', 'augmentation', of=of_batches)
     parts.time(Learner, 'one_batch', 'loop')
@@ -108,10 +108,11 @@ def watch(parts):
     for owner,name in (Learner,'_step'),(Optimizer,'zero_grad'): parts.time(owner, name, 'optimiser')
     parts.time(Learner, '_do_epoch_validate', 'validation', whole=True)
     parts.time(Checkpoint, 'after_epoch', 'checkpoint')
-    for name in '_predict_all','_calibration_answers': parts.time(runs, name, 'prediction', whole=True)
+    for name in '_predict_all','_calibration_answers': parts.time(fitting, name, 'prediction', whole=True)
     parts.time(PriorCalibrator, 'fit', 'scoring', whole=True)
-    parts.time(runs, '_scored', 'scoring', whole=True)
-    for name in '_write_npz','write_file': parts.time(runs, name, 'writing')
+    parts.time(fitting, '_scored', 'scoring', whole=True)
+    for owner,name in (fitting,'_write_npz'),(fitting,'write_file'),(attempts,'write_file'):
+        parts.time(owner, name, 'writing')
     for name in 'add','write': parts.time(Collected, name, 'plan', whole=True)
 
 def network(parts):
@@ -128,7 +129,7 @@ def measure(folder, size, epochs):
     import torch
     from loading import K
 
-    from fastai_balmix.compare import plan, pool, runs
+    from fastai_balmix.compare import fitting, plan, pool
     from fastai_balmix.datasets.sources import read_data
     spent = dict(start=processor_seconds()) # since Python began
     torch.set_num_threads(1)
@@ -137,7 +138,7 @@ def measure(folder, size, epochs):
     parts = Parts()
     watch(parts)
     # a network of one's own would compute with all threads
-    runs.run_threads = lambda arch: 1
+    fitting.run_threads = lambda arch: 1
     small = network(parts)
     parts.time(plan, 'make_store', 'store', whole=True)
     with tempfile.TemporaryDirectory() as out:
