@@ -66,6 +66,7 @@ class Beside(Callback):
         self.sgd.step()
         self.losses.append((self.learn.loss.item(), loss.item()))
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('per_item', [False,True])
 def test_balanced_mixup_in_bfloat16_is_a_plain_loop(per_item):
     beside = Beside(per_item)

@@ -612,6 +612,7 @@ def test_a_corrupt_picture_is_named_by_every_loader_of_the_data(photos, decode, 
     assert cls is OSError and said.count('This was')==1
     assert re.search(r'This was item \d+ of the data set: .*07\.jpg', said)
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('method', ['balmix_0.2','instance'])
 def test_a_comparison_says_which_image_was_corrupt(photos, tmp_path, method):
     d = image_data(photos)

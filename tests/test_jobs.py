@@ -218,6 +218,7 @@ def from_arrays(root):
     data = from_folder_table(root)
     return ImageData(data.df, data.vocab, images=lambda path: Image.open(root/path))
 
+@pytest.mark.thinned
 @pytest.mark.parametrize('decode', ['full','fast'])
 @pytest.mark.parametrize('kind', ['files','another reading','arrays'])
 def test_external_data_are_opened_once_too(photos, others, tmp_path, monkeypatch, kind, decode):

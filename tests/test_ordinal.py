@@ -121,6 +121,7 @@ def test_classes_are_those_between_thresholds(thresholds, scale, u):
 
 def kappa(y, c, k): return np.nan_to_num(cohen_kappa_score(y, c, weights='quadratic', labels=range(k)))
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-.5,0.,.3,.5,1.,1.2,1.7,2.,2.5,3.,3.5])), min_size=1,
     max_size=14))

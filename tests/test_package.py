@@ -144,6 +144,8 @@ def wing(mod): return mod.partition('.')[0]
 
 found = examples()
 
+# Their cells run in the notebooks too
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize('part', sorted({*map(wing, found)}))
 def test_examples_of_modules_run(part, tmp_path):
     warm_call(run_examples, tmp_path, {k: v for k,v in found.items() if wing(k)==part})

@@ -582,6 +582,7 @@ def test_ctrl_c_cancels_what_an_executor_has_not_begun(out, monkeypatch):
     with pytest.raises(KeyboardInterrupt): compared(out, two, executor=ex)
     assert all(f.cancelled() for f in ex.futures)
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('executor', [None, 'threads'])
 def test_a_run_in_work_elsewhere_is_waited_for(out, executor):
     (run,) = plan_runs(grades(), 'instance', net, [1], 1, TrainConfig(**recipe), out)

@@ -76,9 +76,9 @@ def test_a_hundred_names_of_sixty_characters():
 @pytest.mark.parametrize('form', ['class-{:05d}', 'class-number-{:05d}-of-a-long-list-of-classes-in-a-data-set',
                                   'a-long-name-in-which-only-the-middle-{:05d}-differs-from-all-others'])
 def test_ten_times_as_many_names_are_ten_times_the_work(form):
-    few,many = ([form.format(i) for i in range(n)] for n in (1_000,10_000))
+    few,many = ([form.format(i) for i in range(n)] for n in (300,3_000))
     assert calls_made(short_names, many)<12*calls_made(short_names, few)
-    assert len({*short_names(many)})==10_000
+    assert len({*short_names(many)})==3_000
 
 def test_what_has_no_number_of_its_own_gets_one():
     "Names that differ in more places than a short name can show"

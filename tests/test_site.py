@@ -200,6 +200,7 @@ pages = sorted([*(root/'docs'/'pages').glob('*.md'), root/'docs'/'parts'/'exampl
 
 with_sessions = [p for p in pages if '```pycon' in p.read_text(encoding='utf-8')]
 
+@pytest.mark.thinned(1)
 @pytest.mark.parametrize('page', with_sessions, ids=lambda p: p.stem)
 def test_sessions_of_a_page_print_what_it_says(page, tmp_path):
     n,said = warm_call(run_sessions, str(tmp_path), page.name, page.read_text(encoding='utf-8'))

@@ -83,6 +83,7 @@ def counted():
         res.append((objects(),held()))
     return res
 
+@pytest.mark.slow
 def test_no_object_stays_of_a_fit():
     _,(a,x),(b,y) = warm_call(counted)
     assert x==y

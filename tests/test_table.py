@@ -327,6 +327,7 @@ def test_eyepacs_is_read_at_its_size(tmp_path):
     data = eyepacs(tmp_path)
     assert len(data)==88_702 and '88,702 images' in data.summary()
 
+@pytest.mark.slow
 def test_ten_times_as_many_rows_are_ten_times_the_work():
     rng = np.random.default_rng(0)
     def work(n):

@@ -106,6 +106,7 @@ def test_a_comparison_in_a_pipe(shown):
     markdown = (shown.out/'summary.md').read_text()
     assert '| Plain sampling | 2 folds |' in markdown and '| --- |' not in p.stdout
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_terminal_whole(tmp_path):
     args = [command('balmix-compare'),*quick,'--epochs',50,'--out',tmp_path/'out']
     text,status = on_terminal(args, stop_at='Training')

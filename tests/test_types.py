@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 from conftest import root
 from test_sync import read
 
@@ -26,6 +27,7 @@ def mypy(*args):
     return res.stdout+res.stderr
 
 
+@pytest.mark.slow
 def test_annotations_hold(tmp_path):
     assert mypy()==''
     user = tmp_path/'user.py'
