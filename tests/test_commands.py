@@ -74,7 +74,7 @@ answers = {
     'balmix-data . --merge other': 'The --merge option must be names and values',
     'balmix-report nowhere': "There is no folder 'nowhere'", 'balmix-report . --parts x': "Did you mean '--part'",
     'balmix-report . --suggest': 'There is no option --suggest. balmix-report --help',
-    'balmix-report .': "'.' holds no results: balmix-compare writes results.csv"}
+    'balmix-report .': "'.' holds no results of balmix-compare."}
 
 @pytest.mark.thinned(6)
 @pytest.mark.parametrize('line', answers)

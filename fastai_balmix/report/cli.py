@@ -36,8 +36,8 @@ def balmix_report(
     "Write a one-page HTML report of a comparison, to read on a screen, to share or to print"
     try:
         if not Path(folder).is_dir(): raise ValueError(f"There is no folder '{folder}'.")
-        if not (Path(folder)/'results.csv').is_file():
-            raise ValueError(f"'{folder}' holds no results: balmix-compare writes results.csv after its first run.")
+        if not any((Path(folder)/o).exists() for o in ('results.csv','meta.json')):
+            raise ValueError(f"'{folder}' holds no results of balmix-compare.")
         with quiet_import(): page = import_module('fastai_balmix.report.page')
         with told_in_lines():
             res = page.report(Path(folder), out or '', baseline=baseline, positive=split_list(positive),
