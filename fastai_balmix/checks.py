@@ -92,7 +92,9 @@ def nearest(
     "The known names most similar to `name`, or else all of them"
     names = [str(o) for o in names]
     like = [] if name is None else get_close_matches(str(name), names, n=3, cutoff=.5)
-    if like: return f"Did you mean {' or '.join(map(repr, like))}?"
+    if like:
+        *before,last = map(repr, like)
+        return f"Did you mean {', '.join(before)}{' or ' if before else ''}{last}?"
     return f"There are: {', '.join(map(repr, names[:30]))}{', ...' if len(names)>30 else '.'}"
 
 # %% ../nbs/checks.ipynb #81173c0e

@@ -19,11 +19,12 @@ __all__ = ['command', 'option_names', 'typed_again', 'quiet_import', 'told_in_li
 # %% ../nbs/commands.ipynb #a03e9da0
 import argparse,inspect,os,re,shlex,sys,textwrap,warnings
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import wraps
 from typing import get_args
 from pathlib import Path
 from fastcore.docments import docments
-from .words import one_line
+from .words import one_line,or_list
 
 # %% ../nbs/commands.ipynb #5c135754
 def _whole(text):
@@ -69,17 +70,21 @@ def _as_sentence(message):
 
 class _Parser(argparse.ArgumentParser):
     "Answers an error in a line, with the options that are like what was typed"
-    def error(self, message): self.exit(2, f'{self.prog}: {_as_sentence(message)} {self.prog} --help shows all.\n')
+    def error(self, message):
+        from fastai_balmix.terminal import error_text
+        text = f'{self.prog}: {_as_sentence(message)} {self.prog} --help shows all.'
+        self.exit(2, f'{error_text(text)}\n')
 
     def parse_args(self, args=None, namespace=None):
-        from fastai_balmix.checks import nearest # with it comes NumPy, which help can do without
         args = _joined(sys.argv[1:] if args is None else args)
         res,unknown = self.parse_known_args(args, namespace)
         if not unknown: return res
         name = unknown[0].partition('=')[0]
         if not name.startswith('-'): self.error(f'{name!r} belongs to no option')
-        options = [o for action in self._actions for o in action.option_strings]
-        self.error(f'There is no option {name}. {nearest(name, options)}')
+        options = [o.lstrip('-') for action in self._actions for o in action.option_strings]
+        like = get_close_matches(name.lstrip('-'), options)
+        hint = ' Did you mean '+or_list([f"'--{o}'" for o in like])+'?' if like else ''
+        self.error(f'There is no option {name}.{hint}')
 
 def _joined(args):
     "Arguments with values such as -1000,400, which look like options, joined to the option before them"
@@ -93,6 +98,9 @@ def _joined(args):
 class _Help(argparse.RawDescriptionHelpFormatter):
     "Help of 79 columns, whose examples stay as they are"
     def __init__(self, prog): super().__init__(prog, max_help_position=25, width=79)
+
+    def _split_lines(self, text, width): # a name with a hyphen stays whole, so that it can be copied
+        return textwrap.wrap(' '.join(text.split()), width, break_on_hyphens=False)
 
 def _make_parser(func, prog, examples, groups):
     "The options of a function"
@@ -175,9 +183,10 @@ def told_in_lines(
     reworded=str # From the words of a warning to those that are printed
 ):
     "Print each warning for users as one line, without a path of the source code"
+    from fastai_balmix.terminal import error_text
     def show(message, category, filename, lineno, file=None, line=None):
         if not issubclass(category, UserWarning) or 'torch' in filename: return
-        print(f'warning: {one_line(reworded(str(message)))}', file=sys.stderr)
+        print(error_text(f'warning: {one_line(reworded(str(message)))}'), file=sys.stderr)
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield

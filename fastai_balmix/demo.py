@@ -132,7 +132,7 @@ def _one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/demo.ipynb #5aab82b3
-@command('balmix-demo', ['balmix-demo', 'balmix-demo --quick --out try --force'], {'out': 'where to, and how'})
+@command('balmix-demo', ['balmix-demo', 'balmix-demo --quick --out try --force'], {'out': 'output'})
 def demo(
     out:Path=Path('balmix-demo'), # Folder for the report, the pictures and the results
     quick:bool=False, # One seed and fewer epochs?

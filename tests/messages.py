@@ -732,7 +732,7 @@ half.fit(1, cbs=EMA())""",
     ],
     'Comparing': [
         Message("compare(images.with_folds(2), methods='balmix_02', out='results')",
-            "There is no method 'balmix_02'. Did you mean 'balmix_0.2' or 'balmix_0.3' or 'balmix_0.1'? After "
+            "There is no method 'balmix_02'. Did you mean 'balmix_0.2', 'balmix_0.3' or 'balmix_0.1'? After "
             "'balmix_' comes an α, a number above 0 such as 0.15.",
             'There is no method of that name.',
             '`balmix-compare --list` prints them.'),
@@ -827,7 +827,7 @@ half.fit(1, cbs=EMA())""",
             'The file is not there.',
             'The full path.'),
         Message("find_method('balmix_02')",
-            "There is no method 'balmix_02'. Did you mean 'balmix_0.2' or 'balmix_0.3' or 'balmix_0.1'? After "
+            "There is no method 'balmix_02'. Did you mean 'balmix_0.2', 'balmix_0.3' or 'balmix_0.1'? After "
             "'balmix_' comes an α, a number above 0 such as 0.15.",
             'There is no method of that name.',
             '`balmix-compare --list` prints them.'),

@@ -373,6 +373,17 @@ def test_contents_mark_what_is_read_and_unfold_what_is_asked_for(made_reports, v
     assert visit((made_reports/'4.html').as_uri()+'#made').locator('#made table').is_visible()
 
 
+right_ends = "list => list.map(o => o.getBoundingClientRect().right)"
+
+def test_titles_and_heads_of_tables_are_whole(made_reports, visit):
+    page = visit((made_reports/'4.html').as_uri(), 360)
+    page.evaluate(unfolded)
+    assert max(page.locator('caption:visible').evaluate_all(right_ends))<=360
+    page = visit((made_reports/'4.html').as_uri())
+    heads = page.locator('#scores thead button')
+    assert heads.filter(has_text='macro-F1').bounding_box()['height']<1.6*heads.first.bounding_box()['height']
+
+
 def test_a_table_keeps_its_first_column_in_sight(made_reports, visit):
     page = visit((made_reports/'4.html').as_uri(), 360)
     page.evaluate("document.querySelector('#scores .wide').scrollLeft = 200")

@@ -72,7 +72,9 @@ answers = {
     'balmix-data digits --range 0:4095': 'The --range option must be two numbers, such as 0,4095, or 16bit',
     'balmix-data . --label dx': 'The --label option is for tables, but the data are a folder',
     'balmix-data . --merge other': 'The --merge option must be names and values',
-    'balmix-report nowhere': "There is no folder 'nowhere'", 'balmix-report . --parts x': "Did you mean '--part'"}
+    'balmix-report nowhere': "There is no folder 'nowhere'", 'balmix-report . --parts x': "Did you mean '--part'",
+    'balmix-report . --suggest': 'There is no option --suggest. balmix-report --help',
+    'balmix-report .': "'.' holds no results of balmix-compare."}
 
 @pytest.mark.thinned(6)
 @pytest.mark.parametrize('line', answers)
@@ -263,7 +265,24 @@ def test_data_are_described_and_drawn(scans, capsys):
     assert 'Verified 18 images, 18 of them opened now: all readable, no exact doubles.' in said
     assert 'Picture  class_distribution.png' in said and Image.open('class_distribution.png').width>300
     assert max(map(len, said.splitlines()))<=80
-    assert typed(balmix_data, 'scans') is None and ' 0 of them opened now' in capsys.readouterr().out
+    assert typed(balmix_data, 'scans') is None
+    assert 'Verified 18 images, all of them known from an earlier check:' in capsys.readouterr().out
+
+def test_one_class_is_said_and_not_compared(scans, capsys):
+    said = typed(balmix_compare, f'--data scans --exclude malign {small} --out out')
+    assert "A comparison needs images of at least two classes, but all 12 of scans are of class 'benign'." in said
+    capsys.readouterr()
+    assert typed(balmix_data, 'scans --exclude malign') is None
+    out,err = capsys.readouterr()
+    assert 'scans: 12 images, 1 class\n' in out and 'All images are of one class, benign.' in out and not err
+
+def test_help_keeps_names_whole():
+    text = balmix_compare.parser.format_help()
+    assert 'paper-eyepacs' in text and max(map(len, text.splitlines()))<=80
+
+def test_the_small_network_is_proposed(scans):
+    assert "There is no architecture 'smal'. Did you mean 'small'" in typed(
+        balmix_compare, f"--data scans {small.replace('--archs small', '--archs smal')} --out out")
 
 def test_a_foreign_picture_is_kept(scans):
     before = (scans/'benign/p0_0.png').read_bytes()

@@ -294,6 +294,32 @@ def test_bins_hold_as_many_answers_each():
     ax = plot_reliability(calibration_bins(p, y)) # bins of equal width have intervals too
     assert len(ax.collections[0].get_segments())==(calibration_bins(p, y).n>0).sum()
 
+def test_an_arrow_has_the_direction_of_its_curve():
+    "The last step of a smoothed curve may be tiny, and point elsewhere"
+    t = np.linspace(0, 1, 21)
+    steps = .05*t
+    steps[1] = steps[0]+1e-6
+    curve = pd.DataFrame(dict(mcc=.9-steps, balanced_acc=.92-.05*t), index=t)
+    ax = plot_operating_curve({'instance':curve})
+    arrow, = (o for o in ax.texts if getattr(o, 'arrow_patch', None))
+    (x,y),(from_x,from_y) = arrow.xy,arrow.xyann
+    assert .5<(y-from_y)/(x-from_x)<2
+
+def test_the_first_figure_of_a_notebook_leaves_figures_shown(tmp_path, monkeypatch):
+    "Jupyter's backend is loaded with the first figure, and then makes pyplot interactive"
+    (tmp_path/'shows_figures.py').write_text('import matplotlib\nfrom matplotlib.backends.backend_agg import *\n'
+                                             'matplotlib.interactive(True)\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plt, '_backend_mod', None)
+    before = matplotlib.rcParams._get('backend')
+    matplotlib.rcParams['backend'] = 'module://shows_figures'
+    try:
+        svg('x', plot_confusion, matrix(3), [*'abc'])
+        assert plt.isinteractive()
+    finally:
+        plt.switch_backend(before)
+        plt.ioff()
+
 def test_figures_take_the_page_s_colours():
     marks = str(svg('x', plot_confusion, {'instance':matrix(4), 'class':matrix(4, 1)}, [*'abcd'])['marks'])
     assert not re.findall(r'#[0-9a-f]{6}\b', re.sub(r'base64,[^"]*', '', marks))

@@ -32,7 +32,8 @@ def tail(names): return loaders(tail_counts(500, len(names), 100), names)
 data = dict(
     digits=digits_lt, two=lambda: loaders([980,20], ['benign','malignant']), few=lambda: loaders([5,4,3], [*'abc']),
     equal=lambda: loaders([7]*10), kvasir=lambda: tail(kvasir), hundred=lambda: tail(plain), sixty=lambda: tail(sixty),
-    wide=lambda: loaders([90,30,10,1], wide), empty=lambda: loaders([10,0,1], [*'abc']))
+    skin=lambda: loaders([161,2], ['benign naevus of the skin','melanoma']), wide=lambda: loaders([90,30,10,1], wide),
+    empty=lambda: loaders([10,0,1], [*'abc']))
 
 @pytest.fixture(autouse=True)
 def no_figures_left():
@@ -69,6 +70,9 @@ def check_readable(fig):
 def test_labels_of_pairs_can_be_read(name, args):
     axs = BalancedMixUp(.2, seed=1).show(data[name](), **args)
     texts = check_readable(axs[0,0].figure)
+    for dpi in 60,72,150: # letters are drawn on whole pixels
+        axs[0,0].figure.dpi = dpi
+        check_readable(axs[0,0].figure)
     assert sum('class-balanced partner' in o for o in texts)==1
     for first,second,*mixed in axs:
         first,second = first.get_title(),second.get_title()

@@ -164,12 +164,31 @@ def test_networks_have_rows_of_their_own():
 
 def test_limits_are_said_once_and_not_again():
     limits = [f'Limit {i} of these figures.' for i in range(6)]
-    text = closing_lines(SimpleNamespace(answer=answer(), limits=[*limits,limits[0]]), said=limits[1:2], width=80)
+    summary = SimpleNamespace(answer=answer(), limits=[*limits,limits[0]], unfinished=[])
+    text = closing_lines(summary, said=limits[1:2], width=80)
     said = ' '.join(text.split())
     assert [said.count(o) for o in limits]==[1,0,1,1,1,0] and '1 more in summary.md.' in said
 
+def test_that_epochs_were_few_is_said_once():
+    few = 'Of 3 epochs, the last was the best in 15 of 15 runs: more epochs may change these scores.'
+    a = answer(epochs=3, n_last=15)
+    text = closing_lines(SimpleNamespace(answer=a, limits=['A limit.',few], unfinished=[few]), width=80)
+    assert 'Next: train for 6 epochs' in text and 'Limits: A limit.' in text and 'more epochs may' not in text
+
+def test_an_error_is_wrapped_between_words():
+    compare = [command('balmix-compare'),'--methods','instance','--epoch','3','--out','a_folder_of_mine']
+    for args,words in ((compare,'balmix-compare --help shows all.'),
+                       ([command('balmix-data'),'nowhere'],"'fashion_mnist_lt', 'digits', 'from_folder_table'")):
+        text,status = on_terminal(args)
+        assert status and max(map(cell_len, drawn(text)))<=80 and words in ' '.join(plain(text).split())
+
 
 # ------------------------------------------------------------------ the answer
+
+def test_what_is_said_of_few_runs():
+    a = answer()
+    for o in a['comparisons']: o['mdd80'] = .17
+    assert headline(a).endswith('These runs could only have found a difference of 17 points of MCC or more.')
 
 def test_what_the_headline_claims():
     assert headline(answer())==('No method is shown to be better or worse than plain sampling. A difference of 5 '

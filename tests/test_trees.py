@@ -70,7 +70,7 @@ readings = dict(
                       ['The classes of test are looked for in its only folder.']),
     bare_test=(['train/a/1.png','train/b/2.png','test/3.png','test/4.png'], {}, {'train/a/1.png': ('a',None)},
                ['2 images left out: test has no folders for the classes, such as test/3.png.',
-                'Only training images have classes: other parts are still to be made.']),
+                'Only training images have classes, so no images are set aside for testing yet.']),
     loose=(['a/1.png','b/2.png','3.png'], {}, {'a/1.png': ('a',None)},
            ['1 image left out: outside the folders of classes, such as 3.png.']),
     loose_in_part=(['train/a/1.png','train/2.png','test/a/3.png'], {}, {},

@@ -59,6 +59,7 @@ def class_distribution(
 # %% ../../nbs/callback/show.ipynb #e1114c5f
 _most_named = 30 # classes; of more, names would not fit
 _widths = 24,20,16,12,8 # of names, in characters
+_filled = .85 # of a cell's width; few dots per inch make letters a tenth wider
 
 def _points(text):
     "Width of a text at a font size of 9"
@@ -169,8 +170,8 @@ def _fitting_titles(labels, names, width):
         short = dict(zip(shown, short_names(shown, n)))
         texts = [['\n'.join(short[name]+weight for name,weight in o) for o in row] for row in labels]
         widest = max(_points(line) for row in texts for text in row for line in text.split('\n'))
-        if widest<=.95*width: break
-    size = min(9., 9*.95*width/widest)
+        if widest<=_filled*width: break
+    size = min(9., 9*_filled*width/widest)
     return [[(text,size) for text in row] for row in texts]
 
 # %% ../../nbs/callback/show.ipynb #8bb676eb

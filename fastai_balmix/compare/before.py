@@ -21,7 +21,7 @@ import math,sys
 import numpy as np
 import pandas as pd
 from ..terminal import aligned,columns,fitting_names,labelled,table_width
-from ..datasets.overview import overview_of
+from ..datasets.overview import class_kind,overview_of
 from ..datasets.verify import same_images
 from .verdicts import power_sentences
 from ..words import printed_time
@@ -60,8 +60,7 @@ def brief_lines(
     n = data.counts[data.counts>0]
     groups = '' if data.groups is None else f' of {len(np.unique(data.groups.astype(str))):,} groups'
     ratio = '' if n.max()==n.min() else f', {n.max()/n.min():.3g} : 1'
-    kind = 'grades' if data.ordered else 'classes'
-    line = f'{data.name}: {len(data):,} images{groups}, {len(data.vocab)} {kind}{ratio}'
+    line = f'{data.name}: {len(data):,} images{groups}, {len(data.vocab)} {class_kind(data)}{ratio}'
     return '\n'.join([labelled(label, line), *_notes([*overview_of(data).doubts, *data.notes], reworded)])
 
 # %% ../../nbs/compare/before.ipynb #3e62e01b
@@ -107,7 +106,9 @@ def _found_words(found):
     harmless = len(found.duplicates)
     doubles = f"{harmless:,} exact double{'' if harmless==1 else 's'}" if harmless else 'no exact doubles'
     bad = f'{len(found.bad):,} unreadable' if len(found.bad) else 'all readable'
-    return f'{found.n:,} images, {found.opened:,} of them opened now: {bad}, {doubles}.'
+    opened = 'all of them known from an earlier check'
+    if found.opened: opened = f'{found.opened:,} of them opened now'
+    return f'{found.n:,} images, {opened}: {bad}, {doubles}.'
 
 def verified_lines(
     data, # `ImageData`; what must be said under every table is added to its notes

@@ -14,8 +14,8 @@ import shlex,sys,warnings
 from importlib import import_module
 from pathlib import Path
 from fastcore.meta import delegates
-from ..terminal import columns,labelled,show_lines,wrapped
-from ..words import one_line,printable,size_words
+from ..terminal import columns,error_text,labelled,show_lines,wrapped
+from ..words import one_line,size_words
 from ..commands import command,quiet_import,told_in_lines,typed_again
 from .intake import check_training,in_a_line,read_all,read_and_print,rewording
 from .options import (
@@ -124,17 +124,17 @@ _compare_examples = [
     'balmix-compare --data grades.csv --path image --suffix .jpeg --label level \\\n'
     '      --ordered --group patient --seeds 2 --jobs 2 --out results/grades']
 _compare_groups = dict(
-    data='data, and how they are read', group='data, and how they are read', methods='what is compared',
-    epochs='how networks are trained', out='where to, and how', jobs='where to, and how')
+    data='data and how to read them', group='data and how to read them', methods='comparison', epochs='training',
+    out='output and processes', jobs='output and processes')
 
 @command('balmix-compare', _compare_examples, _compare_groups)
 @delegates(reading_options) # type: ignore[arg-type]
 def balmix_compare(
-    data:str|None=None, # A folder with a folder for each class, a table, or READER:PLACE. Needed without --preset
+    data:str|None=None, # A folder with a subfolder for each class, a table, or READER:PLACE. Needed without --preset
     external:str|None=None, # Further data to predict, NAME=DATA, separated by commas; read with the same options
     verify:bool=True, # Do not look at every image first. Default: every image is opened
     methods:str|None=None, # Names, separated by commas, as in --list; or sqrt+ema. Default: instance,sqrt,balmix_0.2
-    archs:str|None=None, # Names of timm's, or small. Default: mobilenetv2_100
+    archs:str|None=None, # Networks: names of timm's models, or small. Default: mobilenetv2_100
     folds:str|None=None, # Numbers of the folds to run, separated by commas. Default: all
     seeds:int|None=None, # Networks of each method in each fold. Default: 1
     n_folds:int|None=None, # Number of folds, where data have neither folds nor a split. Default: 5
@@ -149,18 +149,18 @@ def balmix_compare(
     selection:str|None=None, # inner, or reported-fold (as published: chooses on what it reports). Default: inner
     monitor:str|None=None, # Metric that chooses the epoch. Default: quad_kappa for grades, else mcc
     decode:str|None=None, # full, or fast: JPEGs much larger than size are decoded at a fraction of it. Default: full
-    store:str|None=None, # raw, or compact: keep opened images as JPEG, in a fifth of the room. Default: raw
+    store:str|None=None, # raw, or compact: keep opened images as JPEG, in a fifth of the space. Default: raw
     ema:bool=False, # Validate and predict with averaged weights?
     amp:str|None=None, # bf16 or fp16: layers compute in half precision. Default: single precision
     channels_last:bool=False, # Keep the channels of a pixel side by side in memory?
     compile:bool=False, # Compile networks by torch.compile?
-    out:Path|None=None, # Folder for the results; a comparison that is there is resumed. Needed
+    out:Path|None=None, # Folder for the results. If it holds this comparison, the command resumes it. Needed
     preset:str|None=None, # Settings by name: demo, quick, digits, fashion, paper-eyepacs or paper-hyperkvasir
     settings:Path|None=None, # A settings.yaml to start from
-    jobs:str='auto', # Runs at a time, in processes of their own; auto is what the cores have room for
+    jobs:str='auto', # Runs at a time, each in its own process; auto: as many as the cores allow
     num_workers:int=0, # Worker processes of each run's loaders
     keep_weights:bool=False, # Keep the weights of every run?
-    cache:str='auto', # Folder where opened images are kept; auto is beside large ones, else in memory
+    cache:str='auto', # Folder for opened images; auto: beside the data if images are large, else in memory
     no_cache:bool=False, # Keep no opened images?
     report:bool=True, # Write no page. Default: OUT/report.html is written at the end
     list:bool=False, # Print the methods and end
@@ -197,8 +197,8 @@ def balmix_compare(
     failed = res.meta['failed']
     if failed:
         first = one_line(failed[0]['error']).rstrip('.')
-        sys.exit(f'balmix-compare: {len(failed)} of the runs failed, the first with {first}. The same command tries '
-                 'them again.')
+        sys.exit(error_text(f'balmix-compare: {len(failed)} of the runs failed, the first with {first}. The same '
+                            'command tries them again.'))
 
 # %% ../../nbs/compare/cli.ipynb #7a09aeb5
 _ours = 'fastai_balmix, balmix-data'
@@ -225,9 +225,9 @@ def _draw(data, out):
     if 'split' in data.df: rows = [i for i in rows if data.df.split[i]=='train'] or rows
     if not rows: return False
     with warnings.catch_warnings(action='ignore'): # they were printed above
-        dls = data.dataloaders(parts=(rows,[]), bs=1, num_workers=0)
+        ax = plot_class_distribution(data.dataloaders(parts=(rows,[]), bs=1, num_workers=0))
     picture = BytesIO()
-    plot_class_distribution(dls).figure.savefig(picture, dpi=150, format='png', metadata=dict(Software=_ours))
+    ax.figure.savefig(picture, dpi=150, format='png', metadata=dict(Software=_ours))
     write_file(out, picture.getvalue())
     return True
 
@@ -249,19 +249,19 @@ _data_examples = [
     'balmix-data lesions --group "(P[0-9]+)_"',
     'balmix-data labels.csv --path image --suffix .jpg --labels MEL,NV,BCC \\\n'
     '      --out isic.png']
-_data_groups = dict(data='what is read', group='how it is read', out='the picture', clean='prepared images')
+_data_groups = dict(data='data', group='how to read them', out='picture', clean='prepared images')
 
 @command('balmix-data', _data_examples, _data_groups)
 @delegates(reading_options) # type: ignore[arg-type]
 def balmix_data(
     data:str, # A folder with a subfolder for each class, a table, or READER:PLACE
     out:Path=Path('class_distribution.png'), # Picture of the class distribution
-    clean:bool=False, # Only remove what comparisons have prepared of these images, and say what is freed
-    cache:str|None=None, # Folder of the prepared images. Default: '.balmix_cache' beside the data.
+    clean:bool=False, # Only remove the prepared copies of these images, and say how much space is freed
+    cache:str|None=None, # Folder of the prepared images. Default: '.balmix_cache' beside the data
     debug:bool=False, # Show the traceback of an error
     **reading
 ):
-    "Say what data hold, look at every image, and draw the class distribution. Nothing is trained."
+    "Describe a data set, open every image, and draw the class distribution. Nothing is trained."
     reworded = rewording(balmix_data)
     try:
         out = Path(out)
@@ -276,5 +276,5 @@ def balmix_data(
     except Exception as e:
         if debug: raise
         sys.exit(in_a_line(e, balmix_data))
-    if wrong: sys.exit(printable(f'balmix-data: {wrong}'))
-    if doubtful: sys.exit('balmix-data: The notes above say what is to be settled before training.')
+    if wrong: sys.exit(error_text(f'balmix-data: {wrong}'))
+    if doubtful: sys.exit('balmix-data: The notes above say what to settle before training.')

@@ -23,7 +23,7 @@ __all__ = ['score_table', 'closing_lines']
 from ..terminal import aligned,columns,fitting_names,table_width,wrapped
 from ..metrics.scores import score_registry
 from .answer import behind_colon,class_words,headline
-from .suggest import advice
+from .suggest import suggestions
 
 # %% ../../nbs/compare/closing.ipynb #10806039
 def _score_cell(score):
@@ -90,8 +90,9 @@ def closing_lines(
     width = width or columns()
     answer = summary.answer
     paragraphs = [headline(answer)]
-    steps = advice(answer)
-    if steps: paragraphs.append(f'Next: {behind_colon(steps[0])}')
+    steps = suggestions(answer)
+    if steps: paragraphs.append(f'Next: {behind_colon(steps[0].text)}')
+    if steps and 'epochs' in (steps[0].change or {}): said = [*said,*summary.unfinished] # the advice says it
     limits = _limits(summary, said)
     if limits: paragraphs.append(f'Limits: {limits}')
     lines = [line for o in paragraphs for line in wrapped(o, width)]

@@ -250,7 +250,7 @@ def check_arch(
     check(isinstance(arch, str), 'archs', 'compare', allowed, repr(arch))
     base = arch.split('.')[0]
     if not timm.is_model(base):
-        hint = nearest(base, timm.list_models()) if base else ''
+        hint = nearest(base, ['small',*timm.list_models()]) if base else ''
         raise ValueError(f'There is no architecture {arch!r}. {hint}'.strip())
     tags = timm.list_models(f'{base}.*', pretrained=True)
     if '.' in arch and arch not in tags: raise ValueError(f'There are no weights {arch!r}. {nearest(arch, tags)}')

@@ -18,8 +18,7 @@ __all__ = ['in_a_line', 'rewording', 'read_and_print', 'check_training', 'read_a
 # %% ../../nbs/compare/intake.ipynb #71d3a4ed
 import re
 from functools import partial
-from ..terminal import show_lines
-from ..words import printable
+from ..terminal import error_text,show_lines
 from ..commands import option_names
 from .names import reader_options
 from .wording import of_options
@@ -31,8 +30,8 @@ def in_a_line(
 )->str:
     "What an exception says, for a terminal"
     prog = func.parser.prog
-    if isinstance(e, ValueError | OSError | RuntimeError): return printable(f'{prog}: {rewording(func)(str(e))}')
-    return printable(f'{prog}: {type(e).__name__}: {e} (--debug shows where)')
+    if isinstance(e, ValueError | OSError | RuntimeError): return error_text(f'{prog}: {rewording(func)(str(e))}')
+    return error_text(f'{prog}: {type(e).__name__}: {e} (--debug shows where)')
 
 def rewording(
     func # The command

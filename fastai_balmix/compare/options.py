@@ -86,21 +86,21 @@ def _range_of(text):
 # %% ../../nbs/compare/options.ipynb #ae24385d
 def reading_options(
     group:str|None=None, # Patient of each image: a column, an expression with it in brackets, or dicom:PatientID
-    missing_group:str|None=None, # Images without a patient: error, or own (each stands for itself). Default: error
+    missing_group:str|None=None, # For images without a patient: error, or own (each is its own). Default: error
     path:str|None=None, # Column of the table that names the images. Default: path
     label:str|None=None, # Column of the table that names the classes. Default: label
     labels:str|None=None, # Columns of 0 and 1 in place of --label, one for each class, separated by commas
-    missing_label:str|None=None, # Rows without one label, or with several: error, or drop. Default: error
+    missing_label:str|None=None, # For rows with no label or with several: error, or drop. Default: error
     split:str|None=None, # Column of the table that names parts; none ignores a column called split. Default: no parts
     fold:str|None=None, # Column of the table that numbers folds; none ignores a column called fold. Default: no folds
-    parts:str|None=None, # Your names of parts, such as 'train=A test=B'; none: folders are classes. Default: the usual
+    parts:str|None=None, # Names of your parts, such as 'train=A test=B'; none: no folder is a part. Default: the usual
     root:str|None=None, # Folder that the table's paths start from. Default: that of the table
     suffix:str|None=None, # Suffix of the files, such as .jpg, where the table lacks it. Default: as in the table
-    sep:str|None=None, # What separates the table's columns, such as ';' or tab. Default: what fits
-    vocab:str|None=None, # Classes, separated by commas, grades from low to high. Default: all there are, sorted
+    sep:str|None=None, # Separator of the table's columns, such as ';' or tab. Default: detected
+    vocab:str|None=None, # Classes, separated by commas; grades from low to high. Default: all that occur, sorted
     ordered:bool=False, # Are the classes grades?
-    range:str|None=None, # Pixel values that become black and white, such as 0,4095; or 16bit. Default: all that fit
-    frame:int|None=None, # Frame that is read of files with several, from 0. Default: the first
+    range:str|None=None, # Pixel values that become black and white, such as 0,4095; or 16bit. Default: the type's range
+    frame:int|None=None, # Frame to read from files with several, counted from 0. Default: the first
     background:str|None=None, # Colour behind transparent pixels. Default: white
     exclude:str|None=None, # Classes to leave out, separated by commas
     merge:str|None=None, # Classes to join into one, such as 'other=basophil+unknown'

@@ -103,6 +103,12 @@ def _check_images(param, data):
     got = f'{len(missing)} missing in {data.name}, such as {missing[0]}' if missing else ''
     check(not missing, param, 'compare', 'images that are all there', got)
 
+def _check_classes(data):
+    there = [o for o,n in zip(data.vocab, data.counts) if n>0]
+    if len(there)<2:
+        raise ValueError(f'A comparison needs images of at least two classes, but all {len(data):,} of {data.name} are '
+                         f'of class {there[0]!r}.')
+
 def _check_batch_size(data, folds, configs):
     largest = max(o.bs for o in configs)
     for fold in folds:
@@ -130,6 +136,7 @@ def plan_runs(
     methods = [find_method(o) for o in _as_list(methods)]
     archs,seeds = _as_list(archs),_seed_list(seeds)
     folds = [int(o) for o in data.folds or [0]] if folds is None else _python_ints(folds)
+    _check_classes(data)
     _check_order(methods, config, data)
     for o in archs: check_arch(o)
     for o in seeds: check_int(o, 'seeds', 'compare')

@@ -102,6 +102,7 @@ class Summary:
     larger networks make its square, `mdd50` and `mdd80`, what would have been found. `each` has the differences of the
     runs themselves where there are two or three.
     `effort` is what the training of each method took, as of `effort_table`.
+    `unfinished` says that more epochs may help, where they may.
     `first` is what must be said before anything else, `limits` what restricts all figures, and `answer` all of it as
     plain numbers, see `answer_of`."""
     def __init__(self, table, differences, verdicts, caveats, remarks, baseline, metrics, part, meta, first=(),
@@ -113,7 +114,7 @@ class Summary:
         self.limits = [*first,*caveats,*missing]
         self.notes = [*self.limits,*remarks]
         self.baseline,self.metrics,self.part,self.meta = baseline,metrics,part,meta
-        self.effort = pd.DataFrame()
+        self.effort,self.unfinished = pd.DataFrame(),[]
         self.answers = None # `RunAnswers` that it was made from
         for o in table,differences,verdicts: o.attrs['notes'] = self.notes
 
@@ -231,9 +232,10 @@ def summarise(
     notes = remarks(df, meta, part, metrics, claims.table, verdicts)+uncounted_sentence(df)
     first = constant_remark(claims.constant)
     effort = effort_table(df, baseline)
-    said = caveats(meta, part)+effort_sentences(effort, baseline)+unfinished(df)
+    early = unfinished(df)
+    said = caveats(meta, part)+effort_sentences(effort, baseline)+early
     res = Summary(table, claims.table, verdicts, said, notes, baseline, metrics, part, meta, first,
                   missing)
-    res.effort = effort
+    res.effort,res.unfinished = effort,early
     res.answer,res.answers = answer_of(res, df, answers),answers
     return res

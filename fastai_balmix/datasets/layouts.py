@@ -213,7 +213,7 @@ def _read_outer(layout, start, rows, parts):
         raise _ask_for_folders(layout.owner, bare)
     if read_parts=={'train'} and not layout.parts:
         layout.rows = [(path, at, None) for path,at,_ in layout.rows]
-        layout.notes.append('Only training images have classes: other parts are still to be made.')
+        layout.notes.append('Only training images have classes, so no images are set aside for testing yet.')
 
 # %% ../../nbs/datasets/layouts.ipynb #65e0eefb
 def _empty_note(layout, found):

@@ -12,8 +12,7 @@ __all__ = ['balmix_report']
 import sys
 from importlib import import_module
 from pathlib import Path
-from ..terminal import columns,labelled,show_lines,wrapped
-from ..words import printable
+from ..terminal import columns,error_text,labelled,show_lines,wrapped
 from ..commands import command,option_names,quiet_import,told_in_lines
 from ..compare.options import split_list
 from ..compare.wording import of_options
@@ -27,16 +26,18 @@ def balmix_report(
     folder:Path, # Folder of a comparison, as balmix-compare writes it
     out:Path|None=None, # The page. Default: FOLDER/report.html
     baseline:str|None=None, # Method that the others are compared with. Default: instance, or else the first
-    positive:str|None=None, # Class, or classes separated by commas, to look at against the rest. Default: the rarest
-    prevalence:float|None=None, # Share of these in use, such as 0.02. Default: their share in training
+    positive:str|None=None, # Class, or classes separated by commas, to compare with the rest. Default: the rarest
+    prevalence:float|None=None, # Share of these classes in use, such as 0.02. Default: as in training
     part:str='report', # report, or the name of an external data set
-    data:Path|None=None, # Folder or table of the images, to show those of mistakes. Default: no image is opened
-    n_mistakes:int=12, # Most mistakes shown of each method
+    data:Path|None=None, # Folder or table of the images, to show mistakes. Default: no image is opened
+    n_mistakes:int=12, # Mistakes shown for each method, at most
     debug:bool=False # Show the traceback of an error
 ):
     "Write a one-page HTML report of a comparison, to read on a screen, to share or to print"
     try:
         if not Path(folder).is_dir(): raise ValueError(f"There is no folder '{folder}'.")
+        if not any((Path(folder)/o).exists() for o in ('results.csv','meta.json')):
+            raise ValueError(f"'{folder}' holds no results of balmix-compare.")
         with quiet_import(): page = import_module('fastai_balmix.report.page')
         with told_in_lines():
             res = page.report(Path(folder), out or '', baseline=baseline, positive=split_list(positive),
@@ -44,7 +45,7 @@ def balmix_report(
         show_lines('\n'.join([*wrapped(res.headline(), columns()), '', labelled('Page', str(res.path))]))
     except (ValueError,OSError,RuntimeError) as e:
         if debug: raise
-        sys.exit(printable(f'balmix-report: {of_options(str(e), option_names(balmix_report))}'))
+        sys.exit(error_text(f'balmix-report: {of_options(str(e), option_names(balmix_report))}'))
     except Exception as e:
         if debug: raise
-        sys.exit(printable(f'balmix-report: {type(e).__name__}: {e} (--debug shows where)'))
+        sys.exit(error_text(f'balmix-report: {type(e).__name__}: {e} (--debug shows where)'))

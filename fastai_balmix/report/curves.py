@@ -83,9 +83,11 @@ def _band(ax, x, y, across, color):
     ax.add_patch(PathPatch(_swept(upper, lower), color=color, alpha=.12, lw=0, zorder=1))
 
 def _arrow(ax, x, y, color):
-    "The last step of a curve as an arrow"
+    "The end of a curve as an arrow; its direction is that of the last tenth, since single steps may be tiny"
+    gone = np.hypot(x-x[-1], y-y[-1])
+    start = np.flatnonzero(gone>=.1*gone.max())[-1] if gone.any() else -2
     look = dict(arrowstyle='-|>,head_length=.55,head_width=.28', color=color, lw=2, shrinkA=0, shrinkB=0)
-    ax.annotate('', (x[-1],y[-1]), (x[-2],y[-2]), arrowprops=look, zorder=4, annotation_clip=False)
+    ax.annotate('', (x[-1],y[-1]), (x[start],y[start]), arrowprops=look, zorder=4, annotation_clip=False)
 
 def _smooth_columns(curve):
     "MCC, balanced accuracy and the band in percent, smooth, from the training prevalence to equal prevalence"

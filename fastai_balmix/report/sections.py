@@ -177,6 +177,7 @@ def svg(
 )->dict: # `marks`, safe markup; `box`, the view box; `width` in pixels
     "A figure as part of a page"
     f = io.BytesIO()
+    plt.draw_if_interactive() # loads the backend, whose settings would end with the context: Jupyter's shows figures
     with plt.style.context('default'), plt.rc_context(_style), warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*[Gg]lyph.*') # the reader's fonts are meant, not ours
         figure = draw(*args).figure
