@@ -92,6 +92,7 @@ def nearest(
     "The known names most similar to `name`, or else all of them"
     names = [str(o) for o in names]
     like = [] if name is None else get_close_matches(str(name), names, n=3, cutoff=.5)
+    like = like or [o for o in names if o.lower()==str(name).lower()]
     if like: return f"Did you mean {' or '.join(map(repr, like))}?"
     return f"There are: {', '.join(map(repr, names[:30]))}{', ...' if len(names)>30 else '.'}"
 

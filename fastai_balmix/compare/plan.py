@@ -102,6 +102,12 @@ def _check_images(param, data):
     got = f'{len(missing)} missing in {data.name}, such as {missing[0]}' if missing else ''
     check(not missing, param, 'compare', 'images that are all there', got)
 
+def _check_classes(data):
+    there = [str(o) for o,n in zip(data.vocab, data.counts) if n]
+    if len(there)<2:
+        raise ValueError(f'compare needs images of at least two classes, but all of {data.name} are of '
+                         f'{there[0]!r}.')
+
 def _check_batch_size(data, folds, configs):
     largest = max(o.bs for o in configs)
     for fold in folds:
@@ -142,6 +148,7 @@ def plan_runs(
     for o in external.values(): _check_images('external', o)
     configs = [run_config(config, data, o, method) for o in archs for method in methods]
     _check_batch_size(data, folds, configs)
+    _check_classes(data)
     if before is not None: before(configs)
     return [Run(data, method, arch, fold, seed, config, out, external, num_workers, keep_weights)
             for seed in seeds for fold in folds for arch in archs for method in methods]
@@ -182,12 +189,15 @@ def with_parts(
     return data if data.folds or 'split' in data.df else data.with_folds(n_folds, seed=0)
 
 def _all_settings(data, external, methods, archs, folds, seeds, config):
-    "What `settings.yaml` holds: everything by name; a recipe's values, where all networks have the same"
+    "What `settings.yaml` holds: everything by name; a recipe's values, where all runs have those or say others"
+    found = [find_method(o) for o in _as_list(methods)]
     configs = [config.chosen_for(o, learned_images(data)) for o in _as_list(archs)]
-    common = configs[0] if all(o==configs[0] for o in configs) else config
+    # others follow from these: a rate from the optimiser, frozen epochs from their number
+    open_values = any({'opt_func','epochs'} & {*o.training} for o in found)
+    common = config if open_values or any(o!=configs[0] for o in configs) else configs[0]
     return dict(
         data=data.recipe or given_in_python, external={k: o.recipe or given_in_python for k,o in external.items()},
-        methods=[find_method(o).name for o in _as_list(methods)], archs=[arch_name(o) for o in _as_list(archs)],
+        methods=[o.name for o in found], archs=[arch_name(o) for o in _as_list(archs)],
         folds=None if folds is None else _python_ints(folds), seeds=_seed_list(seeds),
         n_folds=len(data.folds) or None, training=common.told())
 
@@ -311,7 +321,7 @@ def compare(
             failed = _train_all(runs, collected, executor, jobs, cache, show)
     finally: forget_pictures()
     if not collected.scan().write():
-        raise RuntimeError(f"No run was finished. The first error: {failed[0]['error']}. "
+        raise RuntimeError(f"No run was finished. The first error: {failed[0]['error'].rstrip('.')}. "
                            f"All are in {out/'runs'}, error.json.")
     res = Results(out)
     res.data = data # a report of these results may show them
