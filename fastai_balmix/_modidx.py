@@ -1397,6 +1397,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'fastai_balmix/compare/runs.py'),
                                             'fastai_balmix.compare.runs.Run.__str__': ( 'compare/runs.html#run.__str__',
                                                                                         'fastai_balmix/compare/runs.py'),
+                                            'fastai_balmix.compare.runs.Run._values_behind_the_name': ( 'compare/runs.html#run._values_behind_the_name',
+                                                                                                        'fastai_balmix/compare/runs.py'),
                                             'fastai_balmix.compare.runs.Run.monitor': ( 'compare/runs.html#run.monitor',
                                                                                         'fastai_balmix/compare/runs.py'),
                                             'fastai_balmix.compare.runs.Run.names': ( 'compare/runs.html#run.names',

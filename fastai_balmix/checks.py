@@ -23,6 +23,7 @@ from collections.abc import Mapping,Set
 from difflib import get_close_matches
 from numbers import Integral,Real
 import numpy as np
+from .words import or_list
 
 # %% ../nbs/checks.ipynb #e7458dc8
 def bad_argument(
@@ -92,9 +93,8 @@ def nearest(
     "The known names most similar to `name`, or else all of them"
     names = [str(o) for o in names]
     like = [] if name is None else get_close_matches(str(name), names, n=3, cutoff=.5)
-    if like:
-        *before,last = map(repr, like)
-        return f"Did you mean {', '.join(before)}{' or ' if before else ''}{last}?"
+    like = like or [o for o in names if o.lower()==str(name).lower()]
+    if like: return f'Did you mean {or_list([*map(repr, like)])}?'
     return f"There are: {', '.join(map(repr, names[:30]))}{', ...' if len(names)>30 else '.'}"
 
 # %% ../nbs/checks.ipynb #81173c0e

@@ -615,6 +615,7 @@ def test_what_cannot_be_called_is_refused(registry, func):
 @pytest.mark.parametrize('name,words', [
     ('balmix_02',"Did you mean 'balmix_0.2'"), ('balmix',"Did you mean 'balmix_"),
     ('tau-norm',"Did you mean 'tau_norm'?"), ('instnce',"Did you mean 'instance'"),
+    ('SQRT',"Did you mean 'sqrt'?"),
     ('banana',"There are: 'instance', 'class', 'sqrt', 'progressive', "), ('',"There are: 'instance'"),
     (None,"There are: 'instance'"), (7,"There are: 'instance'"), (['instance'],'There is no method')
 ])

@@ -860,6 +860,7 @@ def test_no_data_and_no_folder(out, scans):
     (dict(archs=[net,lambda n: 0,lambda n: 1]), "'<lambda>' more than once"),
     (dict(archs=[partial(net),partial(net)]), 'more than once'),
     (dict(archs=[]), 'archs'),
+    (dict(data=grades((40,)), folds=None), "at least two classes, but all of grades are of 'g0'"),
     (dict(learning_rate=1), "no setting 'learning_rate'"),
     (dict(jobs=1.5), 'jobs'),
     (dict(jobs='all'), "'auto'")])

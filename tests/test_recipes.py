@@ -23,6 +23,7 @@ from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.settings import presets
+from fastai_balmix.compare.wording import of_options
 from fastai_balmix.datasets.sources import digits
 
 usual = dict(recipe='paper', epochs=2, size=None, bs=14, augment='none', pretrained=False, select=.25)
@@ -241,8 +242,9 @@ def test_training_on_a_command_line():
     text = 'opt_func=adamw, freeze_epochs=2,mom=.5,wd=1e-3,tta=no,augment=none'
     assert training_of(text, dict(lr=.1))==dict(
         lr=.1, opt_func='adamw', freeze_epochs=2, mom=.5, wd=.001, tta=False, augment='none')
-    with pytest.raises(ValueError, match=r'Give --lr or --training lr=\.\.\., not both\.'):
-        training_of('lr=1', dict(lr=.1))
+    with pytest.raises(ValueError) as e: training_of('lr=1', dict(lr=.1))
+    assert of_options(str(e.value), ['lr'])=="Give --lr, or 'lr' in --training, not both."
+    with pytest.raises(ValueError, match="The --training option has 'wd' more than once."): training_of('wd=1,wd=2', {})
     with pytest.raises(ValueError, match='The --training option must be names and values'): training_of('lr', {})
 
 # --- bad values ---

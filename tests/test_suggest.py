@@ -198,6 +198,12 @@ def test_a_class_with_a_few_images(capsys, tmp_path, no_training):
     assert joined(lines, 'Next').startswith('Compare plain sampling')
     assert not (tmp_path/'results').exists()
 
+def test_one_class_is_nothing_to_compare(capsys, tmp_path, no_training):
+    (tmp_path/'scans/benign').mkdir(parents=True)
+    for i in range(12): Image.new('RGB', (8,8), (6*i,0,0)).save(tmp_path/f'scans/benign/{i}.png')
+    said = suggested(f'--data {tmp_path}/scans --archs small --size 8 --bs 4', capsys)
+    assert "needs images of at least two classes, but all of scans are of 'benign'" in said
+
 def test_settings_of_a_comparison_that_was_stopped_at_once(capsys, tmp_path, no_training):
     (tmp_path/'out').mkdir()
     (tmp_path/'out/settings.yaml').write_text('data: {reader: digits, n_folds: 2}\narchs: [small]\n'

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from test_runs import grades
 
 from fastai_balmix.callback.deferred import Deferred
 from fastai_balmix.callback.ema import EMA
@@ -13,10 +14,12 @@ from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import _methods, find_method
 from fastai_balmix.compare.names import described, description, method_title
+from fastai_balmix.compare.plan import _all_settings
 from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.variants import method_settings, training_settings, variant_name
 from fastai_balmix.datasets.published import digits
 
+config_of_two = dict(recipe='finetune', epochs=2, size=None, pretrained=False)
 config = dict(epochs=2, size=None, bs=64, augment='none', pretrained=False, tta=False)
 
 @pytest.fixture(scope='module')
@@ -62,6 +65,22 @@ def test_the_key_of_a_run_tells_variants_apart(data, tmp_path):
     assert run_of(data, tmp_path, 'instance+wd=0.010').key==runs[3].key
     assert runs[7].config.epochs==3 and runs[8].config.augment=='flip' and runs[2].config.ema is False
 
+def test_the_key_tells_what_follows_from_a_name(data, tmp_path):
+    "The rate of an optimiser is chosen after it, unless the comparison gives one"
+    name = 'sqrt+opt_func=adamw'
+    chosen,given = run_of(data, tmp_path, name),run_of(data, tmp_path, name, lr=.1, mom=.9, wd=1e-3)
+    assert (chosen.common.lr,chosen.common.mom,chosen.common.wd)==(.1,.9,1e-3) and chosen.settings==given.settings
+    assert (chosen.config.lr,given.config.lr)==(1e-3,.1) and chosen.key!=given.key
+
+def test_settings_that_are_written_train_the_same_again(tmp_path):
+    config = TrainConfig(**config_of_two)
+    methods = ['instance','sqrt+opt_func=sgd','sqrt+epochs=1']
+    settings = _all_settings(grades(), {}, methods, 'small', None, 1, config)
+    again = TrainConfig(**settings['training'])
+    for o in settings['methods']:
+        runs = [Run(grades(), o, 'small', 1, 0, c, tmp_path) for c in (config,again)]
+        assert runs[0].config==runs[1].config and runs[0].key==runs[1].key, o
+
 def test_a_variant_trains_as_a_comparison_of_that_recipe_does(data, tmp_path):
     alone = attempt(run_of(data, tmp_path/'alone', 'sqrt', wd=.05, ema=True))
     among = attempt(run_of(data, tmp_path/'among', 'sqrt+wd=0.05+ema'))
@@ -82,6 +101,18 @@ def test_smoothing_and_parameters_reach_the_loss():
     t = applied('logit_adjusted+tau=0.5') # what a softmax of logits + τ·log p makes of shares p
     np.testing.assert_allclose(t.prior(), np.sqrt(t.counts)/np.sqrt(t.counts).sum())
 
+@pytest.mark.parametrize('name,same', [
+    ('sqrt+lr=1e16','sqrt+lr=1e16'), ('cost_sensitive+weight=100000000000000000000','cost_sensitive+weight=1e20'),
+    ('class_balanced_loss+beta=0.9999999999999999',)*2, ('sqrt+wd=0.30','sqrt+wd=0.3'),
+    ('sqrt+lr=1e-20','sqrt+lr=1e-20'), ('sqrt+lr=100','sqrt+lr=100')])
+def test_a_name_can_be_read_again(name, same): assert find_method(name).name==find_method(same).name==same
+
+def test_a_stage_is_said_to_start_where_it_does():
+    names = 'drs','drs+start=0.5','drw+start=0','balmix_drs+start=0.5','ldam_drw+beta=0'
+    lines = [description(o).line for o in names]
+    assert ['last fifth' in o for o in lines]==[True,False,False,False,True]
+    assert lines[1]=='instance sampling, then class-balanced sampling, stage from 0.5 of the epochs on'
+
 def test_a_title_holds_the_settings():
     assert method_title('balmix_0.2+wd=0.010+ema')=='Balanced-MixUp 0.2, averaged weights, weight decay 0.01'
     assert method_title('balmix_0.2+of_another_version=1')=='balmix_0.2+of_another_version=1'
@@ -92,7 +123,11 @@ def test_a_title_holds_the_settings():
     ('instance+lr=-1', 'a number of 0 or more'),
     ('instance+mom=1', 'below 1'), ('instance+bs=2.5', 'a whole number'), ('instance+ema=maybe', "'yes' or 'no'"),
     ('instance+ema+ema=no', 'more than once'), ('instance+', 'no setting'), ('+ema', 'no method'),
-    ('nosuch+ema', 'no method')])
+    ('nosuch+ema', 'no method'), ('sqrt+wd=1_0', 'a number'), ('sqrt+wd=٣', 'a number'),
+    ('ldam_drw+scale=0', 'a number above 0'),
+    ('ldam_drw+max_margin=0', 'a number above 0'), ('smoothing_gaussian+sigma=0', 'a number above 0'),
+    ('linear_probe+schedule=constant', "no setting 'schedule'"),
+    ('linear_probe+freeze_epochs=1', "no setting 'freeze_epochs'"), ('linear_probe+augment=flip', 'no setting')])
 def test_what_a_method_cannot_have_is_refused(name, words):
     with pytest.raises(ValueError, match=words): find_method(name)
 

@@ -144,7 +144,8 @@ def find_method(
 def _variant(name):
     "A method with settings of its own"
     base = find_method(name.partition('+')[0])
-    variant = variant_name(name.replace(name.partition('+')[0], base.name, 1), description(base.name).options)
+    about = description(base.name)
+    variant = variant_name(name.replace(name.partition('+')[0], base.name, 1), about.options, about.without)
     func = partial(base.func, **variant.options) if variant.options else base.func
     return Method(variant.name, func, description(variant.name).line, base.source, base.ordered, base.version,
                   variant.training)

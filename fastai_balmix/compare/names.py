@@ -30,6 +30,7 @@ class Description:
     ordered:bool=False # Does it make sense for ordered classes only?
     title:str='' # Its name for readers; that of its key where there is none
     options:tuple=() # Settings that the name may hold, such as 'gamma' in 'focal+gamma=1'
+    without:tuple=() # Settings of training that it takes no notice of, which the name may not hold
 
 _galdran = 'Galdran et al., MICCAI 2021'
 _kang = 'Kang et al., ICLR 2020'
@@ -164,7 +165,7 @@ described |= {
         f'{_kang}, section 4.3', title='τ-normalisation'),
     'linear_probe': Description(
         'no training but of a last layer, class-balanced, on features that the network computes once',
-        'Alain and Bengio, ICLR workshop 2017', title='Linear probe'),
+        'Alain and Bengio, ICLR workshop 2017', title='Linear probe', without=('augment','schedule','freeze_epochs')),
     'ordinal_mse': Description(
         'one output, the squared error of the grade, thresholds of the highest κ', 'Huang et al., Diagnostics 2023',
         ordered=True, title='Squared error of the grade'),
@@ -191,8 +192,9 @@ def description(
     base = str(name).partition('+')[0]
     found = None if base==name else description(base)
     if found is None: return None
-    variant: Any = variant_name(name, found.options)
-    return replace(found, line=', '.join([found.line, *variant.words]),
+    variant: Any = variant_name(name, found.options, found.without)
+    line = found.line.replace(' for the last fifth of the epochs', '') if 'start' in variant.options else found.line
+    return replace(found, line=', '.join([line, *variant.words]),
                    title=', '.join([found.title or base, *variant.words]))
 
 def method_title(

@@ -46,7 +46,8 @@ def _pairs_of(text, option, example):
     for piece in split_list(text):
         for o in re.split(r'\s+(?=[^\s=]+\s*=)', piece):
             name,given,value = (x.strip() for x in o.partition('='))
-            if not given or not name or not value or name in res:
+            if name in res: raise ValueError(f'The --{option} option has {name!r} more than once.')
+            if not given or not name or not value:
                 raise ValueError(f'The --{option} option must be names and values, such as {example!r}. '
                                  f'Got {text!r} instead.')
             res[name] = value
@@ -67,7 +68,7 @@ def training_of(
     res = {k: v for k,v in given.items() if v is not None}
     more = {} if text is None else _pairs_of(text, 'training', 'opt_func=adamw,freeze_epochs=2')
     for k in more:
-        if k in res: raise ValueError(f"Give --{k.replace('_', '-')} or --training {k}=..., not both.")
+        if k in res: raise ValueError(f"Give --{k.replace('_', '-')}, or {k!r} in --training, not both.")
     return {**res, **{k: _value_of(v) for k,v in more.items()}}
 
 def _parts_of(text):

@@ -104,10 +104,10 @@ def _check_images(param, data):
     check(not missing, param, 'compare', 'images that are all there', got)
 
 def _check_classes(data):
-    there = [o for o,n in zip(data.vocab, data.counts) if n>0]
+    there = [str(o) for o,n in zip(data.vocab, data.counts) if n]
     if len(there)<2:
-        raise ValueError(f'A comparison needs images of at least two classes, but all {len(data):,} of {data.name} are '
-                         f'of class {there[0]!r}.')
+        raise ValueError(f'compare needs images of at least two classes, but all of {data.name} are of '
+                         f'{there[0]!r}.')
 
 def _check_batch_size(data, folds, configs):
     largest = max(o.bs for o in configs)
@@ -190,12 +190,15 @@ def with_parts(
     return data if data.folds or 'split' in data.df else data.with_folds(n_folds, seed=0)
 
 def _all_settings(data, external, methods, archs, folds, seeds, config):
-    "What `settings.yaml` holds: everything by name; a recipe's values, where all networks have the same"
+    "What `settings.yaml` holds: everything by name; a recipe's values, where all runs have those or say others"
+    found = [find_method(o) for o in _as_list(methods)]
     configs = [config.chosen_for(o, learned_images(data)) for o in _as_list(archs)]
-    common = configs[0] if all(o==configs[0] for o in configs) else config
+    # others follow from these: a rate from the optimiser, frozen epochs from their number
+    open_values = any({'opt_func','epochs'} & {*o.training} for o in found)
+    common = config if open_values or any(o!=configs[0] for o in configs) else configs[0]
     return dict(
         data=data.recipe or given_in_python, external={k: o.recipe or given_in_python for k,o in external.items()},
-        methods=[find_method(o).name for o in _as_list(methods)], archs=[arch_name(o) for o in _as_list(archs)],
+        methods=[o.name for o in found], archs=[arch_name(o) for o in _as_list(archs)],
         folds=None if folds is None else _python_ints(folds), seeds=_seed_list(seeds),
         n_folds=len(data.folds) or None, training=common.told())
 
@@ -319,7 +322,7 @@ def compare(
             failed = _train_all(runs, collected, executor, jobs, cache, show)
     finally: forget_pictures()
     if not collected.scan().write():
-        raise RuntimeError(f"No run was finished. The first error: {failed[0]['error']}. "
+        raise RuntimeError(f"No run was finished. The first error: {failed[0]['error'].rstrip('.')}. "
                            f"All are in {out/'runs'}, error.json.")
     res = Results(out)
     res.data = data # a report of these results may show them

@@ -79,14 +79,21 @@ class Run:
         recipe = {k: config.pop(k) for k in ('size',*recipes[config.pop('recipe')]) if k in config}
         external = {k: d.fingerprint for k,d in self.external.items()}
         self.settings = short_hash([config, self.data.fingerprint, external, fastai_balmix.__version__, _protocol])
-        method = identity_of(self.method.func, self.method.name, self.method.version)
+        method = [self.method.name, identity_of(self.method.func, self.method.name, self.method.version)]
+        method += self._values_behind_the_name()
         network = self.arch
         if callable(network): network = identity_of(network, arch_name(network), kind='networks')
-        self.code = dict(method=short_hash([self.method.name, method]), arch=short_hash([network, recipe]))
+        self.code = dict(method=short_hash(method), arch=short_hash([network, recipe]))
         # for the reader of a folder; the hash tells runs apart
         name = f'{self.method.name[:60]}-{arch_name(self.arch)[:60]}-fold{self.fold}-seed{self.seed}'
         name = re.sub(r'[^\w.+-]', '_', name)
         self.key = f'{name}-{short_hash([self.settings, self.code, self.fold, self.seed])}'
+
+    def _values_behind_the_name(self):
+        "Values that a method has of its own without saying so, such as the rate of its optimiser: none, or one dict"
+        own,common = vars(self.config),vars(self.common)
+        res = {k: v for k,v in own.items() if k not in self.method.training and v!=common[k]}
+        return [res] if res else []
 
     @property
     def path(self)->Path: return self.folder/'runs'/self.key

@@ -28,26 +28,31 @@ class Setting:
     low:float=0 # Smallest value
     high:float=math.inf # Values are below it
     off:str='' # Words for False
+    positive:bool=False # Are values above `low`, and not equal to it?
 
     def allowed(self):
         "What a value must be"
         if self.kind is bool: return "left out, or 'yes' or 'no'"
         if self.kind is str: return 'a name'
         what = 'a whole number' if self.kind is int else 'a number'
+        if self.positive: return f'{what} above {self.low:g}'
         return f'{what} of {self.low:g} or more' + (f', below {self.high:g}' if self.high<math.inf else '')
 
     def read(self, text):
         "The value of a text; a `ValueError` where it is none"
         if self.kind is bool: return {'': True, 'yes': True, 'no': False, 'True': True, 'False': False}[text]
         if not text: raise ValueError
+        if self.kind is str: return text
+        if '_' in text or not text.isascii(): raise ValueError # which Python takes for digits
         value = self.kind(text)
-        if self.kind is not str and not self.low<=value<min(self.high, 1e30): raise ValueError
+        if not self.low<=value<min(self.high, 1e30) or (self.positive and value==self.low): raise ValueError
         return value
 
     def text(self, value):
         "A value as names have it"
         if self.kind is bool: return '' if value else '=no'
-        return f'={value!r}' if self.kind is int else f'={value:.15g}' if self.kind is float else f'={value}'
+        # A '+' would begin another setting, as in 1e+16
+        return f"={str(value).removesuffix('.0').replace('e+', 'e')}"
 
     def title(self, value):
         "A value for readers"
@@ -62,9 +67,10 @@ training_settings:dict[str,Setting] = dict(
 
 method_settings:dict[str,Setting] = dict(
     smoothing=Setting('labels smoothed by {}', high=1), start=Setting('stage from {} of the epochs on', high=1),
-    gamma=Setting('γ {}'), beta=Setting('β {}', high=1), tau=Setting('τ {}'), max_margin=Setting('margins up to {}'),
-    scale=Setting('scale {}'), sigma=Setting('σ {}'), weight=Setting('weight {}'), head=Setting('ε from {}', high=1),
-    tail=Setting('ε to {}', high=1))
+    gamma=Setting('γ {}'), beta=Setting('β {}', high=1), tau=Setting('τ {}'),
+    max_margin=Setting('margins up to {}', positive=True), scale=Setting('scale {}', positive=True),
+    sigma=Setting('σ {}', positive=True), weight=Setting('weight {}'),
+    head=Setting('ε {} for the most frequent class', high=1), tail=Setting('ε {} for the rarest class', high=1))
 
 # %% ../../nbs/compare/variants.ipynb #3b2f0a9c
 @dataclass(frozen=True)
@@ -87,12 +93,13 @@ _settings = training_settings|method_settings
 
 def variant_name(
     name:str, # Of a method, such as 'balmix_0.2+ema+wd=0.01'
-    options=() # Settings that the method itself takes
+    options=(), # Settings that the method itself takes
+    without=() # Fields of `TrainConfig` that say nothing of its training
 )->VariantName|None: # None where there is no '+'
     "What the name of a method with settings of its own says. Raises a `ValueError` for settings that it cannot have."
     base,*parts = name.split('+')
     if not parts: return None
-    known = [*training_settings,*options]
+    known = [*(o for o in training_settings if o not in without),*options]
     found: dict = {}
     for part in parts:
         key,_,text = part.partition('=')
