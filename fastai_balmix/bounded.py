@@ -98,12 +98,23 @@ def json_of(
     return value
 
 # %% ../nbs/bounded.ipynb #06cf1e6f
-_Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+def _int(loader, node):
+    "An integer of a moderate size: numbers to base 60 may take hours, and keys that differ by 2**61-1 collide"
+    value = yaml.SafeLoader.construct_yaml_int(loader, node) if len(node.value)<=20 else None
+    if value is None or abs(value)>=2**61-1:
+        raise yaml.constructor.ConstructorError(None, None, 'a number has too many digits', node.start_mark)
+    return value
+
+class _Slow(yaml.SafeLoader): "Reads escaped surrogates, which the fast loader cannot"
+class _Fast(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)): "Reads large files" # type: ignore[misc]
+for o in _Slow,_Fast: o.add_constructor('tag:yaml.org,2002:int', _int)
+
 _most_events = 10**6
+_most_slowly = 10**5 # characters
 
 def _loader_of(text):
-    "The fast loader, or the slow one for small files with escaped surrogates, which the fast one cannot read"
-    return yaml.SafeLoader if len(text)<_megabyte and re.search(r'\\u[dD][89a-fA-F]', text) else _Loader
+    "The fast loader, or the slow one for small files with escaped surrogates"
+    return _Slow if len(text)<_most_slowly and re.search(r'\\u[dD][89a-fA-F]', text) else _Fast
 
 def _check_events(path, text):
     "Raise `Unreadable` for aliases, deep nesting, and more values than settings have"

@@ -118,6 +118,7 @@ def label_array(
             y = torch.stack([*y])
         if isinstance(y, torch.Tensor):
             if y.dtype==torch.bfloat16: y = y.float() # NumPy has no bfloat16
+            if y.layout is not torch.strided: y = y.to_dense()
             return y.detach().cpu().numpy()
     try: return np.asarray(y)
     except ValueError: return np.fromiter(y, object, len(y))
@@ -137,6 +138,10 @@ def in_order(
     if isinstance(values, Mapping): keys = [*values]
     elif pandas is not None and isinstance(values, pandas.Series | pandas.DataFrame): keys = values.index.tolist()
     else: return values
+    columns = values.columns.tolist() if hasattr(values, 'columns') else []
+    if all(isinstance(o, Integral) for o in columns) and columns!=[*range(len(columns))]:
+        got = f'a DataFrame with the columns {first_few(columns)}'
+        raise bad_argument(name, owner, 'an array with a column for each class, in their order', got)
     get = values.iloc.__getitem__ if hasattr(values, 'iloc') else [*values.values()].__getitem__
     if vocab is not None and len(keys)==len({*keys})==len(vocab) and {*keys}=={*vocab}:
         return [get(keys.index(o)) for o in vocab]

@@ -85,30 +85,32 @@ def markdown_text(
     "One line of text, escaped for Markdown"
     s = re.sub(r'&(?=#?\w+;)', '&amp;', one_line(text))
     s = re.sub(r'<(?=[\w/!?])', '&lt;', s)
-    s = re.sub(r'[\\|*`]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', s)
+    s = re.sub(r'[\\|*`~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', s)
     # at the start of a line: a numbered list, a heading, a quotation, a list, a line under a heading
-    s = re.sub(r'^(\d+)([.)] )|^(?=[#>]|[-+] |=+$)', r'\1\\\2', s)
+    s = re.sub(r'^(\d+)([.)] )|^(?=[#>]|[-+] |=+$|-+$)', r'\1\\\2', s)
     for pattern,replacement in _addresses: s = re.sub(pattern, replacement, s)
     return s
 
 # %% ../nbs/words.ipynb #944cb166
-_formula = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+# at the start of a cell, or of what a spreadsheet makes a cell of where cells are divided by semicolons
+_formula = re.compile(r"(?<![^;\t\r\n])'*[=+\-@\t\r\n＝＋－＠]")
 _digits = r'[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?'
 _number = re.compile(rf'{_digits}(?: \({_digits} to {_digits}\))?') # alone, or with its interval
 
-def _is_formula(text): return bool(_formula.match(text)) and not _number.fullmatch(text.lstrip("'"))
+def _may_be_formula(value): return isinstance(value, str) and not _number.fullmatch(value.lstrip("'"))
 
 def cell_text(
     value # A cell value
 ): # The same; text that a spreadsheet would compute gets a leading apostrophe
     "A cell value that no spreadsheet reads as a formula"
-    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+    return _formula.sub(r"'\g<0>", value) if _may_be_formula(value) else value
 
 def cell_value(
     text # A cell written by `cell_text`
 ): # The original value
     "Undo `cell_text`"
-    return text[1:] if isinstance(text, str) and text.startswith("'") and _is_formula(text) else text
+    if not _may_be_formula(text): return text
+    return _formula.sub(lambda found: found[0].removeprefix("'"), text)
 
 # %% ../nbs/words.ipynb #21b5cfb5
 def utf8(

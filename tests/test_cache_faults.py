@@ -5,6 +5,7 @@ import ctypes
 import random
 import threading
 import warnings
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from fastai.vision.all import (
     get_image_files,
     set_seed,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 from toys import Points, equal, make_learner, make_net, quiet_fit, seeded_dl
 
 from fastai_balmix.all import BalancedMixUp
@@ -187,6 +188,58 @@ def test_a_data_set_that_was_changed_is_seen(tmp_path, change, num_workers):
         if cache: assert 'changed since `cached` was called' in said[0] and dls.cache_info().loaders[0]['hits']==24
         return before+after
     for a,b in zip(run(False), run(True)): equal(a, b)
+
+class Pixels(Folder):
+    def __getitem__(self, i): return torch.tensor(np.asarray(self.transform(PILImage.create(self.files[i])))),i%2
+
+class Settings: size = 8
+module = ModuleType('settings_of_a_user')
+
+def in_a_function(size):
+    "A function with another function in it, to whose code the size belongs"
+    where = {}
+    exec(f'def f(im):\n    def inner(): return im.resize({(size,size)})\n    return inner()', where)
+    return where['f']
+
+others = {
+    'a size in a function': lambda ds: setattr(ds, 'transform', lambda im: im.resize((6,6))),
+    'a function inside': lambda ds: setattr(ds, 'transform', in_a_function(6)),
+    'a name': lambda ds: setattr(ds, 'transform', lambda im: ImageOps.mirror(im)),
+    'a class of settings': lambda ds: setattr(Settings, 'size', 6),
+    'a module': lambda ds: setattr(module, 'size', 6),
+}
+firsts = {
+    'a size in a function': lambda im: im.resize((8,8)), 'a function inside': in_a_function(8),
+    'a name': lambda im: ImageOps.flip(im),
+    'a class of settings': lambda im: im.resize((Settings.size,)*2),
+    'a module': lambda im: im.resize((module.size,)*2),
+}
+
+@pytest.mark.parametrize('change', others)
+def test_whatever_a_function_does_or_names_is_looked_into(tmp_path, change, monkeypatch):
+    monkeypatch.setattr(Settings, 'size', 8)
+    monkeypatch.setattr(module, 'size', 8, raising=False)
+    ds = Pixels(pictures(tmp_path), firsts[change])
+    plain,kept = loaders(ds),loaders(ds).cached('1MB')
+    for o in plain,kept: epochs(o.train, 2)
+    others[change](ds)
+    (x,),said = told(lambda: epochs(kept.train, 1))
+    equal(x, epochs(plain.train, 1)[0])
+    assert len(said)==1 and 'changed since `cached` was called' in said[0]
+
+class OfClass(Sometimes):
+    gen = np.random.default_rng(0)
+    def __init__(self): super().__init__(rare, lambda: self.gen.random())
+
+class OfModule(Sometimes):
+    def __init__(self): super().__init__(rare, lambda: module.gen.random())
+
+@pytest.mark.parametrize('kind', [OfClass,OfModule])
+def test_generators_of_classes_and_modules_are_found(kind, monkeypatch):
+    monkeypatch.setattr(module, 'gen', np.random.default_rng(0), raising=False)
+    dls = loaders(kind()).cached('1MB')
+    epochs(dls.train, 2)
+    assert [dls.cache_info().loaders[0][o] for o in ('items','anew')]==[37,3]
 
 def test_a_transform_of_the_users_own_is_looked_into(tmp_path):
     tfm = Twice()

@@ -32,6 +32,7 @@ from fastai_balmix.compare.settings import read_settings
 from fastai_balmix.datasets import digits, from_csv, from_folder_table
 from fastai_balmix.datasets.sources import read_data
 from fastai_balmix.report import report, results_card
+from fastai_balmix.words import cell_text, cell_value, markdown_text
 
 recipe = dict(archs='small', epochs=1, size=None, bs=32, lr=.05, augment='none', pretrained=False, tta=False,
               show=False)
@@ -173,6 +174,13 @@ def test_yaml_of_any_kind_ends_in_a_word(out, text):
     assert '\x1b' not in str(e.value)
     results_card(out)
 
+@pytest.mark.parametrize('text', ['x: 1'+':1'*100, f'{2**61-1}: 1\n{2*(2**61-1)}: 1', 'x: !!int "1'+':1'*100+'"'])
+def test_numbers_of_yaml_that_take_hours(tmp_path, text):
+    "Of 16 MB: numbers to base 60 take hours, and so do keys of a dictionary that all have the same hash"
+    (tmp_path/'a.yaml').write_text(text)
+    with pytest.raises(Unreadable, match="a.yaml' is not a YAML file: a number has too many digits"):
+        yaml_of(tmp_path/'a.yaml')
+
 def test_what_is_too_large_is_not_read(tmp_path):
     with open(tmp_path/'a.json', 'wb') as f: f.truncate(10**10)
     for read in json_of,yaml_of,read_bounded:
@@ -236,6 +244,47 @@ def test_records_without_a_key_or_of_another_type(whole, tmp_path, key, value):
     circumstances = ('host','finished','versions','started')
     assert (got is not None)==(key in circumstances or (key,value)==('seal','gone'))
     if got is not None: assert {**got, **{k: want[k] for k in circumstances}}==want
+
+def changed(path, **changes):
+    "Change arrays of the part that is reported, in a record without a seal"
+    file = path/'predictions.npz'
+    arrays = dict(np.load(file))
+    for k,f in changes.items(): arrays |= {o: f(x) for o,x in arrays.items() if o.startswith(f'report/{k}')}
+    np.savez(file, **{k: x for k,x in arrays.items() if x is not None})
+    record = json.loads((path/'run.json').read_text())
+    del record['seal']
+    (path/'run.json').write_text(json.dumps(dict(record, n_bytes=file.stat().st_size)))
+
+@pytest.mark.parametrize('change', [
+    dict(targs=lambda x: x-1), dict(targs=lambda x: x+100), dict(probs=lambda x: x[:,1:]),
+    dict(probs=lambda x: x*np.nan),
+    dict(p=lambda x: x[:,1:]/x[:,1:].sum(1, keepdims=True) if x.ndim==2 else x), dict(probs=lambda x: 2*x),
+    dict(probs=lambda x: x.astype(np.longdouble)), {'probs/as':lambda x: None}, dict(paths=lambda x: np.arange(len(x))),
+    dict(probs=lambda x: x-1)])
+def test_predictions_that_are_none_are_named(out, change):
+    path = a_run(out)
+    changed(path, **change)
+    for read in results_card,lambda o: summarise(Results(o)):
+        with pytest.raises(ValueError, match='has predictions that cannot be read. Delete this folder') as e: read(out)
+        assert str(path) in str(e.value)
+
+@pytest.mark.parametrize('change', [
+    dict(history=float('inf')), dict(history=[dict(valid_loss=10**400)]), dict(train_counts=float('nan')),
+    dict(train_shares=[float('inf')]*10), dict(train_shares=[-1.]*10), dict(seconds=10**400)])
+def test_records_without_a_seal_are_read_with_care(out, change):
+    file = a_run(out)/'run.json'
+    record = json.loads(file.read_text())
+    del record['seal']
+    file.write_text(json.dumps(record|change))
+    assert read_record(file.parent) is None
+
+@pytest.mark.parametrize('change', [
+    dict(notes=[1]), dict(notes=[None]), dict(vocab=[1]*10), dict(vocab=['a']), dict(prevalence={}),
+    dict(prevalence=[]), dict(prevalence=[1.]), dict(prevalence=[.1]*9+[10**400]), dict(prevalence=[float('nan')]*10)])
+def test_common_facts_that_are_none_are_named(out, change):
+    meta = json.loads((out/'meta.json').read_text())
+    (out/'meta.json').write_text(json.dumps(meta|change))
+    with pytest.raises(ValueError, match="meta.json' cannot be read. Start the same"): results_card(out)
 
 def test_one_broken_run_hides_no_other(out):
     want = Results(out)
@@ -355,6 +404,16 @@ def test_names_are_text_wherever_results_go(tmp_path, capsys):
     assert not re.search('[\x00-\x08\x0b-\x1f\x7f\u202e]', said)
     shutil.rmtree(out/'runs')
     assert {*Results(out).df.method}=={'instance',*names}
+
+@pytest.mark.parametrize('text', ['a;=1+1', "b\n=1+1;'@x", '-1;+2', "'=1", '\t=1', '-1.5', "'-1;2", ';;=', "c';'-d"])
+def test_no_cell_is_a_formula_where_semicolons_divide_cells(text):
+    "Spreadsheets in many languages divide cells at semicolons, and know no quotes inside a cell"
+    written = cell_text(text)
+    assert not any(re.match(r'[=+\-@]', o) for o in re.split(r'[;\t\n]', written)) or text=='-1.5'
+    assert cell_value(written)==text
+
+@pytest.mark.parametrize('text, want', [('~~~ a', r'\~\~\~ a'), ('$x$ and $y$', r'\$x\$ and \$y\$'), ('---', r'\---')])
+def test_no_name_hides_the_text_that_follows(text, want): assert markdown_text(text)==want
 
 @pytest.mark.slow
 def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):

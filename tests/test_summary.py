@@ -674,7 +674,7 @@ class Cells(HTMLParser):
 def from_markdown(text):
     lines = [o for o in text.split('\n') if o.startswith('| ')]
     cells = [re.split(r'(?<!\\) \| ', o[2:-2]) for o in lines if not o.startswith('| ---')]
-    return [[re.sub(r'\\([\\|*`_])', r'\1', c).replace('&lt;', '<').replace('&amp;', '&') for c in r] for r in cells]
+    return [[re.sub(r'\\([\\|*`_~$])', r'\1', c).replace('&lt;', '<').replace('&amp;', '&') for c in r] for r in cells]
 
 def from_latex(text):
     back = {r'\textbackslash{}':'\\', r'\textasciitilde{}':'~', r'\textasciicircum{}':'^', r'\textless{}':'<',

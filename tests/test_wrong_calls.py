@@ -188,7 +188,9 @@ def out_of_order(x):
         yield 'Series by name',pd.Series(x, index=[f'i{k}' for k in range(n)])
         yield 'set',set(x.tolist())
         yield 'dict',dict(zip(shuffled.tolist(), x.tolist()))
-    else: yield 'shuffled DataFrame',pd.DataFrame(x).iloc[shuffled]
+    else:
+        yield 'shuffled DataFrame',pd.DataFrame(x).iloc[shuffled]
+        if x.shape[1]>1: yield 'DataFrame with shuffled columns',pd.DataFrame(x).iloc[:,::-1]
     yield 'one value',x.flat[0].item()
     yield 'one less',x[:-1]
     yield 'one more',np.concatenate([x,x[:1]])

@@ -28,7 +28,8 @@ import pandas as pd
 from fastai.vision.all import *
 from ..words import cell_value,one_line
 from ..bounded import Unreadable,is_whole,json_of,read_arrays,read_bounded,yaml_of
-from ..checks import check
+from ..checks import check,row_tolerance
+from ..metrics.scores import OperatingPoint
 from .names import method_title,remember_titles
 
 # %% ../../nbs/compare/results.ipynb #311164dc
@@ -65,23 +66,28 @@ _optional: dict = dict(history=list, train_counts=list, code=dict, warnings=list
 effort_columns = 'steps','images_read','images_passed','train_seconds'
 _optional |= {k: float for k in effort_columns}
 
+def _is_huge(value): return isinstance(value, int) and abs(value)>=2**63
+
 def _is_a(value, kind):
     if kind is float: kind = int | float
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and not isinstance(value, bool) and not _is_huge(value)
 
 def _has(values, kinds): return all(_is_a(values.get(k), kind) for k,kind in kinds.items())
 
 def _is_row(row):
     "Is this a row of scores: who, and numbers or words?"
-    plain = isinstance(row, dict) and not any(isinstance(o, list | dict) for o in row.values())
+    plain = isinstance(row, dict) and not any(isinstance(o, list | dict) or _is_huge(o) for o in row.values())
     return plain and _has(row, _figures_of_row)
 
 def _is_record(record):
     "Has a record what figures are made of?"
     if record.get('seal', _seal_of(record))!=_seal_of(record): return False
     if not _has(record, _figures) or not record['rows'] or not all(map(_is_row, record['rows'])): return False
-    numbers = [*record['train_shares'], *(record.get('train_counts') or [])]
-    return all(_is_a(o, float) for o in numbers) and all(isinstance(o, dict) for o in record.get('history') or [])
+    counts,epochs = (record.get(k) or [] for k in ('train_counts','history'))
+    if not isinstance(counts, list) or not isinstance(epochs, list): return False
+    if not _are_shares(record['train_shares'], len(record['train_shares'])): return False
+    if any(_is_huge(o) for epoch in epochs if isinstance(epoch, dict) for o in epoch.values()): return False
+    return all(_is_a(o, float) for o in counts) and all(isinstance(o, dict) for o in epochs)
 
 def _completed(record):
     "A record in which what does not matter for figures is of its type, or empty"
@@ -112,16 +118,17 @@ def whole_record(
 def read_predictions(
     path, # Folder of a run
     part:str='report', # 'report', 'select', or the name of external data
-    folder=None # Folder of the comparison, which no link leads out of. Default: where `path` is.
+    folder=None, # Folder of the comparison, which no link leads out of. Default: where `path` is.
+    n_classes:int|None=None # Number of classes K. Default: as many as there are probabilities.
 )->dict: # See below
     """What a run predicted: `paths` (N,), `groups` (N,) or None, `targs` (N,), `plain` and `probs`.
 
     `probs` are probabilities by operating point, each (N,K); `plain` those before averaging with mirror images."""
-    mine,_ = _read_part(path, part, folder, lambda name: True)
+    mine,_ = _read_part(path, part, folder, n_classes, lambda name: True)
     points = {k.removeprefix('probs/'): x for k,x in mine.items() if k.startswith('probs/')}
     return dict(probs=points, groups=mine.get('groups'), **{k: mine[k] for k in ('paths','targs','plain')})
 
-def _read_part(path, part, folder, wanted):
+def _read_part(path, part, folder, n_classes, wanted):
     "Arrays of a part by name, those that are `wanted`, and the names of all"
     path,head = Path(path),f'{part}/' # behind the slash stands what the array holds
     def is_mine(name): return name.startswith(head) and wanted(name.removeprefix(head))
@@ -129,7 +136,7 @@ def _read_part(path, part, folder, wanted):
         arrays,names = read_arrays(path/'predictions.npz', is_mine, path.parent.parent if folder is None else folder)
         mine = {k.removeprefix(head): x for k,x in arrays.items()}
         here = [o.removeprefix(head) for o in names if o.startswith(head)]
-        if here: _check_arrays(path, mine, here)
+        if here: _check_arrays(path, mine, here, n_classes)
     except (OSError,Unreadable) as e:
         raise ValueError(f"'{path}' has predictions that cannot be read. Delete this folder and start the comparison "
                          f'again: it trains this run anew. {resume_line(path.parent.parent)}') from e
@@ -137,20 +144,31 @@ def _read_part(path, part, folder, wanted):
     check(here, 'part', 'read_predictions', f'one of {parts}', repr(part))
     return mine,here
 
-def _check_arrays(path, mine, names):
+def _are_probs(p):
+    "Are these rows of probabilities?"
+    return bool((p>=0).all() and (np.abs(p.sum(1, dtype=np.float64)-1)<=row_tolerance).all()) # False for NaN
+
+def _check_arrays(path, mine, names, n_classes):
     "Raise `Unreadable` unless the arrays of a part, of which some were read, are those of one set of images"
     n = {len(x) if x.ndim else None for k,x in mine.items() if not k.startswith('calibration/')}
     probs = [x for k,x in mine.items() if k.startswith('probs/')]
     shapes = {x.shape for x in (*probs,*(mine[o] for o in ('plain',) if o in mine))}
-    there = any(o.startswith('probs/') for o in names) and {'paths','targs','plain'} <= {*names}
-    kinds = mine['targs'].dtype.kind=='i' if 'targs' in mine else True
-    alike = len(n)==1 and len(shapes)<=1 and kinds and all(x.dtype.kind=='f' and x.ndim==2 for x in probs)
-    if not there or not alike: raise Unreadable(f"'{path}' holds arrays that do not belong together.")
+    there = {o.removeprefix('probs/') for o in names if o.startswith('probs/')}=={*OperatingPoint}
+    there &= {'paths','targs','plain'} <= {*names}
+    kinds = {k: mine[k].dtype.kind for k in ('targs','paths','groups') if k in mine}
+    alike = len(n)==1 and len(shapes)<=1 and all(kind==('i' if k=='targs' else 'U') for k,kind in kinds.items())
+    if not there or not alike or not all(x.dtype.char in 'efd' and x.ndim==2 for x in probs):
+        raise Unreadable(f"'{path}' holds arrays that do not belong together.")
+    sizes = {x.shape[1] for x in probs} | ({n_classes} - {None})
+    y = mine.get('targs', np.zeros(1, int))
+    if len(sizes)>1 or (y<0).any() or any((y>=k).any() for k in sizes):
+        raise Unreadable(f"'{path}' holds another number of classes.")
+    if not all(map(_are_probs, probs)): raise Unreadable(f"'{path}' holds probabilities that do not sum to 1.")
 
 class _SavedProbs(Mapping):
     "Probabilities of a run by operating point, each array read when it is asked for"
-    def __init__(self, path, part, folder, n, names):
-        self.where,self.n = (path,part,folder),n
+    def __init__(self, path, part, folder, n_classes, n, names):
+        self.where,self.n = (path,part,folder,n_classes),n
         self.points = [o.removeprefix('probs/') for o in names if o.startswith('probs/')]
         self.shape = None
 
@@ -169,11 +187,12 @@ class _SavedProbs(Mapping):
 def open_predictions(
     path, # Folder of a run
     part:str='report', # 'report', 'select', or the name of external data
-    folder=None # Folder of the comparison, which no link leads out of. Default: where `path` is.
+    folder=None, # Folder of the comparison, which no link leads out of. Default: where `path` is.
+    n_classes:int|None=None # Number of classes K. Default: as many as there are probabilities.
 )->dict: # As of `read_predictions`, without `plain`
     "What a run predicted, of which each array of `probs` is read when it is asked for, and kept nowhere"
-    mine,names = _read_part(path, part, folder, lambda name: name in ('paths','targs','groups'))
-    probs = _SavedProbs(path, part, folder, len(mine['targs']), names)
+    mine,names = _read_part(path, part, folder, n_classes, lambda name: name in ('paths','targs','groups'))
+    probs = _SavedProbs(path, part, folder, n_classes, len(mine['targs']), names)
     return dict(probs=probs, groups=mine.get('groups'), paths=mine['paths'], targs=mine['targs'])
 
 # %% ../../nbs/compare/results.ipynb #b6b7bfeb
@@ -237,14 +256,20 @@ def _read_table(path, folder):
 _common = dict(data=str, vocab=list, ordered=bool, n_folds=int, selection=str, grouped=bool, notes=list, monitor=str,
                fingerprint=str, version=str, settings=str)
 
+def _are_shares(shares, k):
+    "Are these the shares of K classes?"
+    numbers = isinstance(shares, list) and all(_is_a(o, float) for o in shares)
+    return numbers and len(shares)==k and _are_probs(np.array([shares], dtype=np.float64))
+
 def _is_meta(meta):
     "Is this what is common to all runs? An older file may lack some of it."
     known = _common if 'runs' in meta else {k: kind for k,kind in _common.items() if k in meta}
     if not all(isinstance(meta.get(k), kind) for k,kind in known.items()): return False
     titles = meta.get('titles', {})
     if not isinstance(titles, dict) or not all(isinstance(o, str) for o in titles.values()): return False
-    shares,failed = meta.get('prevalence') or [],meta.get('failed') or []
-    if not isinstance(shares, list) or not all(_is_a(o, float) for o in shares): return False
+    if not all(isinstance(o, str) for k in ('vocab','notes') for o in meta.get(k, ())): return False
+    shares,failed = meta.get('prevalence'),meta.get('failed') or []
+    if shares is not None and not _are_shares(shares, len(meta.get('vocab', shares))): return False
     kept,what = meta.get('opened', []),dict(data=str, decode=str, store=str, cache=str, said=str)
     if not isinstance(kept, list) or not all(isinstance(o, dict) and _has(o, what) for o in kept): return False
     if not all(o.get('size') is None or _is_a(o['size'], int) for o in kept): return False
@@ -256,10 +281,12 @@ def _read_meta(folder):
     path = folder/'meta.json'
     if not path.exists(): return None
     meta = read_json(path, folder)
-    if meta is None or not _is_meta(meta):
-        raise ValueError(f"'{path}' cannot be read. Start the same comparison again: it writes it anew. "
-                         f'{resume_line(folder)}')
+    if meta is None or not _is_meta(meta): raise _lost_meta(folder)
     return meta
+
+def _lost_meta(folder):
+    return ValueError(f"'{folder/'meta.json'}' cannot be read. Start the same comparison again: it writes it anew. "
+                      f'{resume_line(folder)}')
 
 # %% ../../nbs/compare/results.ipynb #568ef41d
 class Results:
@@ -270,6 +297,7 @@ class Results:
         self.folder = Path(folder)
         self.data = None # `ImageData`, where this process has trained on them
         self.meta = _read_meta(self.folder)
+        self.n_classes = len(self.meta['vocab']) if self.meta and 'vocab' in self.meta else None
         if self.meta: remember_titles(self.meta.get('titles', {}))
         runs = self.meta.pop('runs', None) if self.meta else None
         runs = [o for o in runs if isinstance(o, str)] if isinstance(runs, list) else []
@@ -280,6 +308,8 @@ class Results:
             self.df = _read_table(self.folder/'results.csv', self.folder)
             return
         records = {o: self.record(o) for o in runs}
+        sizes = {len(o['train_shares']) for o in records.values() if o is not None}
+        if sizes and self.n_classes not in (None,*sizes): raise _lost_meta(self.folder)
         self._leave_out([o for o in runs if records[o] is None], len(runs))
         self.df = results_table([records[o] for o in runs if records[o] is not None])
 
@@ -298,14 +328,14 @@ class Results:
         part:str='report' # 'report', 'select', or the name of external data
     )->dict: # See `read_predictions`
         "What a run predicted"
-        return read_predictions(self.folder/'runs'/run, part, self.folder)
+        return read_predictions(self.folder/'runs'/run, part, self.folder, self.n_classes)
 
     def opened(self,
         run:str, # Key of the run
         part:str='report' # 'report', 'select', or the name of external data
     )->dict: # See `open_predictions`
         "What a run predicted, one array at a time"
-        return open_predictions(self.folder/'runs'/run, part, self.folder)
+        return open_predictions(self.folder/'runs'/run, part, self.folder, self.n_classes)
 
     def record(self,
         run:str # Key of the run

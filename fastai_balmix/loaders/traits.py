@@ -32,7 +32,7 @@ from functools import partial
 from inspect import signature
 from itertools import chain
 from pathlib import PurePath
-from types import FunctionType,MethodType,ModuleType
+from types import CodeType,FunctionType,MethodType,ModuleType
 import numpy as np
 import pandas as pd
 import torch
@@ -95,10 +95,11 @@ _unopened = (type,ModuleType,DataLoaders,Learner,DataLoader,torch.utils.data.Dat
 _methods = 'encodes','decodes','setups','__signature__'
 
 def is_library(
-    o # A class or a function
+    o # A class, a function or a module
 )->bool:
     "Is it one of a library that is in common use?"
-    return (getattr(o, '__module__', None) or '').partition('.')[0] in _libraries
+    name = getattr(o, '__name__' if isinstance(o, ModuleType) else '__module__', None) or ''
+    return name.partition('.')[0] in _libraries
 
 def implementations(
     tfm # A fastai transform
@@ -115,11 +116,19 @@ def arguments(
     "What a transform was made with, by name"
     return {k: getattr(tfm, k, None) for k in signature(type(tfm).__init__).parameters if k!='self'}
 
+def _names(code):
+    "Names of globals and attributes in the code of a function, and of functions inside it"
+    return [*code.co_names, *chain.from_iterable(_names(o) for o in code.co_consts if isinstance(o, CodeType))]
+
 def _used_globals(f):
-    "The variables of its module that a function names, by name"
-    names = [*f.__code__.co_names]
-    for o in f.__code__.co_consts: names += getattr(o, 'co_names', ()) # functions inside
-    return {k: f.__globals__[k] for k in names if k in f.__globals__}
+    "Variables that a function names, by name: of its module, and of the user's modules and classes"
+    names = _names(f.__code__)
+    found = {k: f.__globals__[k] for k in names if k in f.__globals__}
+    for where,o in [*found.items()]:
+        if not isinstance(o, ModuleType|type) or is_library(o): continue
+        inside = vars(o) if isinstance(o, ModuleType) else _in_class(o)
+        found.update((f'{where}.{k}', inside[k]) for k in names if k in inside)
+    return found
 
 def _in_function(f):
     "What a function uses, by name"
@@ -132,12 +141,15 @@ def _in_function(f):
     if not is_library(f): inside.update(_used_globals(f))
     return inside
 
-def _code(f):
-    "What a function does, as far as its own code says"
-    consts = [o for o in f.__code__.co_consts if isinstance(o, _single)]
-    return zlib.crc32(f.__code__.co_code),str(consts)
+def _code(code):
+    "What a function does, as far as its own code says: its instructions with the names and values in them"
+    def text(o):
+        if isinstance(o, CodeType): return str(_code(o))
+        if isinstance(o, frozenset): return f'frozenset {sorted(map(text, o))}'
+        return f'tuple {[*map(text, o)]}' if isinstance(o, tuple) else repr(o)
+    return zlib.crc32(code.co_code),code.co_names,[*map(text, code.co_consts)]
 
-_of_classes = (*_single,list,tuple,dict,set,FunctionType)
+_of_classes = (*_single,list,tuple,dict,set,FunctionType,np.ndarray,torch.Tensor,Transform,*generator_types)
 
 def _in_class(cls):
     "What a user's class holds and its instances share, by name"
@@ -208,7 +220,7 @@ class Traits:
         if isinstance(o, _unopened): return (kind,id(o) if self._places else getattr(o, '__name__', '')),{}
         if isinstance(o, torch.Tensor): return (kind,self._read.tensor(o)),_in_instance(o)
         if isinstance(o, Image.Image): return (kind,self._read.image(o)),{}
-        if isinstance(o, FunctionType): return (kind,_code(o)),_inside(o)
+        if isinstance(o, FunctionType): return (kind,_code(o.__code__)),_inside(o)
         if isinstance(o, np.ndarray):
             if not o.dtype.hasobject: return (kind,o.shape,str(o.dtype),self._read.array(o)),{}
             o = o.ravel().tolist()
