@@ -130,7 +130,8 @@ reading = """\
 - The recipe is worse than √-sampling on each of the four data sets. Its deferred stage, its smoothing with weight
   decay, and mixing together with that stage lower both scores. For averaged weights no difference is shown.
 - As trained, cRT and LDAM-DRW have far more balanced accuracy than plain sampling. Under the balanced prior less of
-  that remains, and √-sampling is ahead of both.
+  that remains, and √-sampling is ahead of both. Hypothesis 3 holds for cRT alone: LDAM-DRW is behind √-sampling as
+  trained too.
 - LDAM-DRW has a higher MCC at the training prevalence than √-sampling, and a lower balanced accuracy under the
   balanced prior. By the plan this is a question for another study.
 - All of this holds for small networks from scratch, 15 epochs, and clothes in 28 × 28 pixels. A network with pretrained

@@ -3,7 +3,9 @@ a small notebook with a cell of each kind is made into a page."""
 import json
 from base64 import b64encode
 
+import pytest
 from conftest import warm_call
+from reading import pages, reading_ease, syllables
 from test_sync import readme_module
 
 png = b64encode(b'not really a picture').decode()
@@ -131,3 +133,16 @@ def test_each_kind_of_cell(tmp_path):
     assert warm_call(make, nb, images)==wanted
     assert sorted(p.name for p in images.iterdir())==['other-1.png', 'sample-1.png', 'sample-2.png']
     assert (images/'sample-1.png').read_bytes()==b'not really a picture'
+
+
+# Reading ease
+
+@pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
+def test_pages_are_in_plain_english(page): assert reading_ease(page.read_text(encoding='utf-8'))[0]>=50
+
+def test_reading_ease_is_that_of_flesch():
+    text = '# Not this\n\nThe cat sat.\n\n- A *network* has `this` many classes.\n\n    code\n\n| a table |\n'
+    n_syllables = 3 + (1+2+1+2+2)
+    ease,length,n = reading_ease(text)
+    assert (n,length)==(8,4) and ease==pytest.approx(206.835 - 1.015*4 - 84.6*n_syllables/8)
+    assert [*map(syllables, ['make','images','classes','table','rare'])]==[1,3,2,2,1]
