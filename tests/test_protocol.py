@@ -869,7 +869,8 @@ def test_mistakes_in_python(out, kwargs, words):
     assert not out.exists()
 
 @pytest.mark.parametrize('counts, words', [
-    ((30,1), "g1 has 1 image; 2 folds need 2. Leave it out"), ((30,0), 'every class'),
+    ((30,1), "g1 has 1 image; 2 folds need 2. Leave it out"), ((30,0), 'at least two classes'),
+    ((20,10,0), 'every class'),
     ((12,8), 'at most 8, the training images of fold 1'),
     ((3,2), 'leaves images to choose on')])
 def test_small_data_have_their_say(out, counts, words):

@@ -773,7 +773,7 @@ def test_command(folder, tmp_path, capsys, monkeypatch):
     text = Page((tmp_path/'page.html').read_text(encoding='utf-8')).text
     assert 'a prevalence of 5 %' in text and 'cy, di' in text
     for kwargs,words in (
-        (dict(folder=tmp_path),'holds results.csv'),
+        (dict(folder=tmp_path),'holds no results of balmix-compare'),
         (dict(folder=folder, out='x.txt'),"ends in '.html'"),
         (dict(folder=folder, out='none/x.html'),'a folder that is there'),
         (dict(folder=folder, positive='no'),'must be a class')):
