@@ -66,7 +66,8 @@ def state():
         deterministic=torch.are_deterministic_algorithms_enabled(),
         only_warn=torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn=(torch.backends.cudnn.benchmark,torch.backends.cudnn.deterministic,torch.backends.cudnn.enabled),
-        precision=torch.get_float32_matmul_precision(), environment=dict(os.environ),
+        precision=torch.get_float32_matmul_precision(), environment=dict(os.environ), folder=os.getcwd(),
+        device=torch.get_default_device(), anomalies=torch.is_anomaly_enabled(), float_errors=np.geterr(),
         backend=dict.get(matplotlib.rcParams, 'backend'),
         handlers={o: signal.getsignal(o) for o in signal.valid_signals()-{signal.SIGCHLD}})
 
@@ -82,11 +83,17 @@ class Reckless(Callback):
         matplotlib.use('svg')
         if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-    def after_fit(self): torch.set_default_dtype(torch.float64)
+    def after_fit(self):
+        torch.set_default_dtype(torch.float64)
+        torch.autograd.set_detect_anomaly(True)
+        np.seterr(under='raise', invalid='ignore')
+        os.chdir('/')
 
 def reckless(t): t.cbs.append(Reckless())
 def fails_late(t):
-    def fail(self): raise RuntimeError('no such luck')
+    def fail(self):
+        torch.set_default_device('meta')
+        raise RuntimeError('no such luck')
     t.cbs += [Reckless(),Callback(after_epoch=fail)]
 
 @pytest.mark.parametrize('thread', [False,True])

@@ -22,7 +22,7 @@ __all__ = ['alone', 'quiet', 'heard_warnings']
 
 # %% ../../nbs/compare/alone.ipynb #f9c30fe7
 import os,random,signal,sys,threading,warnings
-from contextlib import contextmanager
+from contextlib import contextmanager,suppress
 import numpy as np
 import torch
 
@@ -91,10 +91,23 @@ def _backend():
 def _set_backend(before):
     if before is not None: sys.modules['matplotlib'].use(before)
 
+def _folder():
+    "The current folder; None where it has been removed"
+    with suppress(FileNotFoundError): return os.getcwd()
+
+def _set_folder(before):
+    if before is not None: os.chdir(before)
+
+def _anomalies(): return torch.is_anomaly_enabled(),torch.is_anomaly_check_nan_enabled()
+def _set_anomalies(before): torch.autograd.set_detect_anomaly(*before)
+def _set_float_errors(before): np.seterr(**before)
+
 _switches = [(torch.get_num_threads,torch.set_num_threads), (torch.get_default_dtype,torch.set_default_dtype),
              (torch.is_grad_enabled,torch.set_grad_enabled), (_deterministic,_set_deterministic),
              (torch.get_float32_matmul_precision,torch.set_float32_matmul_precision), (_autocast,_set_autocast),
-             (_cudnn,_set_cudnn), (_environment,_set_environment), (_handlers,_set_handlers), (_backend,_set_backend)]
+             (_cudnn,_set_cudnn), (torch.get_default_device,torch.set_default_device), (_anomalies,_set_anomalies),
+             (np.geterr,_set_float_errors), (_environment,_set_environment), (_folder,_set_folder),
+             (_handlers,_set_handlers), (_backend,_set_backend)]
 
 # %% ../../nbs/compare/alone.ipynb #2b1e5451
 _turn = threading.RLock()
