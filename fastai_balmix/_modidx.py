@@ -551,6 +551,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastai_balmix/compare/alone.py'),
                                              'fastai_balmix.compare.alone._set_deterministic': ( 'compare/alone.html#_set_deterministic',
                                                                                                  'fastai_balmix/compare/alone.py'),
+                                             'fastai_balmix.compare.alone._set_device': ( 'compare/alone.html#_set_device',
+                                                                                          'fastai_balmix/compare/alone.py'),
                                              'fastai_balmix.compare.alone._set_environment': ( 'compare/alone.html#_set_environment',
                                                                                                'fastai_balmix/compare/alone.py'),
                                              'fastai_balmix.compare.alone._set_float_errors': ( 'compare/alone.html#_set_float_errors',

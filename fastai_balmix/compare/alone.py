@@ -98,6 +98,10 @@ def _folder():
 def _set_folder(before):
     if before is not None: os.chdir(before)
 
+def _set_device(before):
+    # Even the CPU is not set where it need not be: PyTorch would then run Python before each of its functions
+    if torch.get_default_device()!=before: torch.set_default_device(None if before.type=='cpu' else before)
+
 def _anomalies(): return torch.is_anomaly_enabled(),torch.is_anomaly_check_nan_enabled()
 def _set_anomalies(before): torch.autograd.set_detect_anomaly(*before)
 def _set_float_errors(before): np.seterr(**before)
@@ -105,7 +109,7 @@ def _set_float_errors(before): np.seterr(**before)
 _switches = [(torch.get_num_threads,torch.set_num_threads), (torch.get_default_dtype,torch.set_default_dtype),
              (torch.is_grad_enabled,torch.set_grad_enabled), (_deterministic,_set_deterministic),
              (torch.get_float32_matmul_precision,torch.set_float32_matmul_precision), (_autocast,_set_autocast),
-             (_cudnn,_set_cudnn), (torch.get_default_device,torch.set_default_device), (_anomalies,_set_anomalies),
+             (_cudnn,_set_cudnn), (torch.get_default_device,_set_device), (_anomalies,_set_anomalies),
              (np.geterr,_set_float_errors), (_environment,_set_environment), (_folder,_set_folder),
              (_handlers,_set_handlers), (_backend,_set_backend)]
 
