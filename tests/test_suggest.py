@@ -12,6 +12,8 @@ from fastai_balmix.compare import fitting
 from fastai_balmix.compare.cli import balmix_compare
 from fastai_balmix.compare.closing import closing_lines
 from fastai_balmix.compare.facts import facts_of_data, facts_of_folder
+from fastai_balmix.compare.methods import Method
+from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.suggest import Suggestion, advice, command_of, suggestions
 from fastai_balmix.compare.summary import summarise
@@ -211,6 +213,17 @@ def test_settings_of_a_comparison_that_was_stopped_at_once(capsys, tmp_path, no_
     lines = suggested(f'--out {tmp_path}/out', capsys)
     got = parsed(joined(lines, 'Command'))
     assert got['methods']=='instance,sqrt,balmix_0.2' and got['settings']==tmp_path/'out/settings.yaml'
+
+def test_runs_that_have_all_failed(capsys, tmp_path):
+    def fail(t): raise RuntimeError('no such luck')
+    data = digits(n_folds=2)
+    recipe = dict(archs='small', epochs=1, size=8, bs=32, pretrained=False, augment='none', show=False)
+    with pytest.raises(RuntimeError, match='No run was finished'):
+        compare(data, [Method('failing', fail, 'x')], out=tmp_path/'out', **recipe)
+    lines = suggested(f'--out {tmp_path}/out', capsys)
+    assert joined(lines, 'Found')=='No run is finished; 2 failed. The first error: RuntimeError: no such luck'
+    assert joined(lines, 'Next')=='Remove the cause of the error, and start the same command again.'
+    assert joined(lines, 'Command').startswith('compare(..., ')
 
 def test_facts_of_data_that_cannot_be_tried():
     "Without a trial there is no cost, and a class without images is not the rarest"

@@ -12,10 +12,11 @@ __all__ = ['facts_of_data', 'facts_of_folder']
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from ..bounded import Unreadable,yaml_of
+from ..words import one_line
 from .config import TrainConfig
 from .plan import plan_runs,with_parts
 from .progress import Estimate
-from .results import read_json,Results
+from .results import read_failures,read_json,Results
 from .suggest import cheap
 from .summary import summarise
 from .trial import trials
@@ -46,14 +47,20 @@ def facts_of_data(
 # %% ../../nbs/compare/facts.ipynb #fac75e5b
 def facts_of_folder(
     out # Folder of a comparison
-)->tuple|None: # Facts, settings, and what was found in words; None where no run is finished
-    "What is known from the finished runs of a comparison"
+)->tuple|None: # Facts, settings, and what was found in words; None where no run has ended
+    "What is known from the runs of a comparison"
     out = Path(out)
     meta = read_json(out/'meta.json', out)
-    if meta is None or not (meta.get('runs') or (out/'results.csv').exists()): return None
+    if meta is None: return None
+    try: settings = yaml_of(out/'settings.yaml', out)
+    except (OSError,Unreadable): settings = None
+    if not isinstance(settings, dict): settings = {}
+    if not (meta.get('runs') or (out/'results.csv').exists()):
+        failed = read_failures(out, meta.get('settings'))
+        if not failed: return None
+        said = f"No run is finished; {len(failed)} failed. The first error: {one_line(failed[0]['error'])}"
+        return dict(methods=[], n_failed=len(failed)),settings,said
     res = Results(out)
     methods = [*res.df.method.unique()]
     summary = summarise(res, baseline='instance' if 'instance' in methods else methods[0])
-    try: settings = yaml_of(out/'settings.yaml', out)
-    except (OSError,Unreadable): settings = None
-    return summary.answer,settings if isinstance(settings, dict) else {},repr(res)
+    return summary.answer,settings,repr(res)

@@ -175,16 +175,19 @@ def _finer(facts):
     return [o for _,o in sorted(steps, key=lambda o: o[0])]
 
 # %% ../../nbs/compare/suggest.ipynb #5099e50f
+_some_failed = Suggestion('Start the same command again: it tries the runs that failed once more.', {})
+_all_failed = Suggestion('Remove the cause of the error, and start the same command again.', {})
+
 def suggestions(
-    facts:dict # As of `answer_of`, or with `methods` empty where nothing was run
+    facts:dict # As of `answer_of`, or with `methods` empty where no run is finished
 )->list: # `Suggestion`s, the most useful first
     "What to do next"
+    failed = facts.get('n_failed')
+    if not facts['methods'] and failed: return [_all_failed]
     if not facts['methods']:
         images = _image_step(facts)
         return [_start(facts), *([images[1]] if images else [])]
-    res = []
-    if facts['n_failed']:
-        res.append(Suggestion('Start the same command again: it tries the runs that failed once more.', {}))
+    res = [_some_failed] if failed else []
     needed = _needed(facts)
     if needed is not None: return [*res,needed]
     found = [rule(facts) for rule in (_threshold,_heads_for_grades,_probe,_next_alpha)]
