@@ -67,7 +67,8 @@ def state():
         only_warn=torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn=(torch.backends.cudnn.benchmark,torch.backends.cudnn.deterministic,torch.backends.cudnn.enabled),
         precision=torch.get_float32_matmul_precision(), environment=dict(os.environ), folder=os.getcwd(),
-        device=torch.get_default_device(), modes=torch._C._len_torch_function_stack(), anomalies=torch.is_anomaly_enabled(), float_errors=np.geterr(),
+        device=torch.get_default_device(), modes=torch._C._len_torch_function_stack(),
+        anomalies=torch.is_anomaly_enabled(), float_errors=np.geterr(),
         backend=dict.get(matplotlib.rcParams, 'backend'),
         handlers={o: signal.getsignal(o) for o in signal.valid_signals()-{signal.SIGCHLD}})
 
