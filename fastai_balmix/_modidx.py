@@ -2488,6 +2488,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastai_balmix/datasets/seen.py'),
                                              'fastai_balmix.datasets.seen.seen_hash': ( 'datasets/seen.html#seen_hash',
                                                                                         'fastai_balmix/datasets/seen.py'),
+                                             'fastai_balmix.datasets.seen.shows_bar': ( 'datasets/seen.html#shows_bar',
+                                                                                        'fastai_balmix/datasets/seen.py'),
                                              'fastai_balmix.datasets.seen.state_of': ( 'datasets/seen.html#state_of',
                                                                                        'fastai_balmix/datasets/seen.py')},
             'fastai_balmix.datasets.sources': { 'fastai_balmix.datasets.sources._call_by_name': ( 'datasets/sources.html#_call_by_name',

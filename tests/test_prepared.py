@@ -584,9 +584,14 @@ def test_size_place_and_time_are_said(folder):
     Image.fromarray(noise(90)).save(folder/'new.png')
     assert '1 of them new, ' in str(plan_store(make_data(folder), 24))
 
-def test_a_bar_counts_images(folder, capsys):
-    prepare(make_data(folder), 24, num_workers=0)
-    assert f'[{len(make_data(folder))}/{len(make_data(folder))}' in capsys.readouterr().out
+@pytest.mark.parametrize('screen', [True,False])
+def test_a_bar_counts_images_on_a_screen(folder, capsys, monkeypatch, screen):
+    monkeypatch.setattr(seen, 'is_screen', lambda: screen)
+    data = make_data(folder)
+    data.verify(0)
+    prepare(data, 24, num_workers=0)
+    out = capsys.readouterr().out
+    assert out.count(f'[{len(data)}/{len(data)}')==2 if screen else out==''
 
 def test_what_is_kept_of_verification_is_as_before(folder):
     data = make_data(folder)

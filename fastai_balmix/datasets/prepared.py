@@ -47,7 +47,7 @@ from .dicom import is_dicom
 from .origins import current_names,nothing,Origin,stamp_of
 from .pictures import in_blocks,kept_as,Opening,Pictures
 from .places import DiskPlaces,PlaceWriter,renewing
-from .seen import keep_seen,seen_hash
+from .seen import keep_seen,seen_hash,shows_bar
 from .stores import (
     check_system, make_room, no_room, NoStore, remove_store, room_for_stores, store_key)
 
@@ -181,7 +181,8 @@ def _fill_in_processes(places, opening, store, num_workers, progress):
     with ProcessPoolExecutor(n, **context) as pool:
         try:
             seen = (o for chunk in pool.map(fill, chunks) for o in chunk)
-            return dict(progress_bar(seen, total=len(places), leave=False) if progress and places else seen)
+            shown = shows_bar(progress) and places
+            return dict(progress_bar(seen, total=len(places), leave=False) if shown else seen)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
