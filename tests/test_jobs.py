@@ -247,12 +247,16 @@ def test_external_data_are_opened_once_too(photos, others, tmp_path, monkeypatch
     assert n[0]==len(external)
     assert_same(tmp_path/'none', tmp_path/'memory')
 
-def test_a_store_that_is_not_to_be_had_is_done_without(photos, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('memory,kept,words', [
+    (10**9, 'memory', 'Store 38 images at 8 × 8, 7.3 kB in memory.'),
+    (0, '', 'Opened images would take 7.3 kB in memory, of which 0.0 kB are free. They are opened in every epoch.')])
+def test_a_store_that_is_not_to_be_had_is_done_without(photos, tmp_path, monkeypatch, capsys, memory, kept, words):
+    monkeypatch.setattr(opened, 'free_memory', lambda: memory)
     (tmp_path/'file').write_text('')
     data = from_folder_table(photos).with_folds(2, seed=0)
     seen = where(monkeypatch, out=tmp_path/'out', data=data, cache=tmp_path/'file'/'stores', show=True)
     said = ' '.join(capsys.readouterr().out.split())
-    assert seen=={''} and 'Store none, since' in said and 'Images are opened in every epoch.' in said
+    assert seen=={kept} and f"{tmp_path/'file'/'stores'}': Not a directory. Store" in said and words in said
 
 def test_where_images_are_kept_is_said_and_noted(tmp_path, monkeypatch, capsys):
     def made(name, **kwargs):
@@ -268,8 +272,8 @@ def test_where_images_are_kept_is_said_and_noted(tmp_path, monkeypatch, capsys):
     nowhere = dict(data='', size=8, decode='full', store='raw', cache='', said='')
     assert made('off', cache=False, show=True)[1]==[nowhere]
     monkeypatch.setattr(opened, 'free_memory', lambda: 21_000)
-    wanted = ('none, since opened images would take 21.5 kB in memory, of which 21.0 kB are free. '
-              'Images are opened in every epoch.')
+    wanted = ('Opened images would take 21.5 kB in memory, of which 21.0 kB are free. '
+              'They are opened in every epoch.')
     said,noted = made('none')
     assert said=='' and noted[0]['said']==wanted and noted[0]['cache']==''
     assert f'Store {wanted}' in made('said', show=True)[0]

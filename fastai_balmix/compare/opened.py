@@ -69,6 +69,10 @@ def chosen_cache(
     if cache is False or size is None or not len(data): return ''
     if data.images is None and cache!='auto': return str(Path(cache).expanduser().absolute())
     if data.images is None and (store!='raw' or _is_larger(data, size)): return 'beside'
+    return _memory_for(data, size, jobs, taken)
+
+def _memory_for(data, size, jobs, taken):
+    "'memory' if the images take at most a fifth of it in all processes together, else ''"
     return 'memory' if 5*jobs*(taken+_n_bytes(data, size))<=(free_memory() or 0) else ''
 
 def _n_bytes(data, size): return len(data)*3*math.prod(height_width(size, 'compare'))
@@ -150,12 +154,6 @@ def _tell(text, show):
     if show and text not in _told: show_lines(labelled('Store', text))
     _told.add(text)
 
-def _each_time(why, show):
-    "Images that are kept nowhere"
-    said = f'none, since {why.rstrip(".")}. Images are opened in every epoch.'
-    _tell(said, show)
-    return Opened('', said)
-
 def make_store(
     data, # `ImageData`
     size, # Height and width in pixels
@@ -165,7 +163,7 @@ def make_store(
     reading=None, # How images are opened, where that is not how the data say
     store:str='raw' # 'raw' or 'compact', as `prepare` takes it
 )->Opened:
-    "Make the store of data on disk, where it is chosen and not there yet"
+    "Make the store of data on disk, where it is chosen and not there yet. If it cannot be made, `cache` is ''."
     if cache in ('','memory'): return Opened(cache)
     how:dict = dict(decode=decode, folder=None if cache=='beside' else cache, store=store)
     if reading is not None: data = _read_as(data, reading)
@@ -176,7 +174,9 @@ def make_store(
         prepare(data, size, **how, progress=show)
     except OSError as e:
         if store!='raw': raise
-        return _each_time(str(e), show)
+        why = f'{str(e).rstrip(".")}.'
+        _tell(why, show)
+        return Opened('', why)
     return Opened(cache, f'{plan}.')
 
 def keep_opened(
@@ -190,20 +190,25 @@ def keep_opened(
     reading=None, # How images are opened, where that is not how the data say
     store:str='raw' # 'raw' or 'compact', as `prepare` takes it
 )->Opened:
-    "Choose where the opened images of data are kept, say so, and make the store on disk"
+    "Choose where the opened images of data are kept, say so, and make the store on disk; without it, use memory"
     where = chosen_cache(data, size, cache, jobs, taken, store)
     size = kept_size(data, size)
     if cache is False or size is None or not len(data): return Opened('')
-    if where not in ('','memory'): return make_store(data, size, decode, where, show, reading, store)
+    why = ''
+    if where not in ('','memory'):
+        on_disk = make_store(data, size, decode, where, show, reading, store)
+        if on_disk.cache: return on_disk
+        where,why = _memory_for(data, size, jobs, taken),f'{on_disk.said} '
     n = _n_bytes(data, size)
-    if not where:
+    if where:
+        height,width = height_width(size, 'compare')
+        said = f'{len(data):,} images at {height} × {width}, {_in_memory(n, jobs)}.'
+    else:
         free = free_memory()
         left = 'how much is free is not known' if free is None else f'of which {size_words(free)} are free'
-        return _each_time(f'opened images would take {_in_memory(n, jobs)}, {left}', show)
-    height,width = height_width(size, 'compare')
-    said = f'{len(data):,} images at {height} × {width}, {_in_memory(n, jobs)}.'
+        said = f'Opened images would take {_in_memory(n, jobs)}, {left}. They are opened in every epoch.'
     _tell(said, show)
-    return Opened(where, said, n)
+    return Opened(where, f'{why}{said}', n if where else 0)
 
 def _in_memory(n_bytes, jobs):
     return f"{size_words(n_bytes)} {'in memory' if jobs==1 else f'in the memory of each of {jobs} processes'}"
