@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 root = Path(__file__).resolve().parent.parent
 context = get_context('forkserver')
@@ -155,8 +156,22 @@ def warm_call_fixture():
 
 @pytest.fixture(scope='session')
 def built(tmp_path_factory):
-    "Folder of the site, made from a copy of the repository, strictly, and without a fault that its crawl finds"
-    dst = tmp_path_factory.mktemp('site')
+    "Folder of the site, which the first of pytest's processes makes that wants it"
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ: base = base.parent # which they share
+    dst = base/'built-site'
+    with FileLock(f'{dst}.lock'):
+        if not (dst/'made').exists():
+            shutil.rmtree(dst, ignore_errors=True)
+            build_site(dst)
+            (dst/'made').touch()
+    return dst/'site'
+
+
+def build_site(
+    dst # Folder to build in
+):
+    "Make the site from a copy of the repository, strictly, and without a fault that its crawl finds"
     left_out = shutil.ignore_patterns('_proc', '.ipynb_checkpoints', '__pycache__')
     for o in 'nbs','docs','fastai_balmix','tests': shutil.copytree(root/o, dst/o, ignore=left_out)
     for o in [*root.glob('*.md'), *(root/o for o in ('pyproject.toml','settings.ini','LICENSE'))]: shutil.copy(o, dst)
@@ -165,4 +180,3 @@ def built(tmp_path_factory):
     p = subprocess.run([sys.executable, 'docs/build.py'], cwd=dst, env=os.environ|{'PYTHONPATH':str(dst)},
                        capture_output=True, text=True)
     assert p.returncode==0, p.stdout[-5000:]+p.stderr[-5000:]
-    return dst/'site'

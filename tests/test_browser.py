@@ -183,14 +183,13 @@ def test_lines_of_source_stand_beside_their_numbers(address, visit):
     assert abs(line['y']-number['y']) < 6
 
 
-def test_complaints_are_seen(address, visit, built):
+def test_complaints_are_seen(visit, tmp_path):
     bad = '<!doctype html><title>x</title><img src="nowhere.png"><p style="width:4000px">x</p>'
-    (built/'bad.html').write_text(bad+'<script>throw Error("oh"); </script>')
-    try:
+    (tmp_path/'bad.html').write_text(bad+'<script>throw Error("oh"); </script>')
+    with served(tmp_path) as address:
         page = visit(f'{address}/bad.html')
         assert any('oh' in o for o in page.complaints) and any('404' in o for o in page.complaints)
         assert sideways(page) > 0 and broken_images(page) and barriers(page)
-    finally: (built/'bad.html').unlink()
 
 
 # The report

@@ -483,7 +483,7 @@ def check_interrupted(n, seed):
 def test_ctrl_c_at_a_random_moment(): check_interrupted(1, 1)
 
 @pytest.mark.slow
-def test_ctrl_c_at_more_random_moments(): check_interrupted(20, 2)
+def test_ctrl_c_at_more_random_moments(): check_interrupted(8, 2)
 
 # A data set of another length
 

@@ -81,9 +81,9 @@ def test_names_come_from_the_wheel(installed, tmp_path):
     assert int(n)==409 and file.startswith(str(installed))
 
 
-def test_the_first_tutorial_runs(installed, clone, tmp_path):
+def test_a_tutorial_runs_from_a_comparison_to_its_page(installed, clone, tmp_path):
     script = tmp_path/'run_notebook.py'
     script.write_text(run_notebook)
-    tutorial = clone/'nbs'/'tutorials'/'01_first_fit.ipynb'
+    tutorial = clone/'nbs'/'tutorials'/'02_does_it_help.ipynb'
     run(installed/'bin'/'python', script, tutorial, tmp_path/'out.ipynb', cwd=tmp_path, timeout=1800)
     assert (tmp_path/'out.ipynb').stat().st_size>10_000
