@@ -64,7 +64,7 @@ def check_readable(fig):
         assert fig.bbox.padded(1).containsy(box.y0) and fig.bbox.padded(1).containsy(box.y1), text
     return [text for text,_ in boxes]
 
-@pytest.mark.thinned
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize('name', data)
 @pytest.mark.parametrize('args', [dict(), dict(n=1, quantiles=(.5,.9)), dict(n=2, figsize=(7,3.5))])
 def test_labels_of_pairs_can_be_read(name, args):

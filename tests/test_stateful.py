@@ -139,4 +139,4 @@ def test_whatever_has_happened_a_learner_trains_as_a_fresh_one(tmp_path): drive(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
-def test_whatever_has_happened_for_long(tmp_path): drive(tmp_path, 120, 25)
+def test_whatever_has_happened_for_long(tmp_path): drive(tmp_path, 60, 25)

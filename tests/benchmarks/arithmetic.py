@@ -14,7 +14,7 @@ Variants take turns, one epoch of training each; the head of `epochs.py` says ho
 processor must have bfloat16 in hardware (`avx512_bf16` or `amx_bf16`), which the script looks up; without it, bfloat16
 is imitated, and the script ends.
 
-`--quick` uses few images of 64 pixels, proves nothing but that the script runs, and asks no processor. The script ends
+`--quick` uses few images of 32 pixels, proves nothing but that the script runs, and asks no processor. The script ends
 with an error where an aim is missed."""
 import sys
 from pathlib import Path
@@ -69,7 +69,7 @@ def main(
 ):
     "Time epochs in bfloat16 against those in float32"
     size,bs = 224,16
-    if quick: images,size,repeats = 40,64,2
+    if quick: images,size,repeats = 20,32,2
     print(machine())
     if not quick and has_bf16() is False: sys.exit('This processor has no bfloat16.')
     fits = {'float32': fit(images, size, bs), 'bf16': fit(images, size, bs, amp='bf16'),

@@ -275,7 +275,7 @@ def main(
 ):
     "Time Balanced-MixUp's epochs against plain ones"
     only = only.split(',')
-    if quick: images,repeats = 130,2
+    if quick: images,repeats,pool = 130,2,8
     if threads: torch.set_num_threads(threads)
     def wanted(*names): return [o for o in names if o in only]
     def light(): return nn.Sequential(nn.AvgPool2d(pool), net()) if pool>1 else net()
