@@ -339,6 +339,11 @@ def test_nothing_of_a_report_lies_on_another(made_reports, visit, k, width):
     assert not page.evaluate(twice)
 
 
+# Pixels of the page for each of a figure's points
+scales = """() => [...document.querySelectorAll('figure svg')].map(o => {
+    const shown = o.getBoundingClientRect(), own = o.viewBox.baseVal;
+    return Math.min(shown.width/own.width, shown.height/own.height) })"""
+
 @pytest.mark.parametrize('k', class_numbers)
 def test_a_report_is_printed_on_a_few_pages(made_reports, visit, k):
     page = visit((made_reports/f'{k}.html').as_uri())
@@ -350,6 +355,7 @@ def test_a_report_is_printed_on_a_few_pages(made_reports, visit, k):
     page.set_viewport_size(dict(width=696, height=1000))
     page.evaluate("document.querySelectorAll('details.part').forEach(o => o.open = true)")
     assert sideways(page) <= 0
+    assert min(page.evaluate(scales)) > .65 # letters of 8 points are printed as 4 and more
 
 
 @pytest.mark.parametrize('scheme', ['light','dark'])

@@ -174,7 +174,7 @@ def svg(
     key:str, # Identifier of the figure, of its own on the page
     draw, # Function that draws and returns `Axes`
     *args # Its arguments
-)->dict: # `marks`, safe markup; `box`, the view box; `width` in pixels
+)->dict: # `marks`, safe markup; `box`, the view box; `width` in pixels; `tall`, is it higher than wide?
     "A figure as part of a page"
     f = io.BytesIO()
     plt.draw_if_interactive() # loads the backend, whose settings would end with the context: Jupyter's shows figures
@@ -186,9 +186,10 @@ def svg(
     root = ElementTree.fromstring(f.getvalue())
     _tidy(root, key)
     box = root.attrib['viewBox']
+    width,height = map(float, box.split()[2:])
     # matplotlib counts points of 1/72 inch, a page pixels of 1/96
     return dict(marks=Markup(''.join(ElementTree.tostring(o, encoding='unicode') for o in root)), box=box,
-                width=round(float(box.split()[2])*96/72))
+                width=round(width*96/72), tall=height>width)
 
 # %% ../../nbs/report/sections.ipynb #852e9ed6
 def _frame(rows, index=None):
