@@ -434,8 +434,6 @@ def jupyterlab(folder):
         log.close()
 
 
-idle = '.jp-Notebook-ExecutionIndicator[data-status=idle]'
-
 # The last of a notebook's cells of code has a number once all have run
 # Of a cell that is collapsed, no number is shown
 all_have_run = """() => {
@@ -459,12 +457,16 @@ some_are_run = """() => {
     return numbers.some(o => /\\[(\\*|\\d+)\\]/.test(o)) }"""
 
 def run_all(page, tries=60):
-    "Choose Run All Cells. Soon after its kernel has started, JupyterLab does nothing then."
+    """Choose Run All Cells until it is done: JupyterLab may ask for the kernel at any time, and does nothing where the
+    kernel has only just started"""
     from playwright.sync_api import TimeoutError as TooLate
+    asked = page.locator('.jp-Dialog button.jp-mod-accept').first
     for _ in range(tries):
-        page.locator('.lm-MenuBar-item').filter(has_text=re.compile('^Run$')).click()
-        page.locator('.lm-Menu-item').filter(has_text=re.compile('^Run All Cells$')).click()
-        with suppress(TooLate): return page.wait_for_function(some_are_run, timeout=5000)
+        with suppress(TooLate):
+            if asked.is_visible(): asked.click(timeout=5000)
+            page.locator('.lm-MenuBar-item').filter(has_text=re.compile('^Run$')).click(timeout=5000)
+            page.locator('.lm-Menu-item').filter(has_text=re.compile('^Run All Cells$')).click(timeout=5000)
+            return page.wait_for_function(some_are_run, timeout=5000)
     raise AssertionError('no cell was run')
 
 
@@ -474,11 +476,6 @@ def test_a_tutorial_runs_in_jupyterlab(visit, tmp_path):
     with jupyterlab(tmp_path) as (url,token):
         page = visit(f'{url}/lab/tree/{nb.name}?token={token}&reset', widths['wide'], 1000)
         page.locator('.jp-Notebook .jp-Cell').first.wait_for()
-        # A choice of kernel, where the notebook's is not known by name
-        choose = '.jp-Dialog button.jp-mod-accept'
-        page.locator(f'{choose}, {idle}').first.wait_for(state='attached')
-        if page.locator(choose).is_visible(): page.locator(choose).click()
-        page.locator(idle).first.wait_for(state='attached')
         page.evaluate(count_bars)
         run_all(page)
         page.wait_for_function(all_have_run, timeout=1000*600)
