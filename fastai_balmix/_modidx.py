@@ -2076,6 +2076,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'fastai_balmix/datasets/longtail.py'),
                                                  'fastai_balmix.datasets.longtail.Squish.__init__': ( 'datasets/longtail.html#squish.__init__',
                                                                                                       'fastai_balmix/datasets/longtail.py'),
+                                                 'fastai_balmix.datasets.longtail.Squish.__reduce__': ( 'datasets/longtail.html#squish.__reduce__',
+                                                                                                        'fastai_balmix/datasets/longtail.py'),
                                                  'fastai_balmix.datasets.longtail.Squish.encodes': ( 'datasets/longtail.html#squish.encodes',
                                                                                                      'fastai_balmix/datasets/longtail.py'),
                                                  'fastai_balmix.datasets.longtail._digit_items': ( 'datasets/longtail.html#_digit_items',

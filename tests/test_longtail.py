@@ -1,6 +1,7 @@
 """The notebook shows what a long tail looks like. Here its arithmetic is compared with a direct loop for every seed and
 size, bad arguments are refused, and the embedded loaders are asked whether they hold the images they should."""
 
+import pickle
 from collections import Counter
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from hypothesis import given, strategies as st
 from sklearn.datasets import load_digits
 from toys import class_sizes, equal, must_be, tail_targets
 
-from fastai_balmix.datasets.longtail import digits_lt, tail_counts, tail_idxs
+from fastai_balmix.datasets.longtail import Squish, digits_lt, tail_counts, tail_idxs
 
 
 def _reference_sizes(n_max, n_classes, imbalance, profile):
@@ -173,6 +174,14 @@ def test_own_transforms_come_beside_the_resize_in_the_order_they_ask_for():
     x,x2 = plain.one_batch()[0],dls.one_batch()[0]
     assert set(seen)=={(10,10)}
     torch.testing.assert_close(x2, x/2)
+
+@pytest.mark.parametrize('size', [5,8,32])
+def test_pixels_are_those_of_resize_which_an_export_holds(size):
+    dls = digits_lt(n_max=8, imbalance=4, valid_pct=.01, size=size)
+    step, = (o for o in dls.train.after_item.fs if type(o) is Squish)
+    kept = pickle.loads(pickle.dumps(step))
+    assert type(kept) is Resize
+    for image,_ in dls.train_ds: assert np.array_equal(step(image), kept(image))
 
 def test_everything_can_be_kept_for_training(): assert not len(digits_lt(valid_pct=0).valid_ds)
 

@@ -8,7 +8,8 @@ fastai's `SaveModelCallback` does: in the end the network has the weights of the
 ```python
 def fit(path, *cbs):
     set_seed(1)
-    learn = Learner(digits_lt(size=16, valid_pct=.1, seed=1), small_net(10), metrics=imbalance_metrics())
+    dls = digits_lt(size=16, valid_pct=.1, seed=1)
+    learn = Learner(dls, small_net(10), metrics=imbalance_metrics())
     cbs = [BalancedMixUp(seed=1), Checkpoint(path, monitor='mcc'), *cbs]
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6, 1e-2, cbs=cbs)
     return learn
