@@ -23,6 +23,7 @@ def test_quick(tmp_path):
         assert run(f'tests/benchmarks/{o}.py', '--quick', '--out', tmp_path/'measured')
     tables = {o.stem: pd.read_csv(o) for o in (tmp_path/'measured').iterdir()}
     assert tables.keys()=={*scripts}-{*of_methods}
+    assert (tables['parts'].cpu>0).all()
     for o in 'epochs','loading': assert {*tables[o].row}=={*'abcdef'}
     assert {*tables['comparisons'].row}=={*'abcde'}
     assert all(df.machine.str.contains('cores').all() for df in tables.values())

@@ -129,7 +129,7 @@ def measure(folder, size, epochs):
     import torch
     from loading import K
 
-    from fastai_balmix.compare import fitting, plan, pool
+    from fastai_balmix.compare import fitting, opened, plan, pool
     from fastai_balmix.datasets.sources import read_data
     spent = dict(start=processor_seconds()) # since Python began
     torch.set_num_threads(1)
@@ -140,7 +140,8 @@ def measure(folder, size, epochs):
     # a network of one's own would compute with all threads
     fitting.run_threads = lambda arch: 1
     small = network(parts)
-    parts.time(plan, 'make_store', 'store', whole=True)
+    # before fingerprints are taken, or after, where an earlier process has left them
+    for o in plan,opened: parts.time(o, 'make_store', 'store', whole=True)
     with tempfile.TemporaryDirectory() as out:
         plan.compare(data, 'balmix_0.2', small, folds=[1], epochs=epochs, out=Path(out)/'out', cache=Path(out)/'store',
                      show=False, size=size, pretrained=False)
