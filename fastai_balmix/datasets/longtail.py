@@ -19,7 +19,7 @@ import numpy as np
 from fastai.vision.core import *
 from fastai.vision.data import *
 from PIL.Image import Resampling
-from fastai.vision.augment import Resize,ResizeMethod
+from fastai.vision.augment import Resize
 from fastai.data.all import *
 from ..checks import check,check_int,check_real,in_order,label_array
 
@@ -99,7 +99,7 @@ class Squish(Transform):
         super().__init__()
         self.size = size,size
     def encodes(self, x:PILImage): return x.resize(self.size, resample=Resampling.BILINEAR)
-    def __reduce__(self): return Resize,(self.size,ResizeMethod.Squish) # an exported learner needs fastai alone
+    def __reduce__(self): return Resize,(self.size,'squish') # an exported learner needs fastai alone
 
 def digits_lt(
     n_max:int=120, # Training images of the largest class, digit 0
