@@ -599,12 +599,12 @@ def verdicts(n_sim, moved, seed=0):
 @pytest.mark.slow
 @pytest.mark.parametrize('moved', [False,True])
 def test_methods_that_learned_the_same_are_seldom_told_apart_by_what_they_learned(moved):
-    "At two equal operating points at most 5 % each are wrongly shown; four standard deviations of a share of 200"
-    got = pd.Series(verdicts(200, moved)).value_counts(normalize=True)
+    "At two equal operating points at most 5 % each are wrongly shown; four standard deviations of a share of 400"
+    got = pd.Series(verdicts(400, moved)).value_counts(normalize=True)
     wrong = got.get('learned', 0)+got.get('depends on the operating point', 0)
-    assert wrong <= .1+4*np.sqrt(.1*.9/200)
+    assert wrong <= .1+4*np.sqrt(.1*.9/400)
     if moved: assert got.get('not told apart', 0)>.5
-    else: assert got['not shown']>=1-.15-4*np.sqrt(.15*.85/200)
+    else: assert got['not shown']>=1-.15-4*np.sqrt(.15*.85/400)
 
 # ------------------------------------------------------------------ what must be said under every table
 

@@ -183,8 +183,8 @@ def suggestions(
 )->list: # `Suggestion`s, the most useful first
     "What to do next"
     failed = facts.get('n_failed')
-    if not facts['methods'] and failed: return [_all_failed]
     if not facts['methods']:
+        if failed: return [_all_failed]
         images = _image_step(facts)
         return [_start(facts), *([images[1]] if images else [])]
     res = [_some_failed] if failed else []
