@@ -3124,6 +3124,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'fastai_balmix/loaders/steps.py'),
                                              'fastai_balmix.loaders.steps.Steps.changed': ( 'loaders/steps.html#steps.changed',
                                                                                             'fastai_balmix/loaders/steps.py'),
+                                             'fastai_balmix.loaders.steps.Steps.generators': ( 'loaders/steps.html#steps.generators',
+                                                                                               'fastai_balmix/loaders/steps.py'),
                                              'fastai_balmix.loaders.steps.Steps.hold': ( 'loaders/steps.html#steps.hold',
                                                                                          'fastai_balmix/loaders/steps.py'),
                                              'fastai_balmix.loaders.steps.Steps.note': ( 'loaders/steps.html#steps.note',

@@ -129,7 +129,7 @@ def in_order(
     owner:str, # Whose parameter it is
     vocab=None # Class names in order, if known
 ): # `values`, or a list of them in the order of `vocab`
-    """Refuse to read a Series or dict with its own labels by position: `value_counts`, for example, is sorted by size.
+    """Refuse to read by position what has labels of its own: `value_counts`, for example, is sorted by size.
 
     If the labels are the names in `vocab`, the values are put in that order. Labels 0, 1, 2, ... are positions."""
     if isinstance(values, Set) and not isinstance(values, Mapping):
@@ -139,9 +139,9 @@ def in_order(
     elif pandas is not None and isinstance(values, pandas.Series | pandas.DataFrame): keys = values.index.tolist()
     else: return values
     columns = values.columns.tolist() if hasattr(values, 'columns') else []
-    if all(isinstance(o, Integral) for o in columns) and columns!=[*range(len(columns))]:
-        got = f'a DataFrame with the columns {first_few(columns)}'
-        raise bad_argument(name, owner, 'an array with a column for each class, in their order', got)
+    if len(columns)>1 and [*map(str, columns)]!=[*map(str, range(len(columns)))]: # a file holds numbers as text
+        advice = 'an array with a column for each class, in their order, or a DataFrame with columns 0, 1, 2 and so on'
+        raise bad_argument(name, owner, advice, f'a DataFrame with the columns {first_few(columns)}')
     get = values.iloc.__getitem__ if hasattr(values, 'iloc') else [*values.values()].__getitem__
     if vocab is not None and len(keys)==len({*keys})==len(vocab) and {*keys}=={*vocab}:
         return [get(keys.index(o)) for o in vocab]

@@ -94,6 +94,26 @@ def test_an_item_that_is_tried_and_random_does_not_speak_for_the_others():
     epochs(kept.train)
     assert [kept.cache_info().loaders[0][o] for o in ('items','anew')]==[38,2]
 
+class Late(Sometimes):
+    "Makes its generator when an item first needs it, which can be in a worker"
+    def __init__(self): super().__init__(rare, self.draw_late)
+    def draw_late(self):
+        if not hasattr(self, 'gen'): self.gen = np.random.default_rng()
+        return self.gen.random()
+
+class LateTransform(torch.utils.data.Dataset):
+    "The same, where the data set has a transform that does it"
+    def __init__(self): self.transform = Late()
+    def __len__(self): return 40
+    def __getitem__(self, i): return self.transform[i]
+
+@pytest.mark.parametrize('ds', [Late,LateTransform])
+def test_a_generator_that_a_worker_makes_late_is_seen(ds):
+    dls = loaders(ds(), 2).cached('1MB')
+    noise = [o[o[:,0].argsort()][:,1] for o in told(lambda: epochs(dls.train, 2))[0]]
+    assert {*(noise[0]!=noise[1]).nonzero().flatten().tolist()}==rare
+    assert dls.cache_info().loaders[0]['anew']==3
+
 def test_it_is_said_in_training_too():
     def train():
         dls = loaders(Sometimes(rare, lambda: random.random())).cached('1MB')

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import tempfile
 import threading
@@ -106,12 +107,15 @@ def temp(tmp_path, monkeypatch):
     return tmp_path/'temp'
 
 @contextmanager
-def nothing_left(learn, pipes=True, lost=None):
-    """No process more than before, no open file (`pipes` included), no temporary file. Processes that stay are ended
-    and put on the list `lost`, where there is one."""
+def nothing_left(learn, transfers=True, lost=None):
+    """No process more than before, no open file, no temporary file. Where `transfers` between processes do not count,
+    no pipe does, and shared memory counts only if this process has mapped it. Processes that stay are ended and put on
+    the list `lost`, where there is one."""
     def state():
         active_children() # lets go of those that have ended, which Python otherwise does when it starts the next
-        opened = [o for o in open_files() if pipes or o!='pipe']
+        mapped = Path('/proc/self/maps').read_text()
+        def counts(o): return transfers or not (o=='pipe' or (o.startswith('/dev/shm/') and o not in mapped))
+        opened = [o for o in open_files() if counts(o)]
         shared = [o for o in os.listdir('/dev/shm') if f'_{os.getpid()}_' in o]
         return sorted(children(os.getpid())),opened,sorted(os.listdir(tempfile.gettempdir())),shared
     gc.collect()
@@ -129,6 +133,9 @@ def nothing_left(learn, pipes=True, lost=None):
             lost.append(p)
             os.kill(p, signal.SIGKILL)
             os.waitpid(p, 0)
+        # where a process that was killed had its sockets
+        for o in {*os.listdir(tempfile.gettempdir())}-{*before[2]}:
+            if o.startswith('pymp-'): shutil.rmtree(Path(tempfile.gettempdir())/o)
     assert until(same), (before,state())
 
 def raised(f):
@@ -460,9 +467,10 @@ def interrupted(n, seed):
             while not done.wait(wait):
                 os.killpg(os.getpid(), signal.SIGINT)
                 wait = 3 # again, as people do, where Python itself has swallowed it
-        # Python leaves two pipes where Ctrl-C comes between their making and that of the worker. It leaves the worker
-        # where this process is interrupted while PyTorch starts it, and the worker swallows its own Ctrl-C.
-        with nothing_left(learn, pipes=False, lost=lost):
+        # Python leaves two pipes where Ctrl-C comes between their making and that of the worker. PyTorch leaves a batch
+        # open where it comes between the batch's arrival from a worker and its mapping. It leaves the worker where this
+        # process is interrupted while PyTorch starts it, and the worker swallows its own Ctrl-C.
+        with nothing_left(learn, transfers=False, lost=lost):
             t = threading.Thread(target=press)
             t.start()
             try: fit(learn, route, 10**6)

@@ -190,7 +190,9 @@ def out_of_order(x):
         yield 'dict',dict(zip(shuffled.tolist(), x.tolist()))
     else:
         yield 'shuffled DataFrame',pd.DataFrame(x).iloc[shuffled]
-        if x.shape[1]>1: yield 'DataFrame with shuffled columns',pd.DataFrame(x).iloc[:,::-1]
+        if x.shape[1]>1:
+            yield 'DataFrame with shuffled columns',pd.DataFrame(x).iloc[:,::-1]
+            yield 'DataFrame with named columns',pd.DataFrame(x).add_prefix('class ')
     yield 'one value',x.flat[0].item()
     yield 'one less',x[:-1]
     yield 'one more',np.concatenate([x,x[:1]])

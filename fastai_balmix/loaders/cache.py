@@ -96,9 +96,9 @@ class Cached(LoaderExtension):
             except Exception: self.store.leave_out(place, 'unreadable')
             else:
                 if kept_origin==origin: return item
-        before = generator_states(self.steps.own)
+        before = generator_states(self.steps.generators())
         item = self.steps.constant(k)
-        if generator_states(self.steps.own)!=before: self.store.leave_out(place, 'random')
+        if generator_states(self.steps.generators())!=before: self.store.leave_out(place, 'random')
         else: self.store.put(place, (item,origin), self.number)
         return item
 

@@ -22,10 +22,12 @@ __all__ = ['item_paths', 'Steps']
 # %% ../../nbs/loaders/steps.ipynb #089e3a60
 import os,struct
 from functools import partial
+from itertools import chain
 import numpy as np
 import pandas as pd
 from torch.utils.data import ConcatDataset,Subset
 from fastai.data.all import *
+from .extend import generator_types
 from .traits import Traits
 from .chance import generator_states,is_random
 from .store import packed_size,readable
@@ -253,6 +255,14 @@ class Steps(_AllSteps):
                 data = readable(kept)
                 if data is not None: res.append(packed_size([data]))
         return res
+
+    def generators(self)->list:
+        "Those that the data set and the steps hold, and those made since: some are made when an item first needs one"
+        def inside(o): return getattr(o, '__dict__', {}).values()
+        for o in (self.ds, *inside(self.ds), *chain.from_iterable(self.rows), *self.after):
+            held = [x for x in inside(o) if isinstance(x, generator_types)]
+            self.own += [x for x in held if all(x is not known for known in self.own)]
+        return self.own
 
     def _traits(self, dl):
         "What the constant steps are made of, as it is now"
