@@ -1,8 +1,8 @@
 """What the site says of each public name, read from the modules and notebooks without importing them: signature,
 parameters with their comments, docstring, errors, the lines of source, and the first cell of a notebook that uses it.
 
-Public are the names that a wing's `__init__.pyi` lists, those in `__all__` of `losses`, `ordinal` and `classifier`,
-and the methods that are patched into fastai's classes. Each wing and each of these three rooms has one page."""
+Public are the names that a wing's `__init__.pyi` lists, those in `__all__` of `ordinal` and `classifier`, and the
+methods that are patched into fastai's classes. Each wing and each of these two rooms has one page."""
 import ast
 import re
 import sys

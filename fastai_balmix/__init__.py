@@ -101,7 +101,9 @@
 - `fastai_balmix.loaders.store`: Items as bytes, in memory of a fixed size that all worker processes share.
 - `fastai_balmix.loaders.traits`: What an object is made of, as values that can be compared later.
 - `fastai_balmix.loaders.weighted`: Loaders that draw each class with a chosen probability.
-- `fastai_balmix.losses`: Losses for rare classes and for grades: focal, class-balanced, logit-adjusted, smoothed, cost-sensitive, kappa.
+- `fastai_balmix.losses.base`: What the losses of this package have in common: shapes, reductions, and what they say about the class prior.
+- `fastai_balmix.losses.grades`: Where classes have an order, a near miss costs less than a far one: smoothed labels, expected costs, kappa.
+- `fastai_balmix.losses.rare`: Focal, class-balanced, logit-adjusted, with margins, and smoothed by class size.
 - `fastai_balmix.metrics.activations`: Turn a network's outputs into probabilities.
 - `fastai_balmix.metrics.cells`: Store a confusion matrix as its sums, or as its occupied cells.
 - `fastai_balmix.metrics.differences`: What data show about the difference between two methods.

@@ -19,9 +19,9 @@ from fastai_balmix.inference.tta import FlipTTA
 from fastai_balmix.loaders import cache,weighted # noqa: F401 # they add methods to fastai's classes
 from fastai_balmix.loaders.draws import ClassSampler,class_counts,mixed_probs,sampling_probs
 from fastai_balmix.loaders.labels import train_labels
-from fastai_balmix.losses import (
-    ClassBalancedLoss,CostSensitiveRegularisation,GaussianLabelSmoothing,LabelAwareSmoothing,LDAMLoss,LogitAdjustedLoss,
-    QWKLoss,WeightedFocalLoss,cb_weights,drw_weights)
+from fastai_balmix.losses.grades import CostSensitiveRegularisation,GaussianLabelSmoothing,QWKLoss
+from fastai_balmix.losses.rare import (
+    ClassBalancedLoss,LabelAwareSmoothing,LDAMLoss,LogitAdjustedLoss,WeightedFocalLoss,cb_weights,drw_weights)
 from fastai_balmix.metrics.intervals import confidence_interval,paired_test
 from fastai_balmix.metrics.learner import (
     BalancedAcc,BrierError,CalibrationError,ConfusionMetric,GeometricMean,KendallTau,MCC,MacroF1,QuadKappa,

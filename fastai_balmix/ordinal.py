@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from fastai.basics import *
 from .checks import as_classes,check,check_int,check_real,label_array
-from .losses import ClassLoss
+from .losses.base import ClassLoss
 
 # %% ../nbs/ordinal.ipynb #2e528caf
 def _check_classes(n_classes, owner): check_int(n_classes, 'n_classes', owner, low=2)

@@ -33,7 +33,7 @@ def run_copy(nb, folder, timeout=900):
 
 # These train for as long as all others together
 long = [f'nbs/{o}.ipynb' for o in (
-    'callback/deferred', 'callback/mixup', 'classifier', 'demo', 'inference/prior', 'inference/tta', 'losses',
+    'callback/deferred', 'callback/mixup', 'classifier', 'demo', 'inference/prior', 'inference/tta', 'losses/rare',
     'report/page', 'tutorials/01_first_fit', 'tutorials/03_grading', 'tutorials/06_distributed', 'tutorials/rivals')]
 
 @pytest.mark.parametrize('nb', [pytest.param(o, marks=[pytest.mark.slow]*(o in long)) for o in notebooks])

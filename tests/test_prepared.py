@@ -571,6 +571,34 @@ def test_cleaning_frees_what_is_not_in_use(folder):
     clean_stores(folder/'.balmix_cache')
     assert not (folder/'.balmix_cache').exists() and clean_stores(folder/'nowhere')==([],[])
 
+def test_cleaning_leaves_what_was_there_before(folder, tmp_path):
+    data,cache = make_data(folder),tmp_path/'repo'
+    cache.mkdir()
+    (cache/'.gitignore').write_text('secrets.env\n')
+    for kept in cache,tmp_path/'new':
+        quiet(data, 24, folder=kept)
+        assert clean_stores(kept)[0]
+    assert [o.name for o in cache.iterdir()]==['.gitignore'] and not (tmp_path/'new').exists()
+    assert (cache/'.gitignore').read_text()=='secrets.env\n'
+    (cache/'.gitignore').write_text('*\n') # as the package has it, but in a folder with other files
+    (cache/'thesis.tex').touch()
+    quiet(data, 24, folder=cache)
+    assert not (cache/'CACHEDIR.TAG').exists() and clean_stores(cache)[0]
+    assert (cache/'.gitignore').read_text()=='*\n'
+
+def test_a_link_that_came_with_the_data_is_not_followed(folder, tmp_path):
+    data,home = make_data(folder),tmp_path/'home'
+    home.mkdir()
+    (folder/'.balmix_cache').symlink_to(home)
+    link = r"\.balmix_cache' is a link, and is not followed\. Name another folder"
+    for f in (lambda: quiet(data, 24), lambda: plan_store(data, 24), lambda: clean_stores(folder/'.balmix_cache')):
+        with pytest.raises(NoStore, match=link): f()
+    with pytest.warns(UserWarning, match=link): data.verify(size=24, num_workers=0, progress=False)
+    assert not [*home.iterdir()]
+    (tmp_path/'link').symlink_to(home)
+    quiet(data, 24, folder=tmp_path/'link') # which a user has named
+    assert [*home.iterdir()]
+
 # What is said
 
 def test_size_place_and_time_are_said(folder):

@@ -51,14 +51,14 @@ def test_each_name_has_an_example():
 
 def test_api_has_a_page_for_each_wing():
     wings = {p.parent.name for p in api.package.glob('*/__init__.pyi')}
-    assert {*api.page_names()}==wings | {'losses', 'ordinal', 'classifier'}
+    assert {*api.page_names()}==wings | {'ordinal', 'classifier'}
 
 
 def test_names_that_a_wing_does_not_list_are_not_shown():
     names = api.all_names()
     stubs = [api.ast.parse(p.read_text(encoding='utf-8')) for p in api.package.glob('*/__init__.pyi')]
     listed = {a.name for t in stubs for o in t.body if isinstance(o, api.ast.ImportFrom) for a in o.names}
-    for page in {*names}-{'losses', 'ordinal', 'classifier'}:
+    for page in {*names}-{'ordinal', 'classifier'}:
         assert {o.name for o in names[page] if '.' not in o.name} <= listed
     assert {'DataLoaders.weighted', 'DataLoaders.cached'} <= {o.name for o in names['loaders']}
     assert {o.anchor for o in names['report'] if o.name.lower()=='report'}=={'report', 'report-class'}

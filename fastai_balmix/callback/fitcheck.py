@@ -43,7 +43,7 @@ from ..loaders.labels import train_loader,vocab_of
 from ..loaders.weighted import loader_sampler,Weighted
 from .mixup import BalancedMixUp,MixedLoss
 from .rivals import ProgressiveSampling,Remix
-from ..losses import loss_correction
+from ..losses.base import loss_correction
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
 def _uneven(x): return np.ptp(x) > 1e-6*np.max(x)

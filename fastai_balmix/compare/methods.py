@@ -22,9 +22,9 @@ import pandas as pd
 from fastai.basics import *
 from fastai.callback.mixup import MixUp
 from ..checks import check
-from ..losses import (
-    cb_weights, ClassBalancedLoss, CostSensitiveRegularisation, drw_weights, GaussianLabelSmoothing,
-    LabelAwareSmoothing, LDAMLoss, LogitAdjustedLoss, QWKLoss, WeightedFocalLoss)
+from ..losses.grades import CostSensitiveRegularisation,GaussianLabelSmoothing,QWKLoss
+from ..losses.rare import (
+    cb_weights, ClassBalancedLoss, drw_weights, LabelAwareSmoothing, LDAMLoss, LogitAdjustedLoss, WeightedFocalLoss)
 from ..classifier import cosine_head,crt,linear_probe,tau_normalise
 from ..ordinal import CornHead,CornLoss,GradeHead,GradeLoss
 from ..callback.mixup import BalancedMixUp
