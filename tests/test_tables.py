@@ -3,7 +3,9 @@ read right, or refused in the words that are stated here; what an error proposes
 
 import re
 import sys
+import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -236,6 +238,50 @@ def test_excel_and_parquet(tmp_path):
     again(a)
     again(b)
 
+@pytest.mark.parametrize('stated', ['A1:C7','A1:B13','A1'])
+def test_cells_beyond_the_stated_size_of_a_sheet(tmp_path, stated):
+    openpyxl = pytest.importorskip('openpyxl')
+    book = openpyxl.Workbook()
+    for row in [('path','label','patient'),*((f'{k}.png','ab'[k%2],f'p{k}') for k in range(12))]: book.active.append(row)
+    book.save(tmp_path/'x.xlsx')
+    with zipfile.ZipFile(tmp_path/'x.xlsx') as old, zipfile.ZipFile(tmp_path/'y.xlsx', 'w') as new:
+        for o in old.namelist():
+            new.writestr(o, re.sub(rb'<dimension ref="[^"]*" */>', f'<dimension ref="{stated}"/>'.encode(), old.read(o)))
+    df,_ = read_cells(tmp_path/'y.xlsx', 'f')
+    assert df.patient.tolist()==[f'p{k}' for k in range(12)]
+
+def test_cells_of_parquet_that_are_no_text(tmp_path):
+    pa,pq = (pytest.importorskip(o) for o in ('pyarrow','pyarrow.parquet'))
+    def labels(values):
+        pq.write_table(pa.table(dict(path=[f'{k}.png' for k in range(4)], label=values)), tmp_path/'p.parquet')
+        return read_cells(tmp_path/'p.parquet', 'f')[0].label.tolist()
+    grow(tmp_path, *(f'{k}.png' for k in range(4)))
+    assert labels([['x','y'],['y'],['x'],['x']])==['x|y','y','x','x']
+    refused(tmp_path/'p.parquet', "has several in 1 rows, such as 'x|y' in row 2")
+    assert labels([b'x',b'y',b'x',None])==['x','y','x','']
+    assert labels([1.,2.,float('nan'),1.])==['1','2','','1']
+
+def test_a_column_that_is_there_twice(tmp_path):
+    files = [f'{k}.png' for k in range(4)]
+    def twice(header, row): return table(tmp_path, header, *(row(k) for k in range(4)), files=files)
+    fn = twice('path,label,label', lambda k: f"{k}.png,{'ab'[k%2]},{'cd'[k%2]}")
+    refused(fn, "from_csv needs a single column 'label', but t.csv has 2 of this name with different values.")
+    fn = twice('path,a,a,b', lambda k: f'{k}.png,{k%2},{1-k%2},{1-k%2}')
+    refused(fn, "from_csv needs a single column 'a'", labels=['a','b'])
+    fn = twice('path,label,age,age', lambda k: f"{k}.png,{'ab'[k%2]},{k},9")
+    assert from_csv(fn).notes==["t.csv has 2 columns 'age' with different values. The first keeps its name, the others are "
+                                "read as 'age (2)'."]
+    same = twice('path,label,label', lambda k: f"{k}.png,{'ab'[k%2]},{'ab'[k%2]}")
+    assert not from_csv(same).notes
+
+def test_a_quotation_mark_that_stands_alone_is_told(tmp_path):
+    def noted(k): return '"' if k in (3,6) else ''
+    fn = table(tmp_path, 'path,label,note', *(f"{k}.png,{'ab'[k%2]},{noted(k)}" for k in range(12)),
+               files=[f'{k}.png' for k in range(12)])
+    data = from_csv(fn)
+    assert len(data)==9 and data.notes==['t.csv: a cell of row 5 holds lines between two quotation marks that look like '
+                                         'rows (2). If they are rows, remove these marks.']
+
 @pytest.mark.parametrize('package,name', [('openpyxl','t.xlsx'), ('pyarrow','t.parquet')])
 def test_a_package_that_is_not_installed(tmp_path, monkeypatch, package, name):
     (tmp_path/name).write_bytes(dict(openpyxl=b'PK\x03\x04', pyarrow=b'PAR1')[package])
@@ -257,7 +303,9 @@ def test_columns_are_named_once_and_rows_counted_as_in_a_spreadsheet(tmp_path):
     fn = tmp_path/'t.csv'
     fn.write_text('sep=;\nid;id;;x y ;\n1;2;3;4;\n\n5;6;7\n')
     df,notes = read_cells(fn, 'f')
-    assert [*df]==['id','id (2)','column 3','x y'] and df.index.tolist()==[2,4] and not notes
+    assert [*df]==['id','id (2)','column 3','x y'] and df.index.tolist()==[2,4]
+    assert notes==["t.csv has 2 columns 'id' with different values. The first keeps its name, the others are read as "
+                   "'id (2)'."]
     assert df.loc[4].tolist()==['5','6','7','']
 
 # Parts and folds
@@ -307,6 +355,18 @@ def test_parts_that_nobody_knows_are_listed(tmp_path):
     assert told.df.split.tolist()==['train','train','valid','test','test','x']
     assert "unused parts: 'x' (1 image)." in told.notes[0]
     again(told)
+
+@pytest.mark.parametrize('parts', [dict(train='train', test='val'), dict(train='A', test='B')])
+def test_a_part_that_is_not_named_is_not_used(tmp_path, parts):
+    other = 'test' if 'A' not in parts.values() else 'train'
+    values = [*parts.values(),other]
+    fn = table(tmp_path, 'path,label,split', *(f"{k}.png,{'ab'[k//3%2]},{values[k%3]}" for k in range(18)),
+               files=[f'{k}.png' for k in range(18)])
+    data = from_csv(fn, split='split', parts=parts)
+    rows = data.parts(select=.4)
+    assert not {*np.concatenate([*rows.values()]).tolist()} & {*range(2, 18, 3)}
+    assert rows['report'].tolist()==[*range(1, 18, 3)]
+    assert any(f'unused parts: {other!r} (6 images)' in o for o in data.notes)
 
 def test_no_part_to_train_on(tmp_path):
     fn = parted(tmp_path, 'part', ['Trainn','Trainn','test'])

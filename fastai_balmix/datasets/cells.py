@@ -72,6 +72,8 @@ def _needed(package, fn, owner):
 
 def _as_text(value):
     "A cell as text"
+    if isinstance(value, list): return '|'.join(map(_as_text, value)) # several labels
+    if isinstance(value, bytes): return value.decode(errors='replace')
     if value is None or value!=value: return '' # NaN
     if isinstance(value, float) and value.is_integer(): value = int(value)
     return str(value)
@@ -83,15 +85,16 @@ def _excel_rows(fn, owner, notes):
     book = excel.load_workbook(fn, read_only=True, data_only=True)
     names = book.sheetnames
     if len(names)>1: notes.append(f'{fn.name} has {len(names)} sheets; the first is read, {names[0]!r}.')
-    rows = [[_as_text(o) for o in row] for row in book[names[0]].iter_rows(values_only=True)]
+    sheet = book[names[0]]
+    sheet.reset_dimensions() # which other programs state wrongly
+    rows = [[_as_text(o) for o in row] for row in sheet.iter_rows(values_only=True)]
     book.close()
     return rows
 
 def _parquet_rows(fn, owner):
     "Rows of a Parquet file, column names first"
     table = _needed('pyarrow.parquet', fn, owner).read_table(fn)
-    columns = [[str(name), *(('' if o is None else str(o)) for o in table.column(k).to_pylist())]
-               for k,name in enumerate(table.column_names)]
+    columns = [[str(name), *map(_as_text, table.column(k).to_pylist())] for k,name in enumerate(table.column_names)]
     return [*map(list, zip(*columns))]
 
 def _rows_of(fn, owner, columns, sep, notes):
@@ -119,6 +122,22 @@ def _columns_of(rows):
         names.append(f'{name} ({n+1})' if n else name)
     return names
 
+def _repeated(names, df):
+    "Columns that repeat the name of another one with other values, {name: their names}"
+    found = {name: [o for o in names if re.fullmatch(rf'{re.escape(name)} \(\d+\)', o)] for name in names}
+    other = {name: [o for o in same if not df[o].equals(df[name])] for name,same in found.items()}
+    return {name: same for name,same in other.items() if same}
+
+def _rows_in_cells(rows, fn):
+    "A note where a cell seems to hold whole rows: a quotation mark that stands alone joins lines up to the next one"
+    n = len(rows[0][1])
+    def lines(cell): return [o for o in cell.splitlines()[1:-1] if any(o.count(sep)==n-1 for sep in ',;\t|')]
+    found = {k: len(held) for k,row in rows for cell in row if (held := lines(cell))} if n>1 else {}
+    if not found: return []
+    k,n_lines = next(iter(found.items()))
+    return [f'{fn.name}: a cell of row {k} holds lines between two quotation marks that look like rows ({n_lines:,}). If '
+            'they are rows, remove these marks.']
+
 def read_cells(
     fn:Path, # The file: CSV, .xlsx or .parquet
     owner:str, # Reader, for errors
@@ -131,11 +150,19 @@ def read_cells(
     if not rows: raise _cannot(owner, fn, 'it is empty.')
     names = _columns_of([row for _,row in rows])
     width = len(names)
+    notes += _rows_in_cells(rows, fn)
     for k,row in rows[1:]:
         if len(row)>width and any(o.strip() for o in row[width:]):
             raise _cannot(owner, fn, f'row {k} has {len(row)} cells, and the header {width}.')
     cells = [[o.strip() for o in row[:width]]+['']*(width-len(row)) for _,row in rows[1:]]
-    return pd.DataFrame(cells, columns=names, index=[k for k,_ in rows[1:]], dtype=object),notes
+    df = pd.DataFrame(cells, columns=names, index=[k for k,_ in rows[1:]], dtype=object)
+    for name,others in _repeated(names, df).items():
+        if name in columns:
+            raise ValueError(f'{owner} needs a single column {name!r}, but {fn.name} has {len(others)+1} of this name '
+                             'with different values. Rename the others.')
+        notes.append(f"{fn.name} has {len(others)+1} columns {name!r} with different values. The first keeps its name, "
+                     f"the others are read as {', '.join(map(repr, others))}.")
+    return df,notes
 
 def read_table(
     fn:Path, # The file

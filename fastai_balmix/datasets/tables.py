@@ -133,7 +133,8 @@ def _splits(asked, values):
         asked.notes.append(f'{asked.where(asked.split)}: unused parts: {counts_of(unknown)}.{hint}')
     spelled = [f'{o!r} is read as {p!r}' for o,p in found.items() if p and o.lower()!=p]
     if spelled: asked.notes.append(f"{asked.where(asked.split)}: {', '.join(spelled)}.")
-    return [found[o] or o for o in values]
+    # the name of a part that is not meant must not be read as that part
+    return [found[o] or (f'{o} (unused)' if part_of(o) else o) for o in values]
 
 def _folds(asked, values):
     "Number of the fold of each row, from 1"
