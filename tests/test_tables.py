@@ -242,11 +242,13 @@ def test_excel_and_parquet(tmp_path):
 def test_cells_beyond_the_stated_size_of_a_sheet(tmp_path, stated):
     openpyxl = pytest.importorskip('openpyxl')
     book = openpyxl.Workbook()
-    for row in [('path','label','patient'),*((f'{k}.png','ab'[k%2],f'p{k}') for k in range(12))]: book.active.append(row)
+    book.active.append(['path','label','patient'])
+    for k in range(12): book.active.append([f'{k}.png','ab'[k%2],f'p{k}'])
     book.save(tmp_path/'x.xlsx')
     with zipfile.ZipFile(tmp_path/'x.xlsx') as old, zipfile.ZipFile(tmp_path/'y.xlsx', 'w') as new:
         for o in old.namelist():
-            new.writestr(o, re.sub(rb'<dimension ref="[^"]*" */>', f'<dimension ref="{stated}"/>'.encode(), old.read(o)))
+            size = f'<dimension ref="{stated}"/>'.encode()
+            new.writestr(o, re.sub(rb'<dimension ref="[^"]*" */>', size, old.read(o)))
     df,_ = read_cells(tmp_path/'y.xlsx', 'f')
     assert df.patient.tolist()==[f'p{k}' for k in range(12)]
 
@@ -269,8 +271,8 @@ def test_a_column_that_is_there_twice(tmp_path):
     fn = twice('path,a,a,b', lambda k: f'{k}.png,{k%2},{1-k%2},{1-k%2}')
     refused(fn, "from_csv needs a single column 'a'", labels=['a','b'])
     fn = twice('path,label,age,age', lambda k: f"{k}.png,{'ab'[k%2]},{k},9")
-    assert from_csv(fn).notes==["t.csv has 2 columns 'age' with different values. The first keeps its name, the others are "
-                                "read as 'age (2)'."]
+    assert from_csv(fn).notes==["t.csv has 2 columns 'age' with different values. The first keeps its name, the others "
+                                "are read as 'age (2)'."]
     same = twice('path,label,label', lambda k: f"{k}.png,{'ab'[k%2]},{'ab'[k%2]}")
     assert not from_csv(same).notes
 
@@ -279,8 +281,8 @@ def test_a_quotation_mark_that_stands_alone_is_told(tmp_path):
     fn = table(tmp_path, 'path,label,note', *(f"{k}.png,{'ab'[k%2]},{noted(k)}" for k in range(12)),
                files=[f'{k}.png' for k in range(12)])
     data = from_csv(fn)
-    assert len(data)==9 and data.notes==['t.csv: a cell of row 5 holds lines between two quotation marks that look like '
-                                         'rows (2). If they are rows, remove these marks.']
+    assert len(data)==9 and data.notes==['t.csv: a cell of row 5 holds lines between two quotation marks that look '
+                                         'like rows (2). If they are rows, remove these marks.']
 
 @pytest.mark.parametrize('package,name', [('openpyxl','t.xlsx'), ('pyarrow','t.parquet')])
 def test_a_package_that_is_not_installed(tmp_path, monkeypatch, package, name):

@@ -135,8 +135,8 @@ def _rows_in_cells(rows, fn):
     found = {k: len(held) for k,row in rows for cell in row if (held := lines(cell))} if n>1 else {}
     if not found: return []
     k,n_lines = next(iter(found.items()))
-    return [f'{fn.name}: a cell of row {k} holds lines between two quotation marks that look like rows ({n_lines:,}). If '
-            'they are rows, remove these marks.']
+    return [f'{fn.name}: a cell of row {k} holds lines between two quotation marks that look like rows ({n_lines:,}). '
+            'If they are rows, remove these marks.']
 
 def read_cells(
     fn:Path, # The file: CSV, .xlsx or .parquet
