@@ -128,7 +128,7 @@
 - `fastai_balmix.report.kept`: What a report needs of the answers of one run, without its probabilities.
 - `fastai_balmix.report.many`: Which of a hundred classes a figure shows, and classes grouped by the number of their images.
 - `fastai_balmix.report.matrices`: What is taken for what: percent of each true class, one network or several side by side.
-- `fastai_balmix.report.mistakes`: The images that a network was surest about and wrong, with what it said and what is true.
+- `fastai_balmix.report.mistakes`: The images that a network got most wrong, with what it said and what is true.
 - `fastai_balmix.report.network`: What a report says of one learner, from one forward pass over its validation set.
 - `fastai_balmix.report.operating`: Operating curves with bands over folds, and how sure a network is against how often it is right.
 - `fastai_balmix.report.page`: One page about a comparison or a network: how it came out, and for whom. To read, print and share.

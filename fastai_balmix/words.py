@@ -13,7 +13,7 @@ one_line('polyp\t\x1b[31m')
 
 # %% auto #0
 __all__ = ['one_line', 'and_list', 'or_list', 'printable', 'latex_text', 'html_text', 'markdown_text', 'cell_text', 'cell_value',
-           'utf8', 'csv_cells', 'figure_text', 'printed_time', 'size_words']
+           'utf8', 'csv_cells', 'figure_text', 'printed_time', 'size_words', 'printed_count']
 
 # %% ../nbs/words.ipynb #8a3ad287
 import html
@@ -150,3 +150,10 @@ def size_words(
     "A size for people"
     if n>=1e9: return f'{n/1e9:,.1f} GB'
     return f'{n/1e6:,.1f} MB' if n>=1e6 else f'{n/1e3:,.1f} kB'
+
+# %% ../nbs/words.ipynb #6d28d5e3
+def printed_count(
+    n:float # A number of things, or a mean of such numbers
+)->str:
+    "A count; a mean that is not whole has one digit"
+    return f'{n:,.0f}' if abs(n-round(n))<.05 else f'{n:,.1f}'

@@ -198,6 +198,12 @@ def test_confusion_can_be_read(k, by_row):
         want = cm[order[0],order[0]]/(cm[order[0]].sum()/100 if by_row else 1)
         assert ax.texts[0].get_text()==f'{want:.0f}'
 
+def test_a_half_is_no_empty_cell():
+    "Python rounds 0.5 to 0"
+    def texts(cm, *args): return [t.get_text() for t in plot_confusion(cm, [*'ab'], *args).texts]
+    assert texts([[199,1],[1,200]])==['100','<1','1','100'] # 0.498 and 0.5 %, the largest class first
+    assert texts([[8,.5],[.4,2]], False)==['8','1','<1','2']
+
 def test_grades_stay_in_their_order():
     ax = plot_confusion(matrix(5), [*'edcba'], ordered=True)
     assert [t.get_text() for t in ax.get_xticklabels()]==[*'edcba']

@@ -672,7 +672,8 @@ def test_the_best_method_and_by_how_much(card):
     none = dict(shown='', diff=.011, low=-.02, high=.04, mdd80=.047)
     rows = [o | none | dict(diff=.05*(o is not tested[0])) for o in card['differences']]
     best = cards_of(changed(card, differences=rows))[0]
-    assert best.startswith('Best method none shown') and '4.7 points or more would probably have been found' in best
+    assert best.startswith('Best method none shown') and '5 points or more would probably have been found' in best
+    assert 'Tested first: Class-balanced sampling +0.0 points (−2.0 to +4.0), MCC, at the training prevalence.' in best
     better = dict(shown='better', diff=.042, low=.011, high=.073)
     rows = [o | (better if o is tested[0] else none) for o in card['differences']]
     best = cards_of(changed(card, differences=rows))[0]
@@ -690,9 +691,24 @@ def test_scores_and_the_rarest_class_of_plain_and_best(folder, card):
     for name in 'Plain sampling','Class-balanced sampling': assert name in score and name in rarest
     y,p,paths,_ = answers(folder, 'class')
     hits = pd.Series((p.argmax(1)==y)[y==3]).groupby(paths[y==3]).mean()
-    assert f'{hits.sum():.0f} of {len(hits)} found' in rarest
+    assert hits.sum()%1==.5 and f'{hits.sum():.1f} of {len(hits)} found' in rarest
     mean = 100*card['networks'][1]['mark']['balanced_acc']
     assert f'{mean:.1f} %' in score
+
+def test_what_moving_the_prior_gains_is_that_of_the_baseline_itself(card):
+    "In the sentence on the threshold: of the plain network as trained and moved, not the difference of differences"
+    def with_(values, **rows):
+        scores = json.loads(json.dumps(card['scores']))
+        for o in scores:
+            if o['method']=='instance': o['scores']['balanced_accuracy']['value'] = values[o['point']]
+        differences = [o | dict(diff=rows.get(o['point'].split()[0], .1), shown='') if o['metric']=='balanced_accuracy'
+                       else o | dict(shown='', diff=0.) for o in card['differences']]
+        return Page(Report(changed(card, scores=scores, differences=differences)).html()).text
+    values = {'as trained':.456, 'train prevalence':.5, 'balanced prior':.633}
+    text = with_(values, **{'as':.273, 'balanced':.148})
+    assert ('gains 27.3 points of balanced accuracy. Moving the prior changes plain sampling by +17.7. With both moved, '
+            'class-balanced sampling is 14.8 points ahead, not shown to be more than chance.') in text
+    assert 'nothing of the gain is left (−1.0).' in with_(values, **{'as':.273, 'balanced':-.01})
 
 def test_faults_of_the_data_are_those_of_the_last_verification(tmp_path):
     images = tmp_path/'lesions'

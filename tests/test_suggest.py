@@ -37,7 +37,7 @@ def facts(methods=('instance','balmix_0.2'), **kwargs):
 SEED = 'One more seed would show differences of about 4 points of MCC, now 5 points, in 10 min of training.'
 
 learned = dict(verdict='learned', shown='better')
-moved = row(point='as trained', verdict='not told apart', shown='better')
+moved = row(point='as trained', verdict='not told apart', shown='better', diff=.12, low=.08, high=.16)
 alphas = 'instance','balmix_0.1','balmix_0.3'
 
 # Facts that meet a rule, the sentence, what changes; and facts that just miss it
@@ -56,8 +56,15 @@ rules = [
     (dict(kind='one run', n_runs=2, n_folds=0, folds=[]), 'Train a second seed of each method, in 2 min of training. '
      'One run each shows nothing of methods.', dict(seeds=2), dict()),
     (dict(comparisons=[row(),moved]), 'Move the probabilities of plain sampling by PriorCalibrator rather than train a '
-     'further method: at equal operating points it is not shown to differ from balmix_0.2.', None,
+     'further method: less than half of its distance to balmix_0.2 is left at equal operating points.', None,
      dict(comparisons=[moved])), # equal operating points were not measured
+    (dict(comparisons=[moved,row(low=.01, high=.059)]), 'Move the probabilities of plain sampling by PriorCalibrator '
+     'rather than train a further method: less than half of its distance to balmix_0.2 is left at equal operating '
+     'points.', None, dict(comparisons=[moved,row(),row(point='balanced prior', high=.061)])),
+    (dict(comparisons=[moved | dict(diff=-.12, low=-.16, high=-.08, shown='worse'),row(low=-.059)]), 'Move the '
+     'probabilities of plain sampling by PriorCalibrator rather than train a further method: less than half of its '
+     'distance to balmix_0.2 is left at equal operating points.', None,
+     dict(comparisons=[moved | dict(diff=-.12, low=-.16, high=-.08, shown='worse'),row(low=-.061)])),
     (dict(ordered=True), 'Add squared error of the grade and CORN, in 10 min of training: they know the order of the '
      'grades.', dict(methods=['instance','balmix_0.2','ordinal_mse','corn']),
      dict(ordered=True, methods=[dict(arch='net', method=o) for o in ('instance','corn')])),

@@ -944,7 +944,7 @@ def test_power_is_said_before_training():
     best = 100*least_difference('mcc', [60,30,10])
     more = 100*least_difference('mcc', [60,30,10], n_seeds=2)
     best,more = (f'{np.ceil(o):.0f}' for o in (best,more))
-    assert said==[f'It can show differences of {best} points of MCC at best ({more} with 2 seeds).']
+    assert said==[f'It can show differences of about {best} points of MCC ({more} with 2 seeds).']
     assert 'with 3 seeds' in power_sentences(planned(seeds=(0,1)))[0]
     assert power_sentences(planned(methods='abcde'))!=said
     assert power_sentences(planned(counts=(6000,3000,1000)))!=said

@@ -21,6 +21,7 @@ __all__ = ['score_table', 'closing_lines']
 
 # %% ../../nbs/compare/closing.ipynb #dcebf2ef
 from ..terminal import aligned,columns,fitting_names,table_width,wrapped
+from ..words import printed_count
 from ..metrics.scores import score_registry
 from .answer import behind_colon,class_words,headline
 from .suggest import suggestions
@@ -46,7 +47,7 @@ def _table_with(answer, metrics, width):
     for o,title in zip(methods, titles):
         if many and o['arch']!=arch: rows.append([fitting_names([o['arch']], width)[0],*['']*(len(head)-1)])
         arch = o['arch']
-        found = f"{o['found']:.0f} of {o['of']:,}"
+        found = f"{printed_count(o['found'])} of {o['of']:,}"
         rows.append([title,*(_score_cell(o['scores'][m]) for m in metrics),found])
     return aligned(head, rows)
 
@@ -68,8 +69,9 @@ def _table_words(answer):
     runs = {o['runs'] for o in answer['methods']}
     over = runs.pop() if len(runs)==1 else 'runs'
     if over=='one run': return 'As trained, in percent, one run each:'
-    if answer['n_seeds']>1 and answer['kind']=='folds': over += f" × {answer['n_seeds']} seeds"
-    shown = 'values' if each else 'mean ± 95 % interval'
+    n_seeds = answer['n_seeds'] if answer['kind']=='folds' else 1
+    if n_seeds>1: over += f' × {n_seeds} seeds'
+    shown = ('means of the seeds of each fold' if n_seeds>1 else 'values') if each else 'mean ± 95 % interval'
     return f'As trained, in percent ({shown}, {over}):'
 
 # %% ../../nbs/compare/closing.ipynb #28fca83a

@@ -96,12 +96,19 @@ def _threshold(facts):
     rows = facts['comparisons']
     if any(o['verdict']=='learned' for o in rows): return None
     moved = [o for o in rows if o['verdict']=='not told apart' and o['shown'] and o['point']==OperatingPoint.TRAINED]
-    equal = any(o['point']!=OperatingPoint.TRAINED for o in rows)
-    if not moved or not equal: return None
+    if not moved or not all(_mostly_gone(o, rows) for o in moved): return None
     titles = and_list([*dict.fromkeys(inside_sentence(o['title']) for o in moved)])
     baseline = inside_sentence(facts['title'])
     return Suggestion(f'Move the probabilities of {baseline} by PriorCalibrator rather than train a further method: '
-                      f'at equal operating points it is not shown to differ from {titles}.')
+                      f'less than half of its distance to {titles} is left at equal operating points.')
+
+def _mostly_gone(moved, rows):
+    "Do the intervals at equal operating points rule out that half of a difference as trained is left there?"
+    key = 'arch','method','metric'
+    equal = [o for o in rows if o['point']!=OperatingPoint.TRAINED and all(o[k]==moved[k] for k in key)]
+    sign = np.sign(moved['diff'])
+    ends = [o['high' if sign>0 else 'low'] for o in equal]
+    return bool(ends) and None not in ends and max(sign*end for end in ends)<abs(moved['diff'])/2
 
 _heads = ['ordinal_mse','corn']
 

@@ -111,7 +111,7 @@ def verdict_table(
 def power_sentences(
     runs # Runs of a comparison, all of the same data, as of `plan_runs`
 )->list:
-    "What a plan can show at best, before anything is trained"
+    "What a plan can show, as far as the number of images tells, before anything is trained"
     first = runs[0]
     folds = {o.fold: o for o in runs}
     methods = {o.names['method'] for o in runs}
@@ -126,7 +126,7 @@ def power_sentences(
     if not now<score.high-max(score.low, 0):
         return [f'{len(y):,} images can hardly show any difference in {score.label}.']
     with_more = f'{points_needed(more).split()[0]} with {n_seeds+1} seeds'
-    return [f'It can show differences of {points_needed(now)} of {score.label} at best ({with_more}).']
+    return [f'It can show differences of about {points_needed(now)} of {score.label} ({with_more}).']
 
 # %% ../../nbs/compare/verdicts.ipynb #0ca96501
 operating_point_caveat = (

@@ -22,7 +22,7 @@ __all__ = ['signed', 'series_titles', 'sizes_of', 'changes_caption', 'recalls_ca
 # %% ../../nbs/report/captions.ipynb #2f180607
 import numpy as np
 import pandas as pd
-from ..words import and_list,one_line
+from ..words import and_list,one_line,printed_count
 from ..shorten import short_names
 from ..compare.answer import class_words
 from ..compare.names import inside_sentence,method_title
@@ -111,7 +111,7 @@ def changes_caption(
 # %% ../../nbs/report/captions.ipynb #fb029596
 def _found(table, row):
     "Images of a class that were answered rightly"
-    return f'{table.recall.iloc[row]*table.support.iloc[row]:,.0f}'
+    return printed_count(table.recall.iloc[row]*table.support.iloc[row])
 
 def recalls_caption(
     tables # Table of `per_class` by name, {name: DataFrame}, or one

@@ -38,8 +38,8 @@ def _shares(cm):
 def _cell_text(count, share, by_row):
     "What stands in a cell; nothing where no image is"
     if count<=0: return ''
-    if not by_row: return f'{count:,.0f}' if count>=.5 else '<1'
-    return f'{100*share:.0f}' if share>=.005 else '<1'
+    value = 100*share if by_row else count
+    return f'{int(value+.5):,}' if value>=.5 else '<1' # Python rounds a half to 0
 
 def _draw_cells(ax, strength):
     "A picture of cells, as opaque as they are strong"

@@ -1,4 +1,4 @@
-"""The images that a network was surest about and wrong, with what it said and what is true.
+"""The images that a network got most wrong, with what it said and what is true.
 
 Numbers find errors of a network; pictures find errors of the data. `top_mistakes(learn)` makes one forward pass
 over the validation set and draws the worst answers. It also draws a table of `worst_mistakes` with images of one's

@@ -27,11 +27,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import escape,Markup
 from ..shorten import short_names
+from ..words import printed_count
 from ..metrics.scores import OperatingPoint
 from ..compare.answer import behind_colon
 from ..compare.names import inside_sentence,method_title
-from ..compare.tables import printed_p
-from .glance import difference_of,found_of,in_focus,leading,main_metric,rarest,score_of
+from ..compare.tables import points_needed,printed_p
+from .glance import (
+    difference_of, found_of, gain_by_prior, in_focus, is_tested_first, leading, main_metric, rarest, score_of)
 from .captions import (
     changes_caption, confusion_caption, operating_caption, operating_note, recalls_caption, reliability_caption)
 from .classes import plot_per_class,plot_recall_change,plot_shares
@@ -301,6 +303,12 @@ def _largest(rows):
     "The difference that is furthest from 0; the first where none is defined"
     return max((o for o in rows if o['diff'] is not None), key=lambda o: abs(o['diff']), default=rows[0])
 
+def _to_be_found(card, row):
+    "The difference that would probably have been found in a score at a point, by all methods; '' where it is unknown"
+    key = 'arch','metric','point'
+    least = [o.get('mdd80') for o in card['differences'] if all(o[k]==row[k] for k in key)]
+    return '' if None in least or max(least)>=1 else points_needed(max(least))
+
 def _highest_mcc(nets):
     "Highest MCC along the class prior, and the network that has it"
     found = [(v,o['title']) for o in nets for v in o['curve']['mcc'] if v is not None]
@@ -309,7 +317,7 @@ def _highest_mcc(nets):
 # %% ../../nbs/report/sections.ipynb #5bfd83ec
 # What templates call by name
 filters = dict(
-    num=num, pct=pct, points=_points, clipped=_clipped, date=_date, duration=_duration, pvalue=printed_p,
+    num=num, count=printed_count, pct=pct, points=_points, clipped=_clipped, date=_date, duration=_duration, pvalue=printed_p,
     metric=metric_label, point=point_label, method=method_title, inside=inside_sentence,
     listed=_listed, setting=_setting, line=_one_line,
     breakable=_breakable, capital=_capital, behind_colon=behind_colon, grouped=_grouped, score_in=_score_in,
@@ -322,4 +330,5 @@ functions = dict(
     draw_confusion=_draw_confusion, draw_reliability=_draw_reliability, draw_roc=_draw_roc, draw_history=_draw_history,
     said_of_classes=_said_of_classes, said_of_curves=_said_of_curves, note_on_curves=_note_on_curves,
     said_of_confusion=_said_of_confusion, said_of_reliability=_said_of_reliability, many_classes=many_classes,
-    in_focus=in_focus, leading=leading, difference_of=difference_of, main_metric=main_metric, rarest=rarest)
+    in_focus=in_focus, leading=leading, difference_of=difference_of, main_metric=main_metric, rarest=rarest,
+    gain_by_prior=gain_by_prior, is_tested_first=is_tested_first, to_be_found=_to_be_found)
