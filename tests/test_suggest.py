@@ -190,6 +190,16 @@ def test_a_folder_of_results(capsys, tmp_path, no_training):
     first = suggestions(facts_of_folder(folder)[0])[0]
     if first.change: assert parsed(joined(lines, 'Command'))['settings']==folder/'settings.yaml'
 
+def test_options_that_do_not_count_are_named(capsys, tmp_path, no_training):
+    folder = write_results(tmp_path/'out', ['a','b','c'], settings='data: {reader: digits}\nseeds: [0]\n')
+    def noted(line): return joined(suggested(line, capsys), 'Note')
+    assert noted(f'--out {folder} --data digits --methods instance,crt --epochs 9')==(
+        f"--data, --methods and --epochs do not count: the suggestion follows from the runs in '{folder}'.")
+    assert noted('--data digits --methods crt --archs small --size 8')==(
+        '--methods does not count: a first comparison is of the cheapest methods.')
+    for line in f'--out {folder}','--data digits --archs small --size 8':
+        assert not any(o.startswith('Note') for o in suggested(line, capsys))
+
 def test_data_on_which_nothing_was_run(capsys, tmp_path, no_training, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = '--archs small --size 16 --bs 32 --augment none --pretrained no --epochs 2 --n-folds 2'

@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from fastcore.meta import delegates
 from ..terminal import columns,error_text,labelled,show_lines,wrapped
-from ..words import one_line,size_words
-from ..commands import command,quiet_import,told_in_lines,typed_again
+from ..words import and_list,one_line,size_words
+from ..commands import command,quiet_import,told_in_lines,typed_again,typed_options
 from .intake import check_training,in_a_line,read_all,read_and_print,rewording
 from .options import (
     data_recipe, external_recipes, jobs_of, merge_settings, reading_options, split_list, training_of, with_reading)
@@ -87,7 +87,12 @@ def _show_suggestion(suggestion, command):
     joint = f" \\\n{'':9}" # not wrapped, so that it can be copied
     show_lines(f"{'Command':<9}{joint.join(lines)}")
 
-def _suggested_of_folder(out):
+def _tell_unused(options, why):
+    "Say which options do not count"
+    verb = 'does' if len(options)==1 else 'do'
+    if options: show_lines(labelled('Note', f'{and_list(options)} {verb} not count: {why}.'))
+
+def _suggested_of_folder(out, asked):
     "Say what to do next in the folder of a comparison; False where no run is finished in it"
     with quiet_import(): facts_room = import_module('fastai_balmix.compare.facts')
     from fastai_balmix.compare.suggest import command_of,nothing_left,suggestions
@@ -95,6 +100,8 @@ def _suggested_of_folder(out):
     if found is None: return False
     facts,settings,said = found
     show_lines(labelled('Found', said))
+    unused = [o for o in typed_options(balmix_compare, asked) if o not in ('--out','--suggest','--debug')]
+    _tell_unused(unused, f"the suggestion follows from the runs in '{one_line(out)}'")
     first = next(iter(suggestions(facts)), nothing_left)
     _show_suggestion(first, command_of(first, settings, out))
     return True
@@ -112,6 +119,7 @@ def _suggest_for_data(settings, reworded, asked):
     from fastai_balmix.compare.suggest import suggestions
     check_training(settings)
     data,_,_ = read_and_print(settings['data'], 'data', 'Reading', False, reworded, settings.get('n_folds') or 5)
+    if asked['methods']: _tell_unused(['--methods'], 'a first comparison is of the cheapest methods')
     first = suggestions(facts_of_data(data, settings))[0]
     change = {k: ','.join(o) if isinstance(o, list) else o for k,o in first.change.items()}
     out = asked['out'] or Path('results')
@@ -181,7 +189,7 @@ def balmix_compare(
                       monitor=monitor, pretrained=weights, decode=decode, store=store, ema=ema or None, amp=amp,
                       channels_last=channels_last or None, compile=compile or None)
         fields = training_of(training, fields)
-        if suggest and _suggested_of_folder(out): return
+        if suggest and _suggested_of_folder(out, asked): return
         if suggest and {data,preset,settings}=={None}: asked['settings'] = settings = _settings_there(out)
         merged = _settings_of(preset, settings, data, external, reading, given, fields)
         with quiet_import(): import_module('fastai_balmix.compare.plan')
