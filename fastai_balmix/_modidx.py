@@ -934,6 +934,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastai_balmix/compare/folder.py'),
                                               'fastai_balmix.compare.folder._of_today': ( 'compare/folder.html#_of_today',
                                                                                           'fastai_balmix/compare/folder.py'),
+                                              'fastai_balmix.compare.folder._warn_of_others': ( 'compare/folder.html#_warn_of_others',
+                                                                                                'fastai_balmix/compare/folder.py'),
                                               'fastai_balmix.compare.folder.check_folder': ( 'compare/folder.html#check_folder',
                                                                                              'fastai_balmix/compare/folder.py'),
                                               'fastai_balmix.compare.folder.make_way': ( 'compare/folder.html#make_way',

@@ -151,7 +151,8 @@ def typed_options(
     values:dict # Of its parameters, as it was called
 )->list: # Such as '--out'
     "The options that were typed"
-    return [o.option_strings[0] for o in func.parser._actions if o.dest!='help' and values.get(o.dest, o.default)!=o.default]
+    known = [o for o in func.parser._actions if o.dest!='help']
+    return [o.option_strings[0] for o in known if values.get(o.dest, o.default)!=o.default]
 
 def typed_again(
     func, # A function that is a command

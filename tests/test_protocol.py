@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import redirect_stdout, suppress
 from functools import partial
@@ -484,6 +485,16 @@ def test_folders_of_another_version_or_data_set(out, change, words):
     p.write_text(json.dumps({**meta, **change}))
     with pytest.raises(ValueError, match=words): compared(out, epochs=1)
     assert all(o.read_bytes()==b for o,b in was.items() if o!=p)
+
+def test_finished_runs_of_other_settings_are_told_of_and_kept(out):
+    first,kept = compared(out, epochs=1),ages(out)
+    told = (f"'{out}' holds finished runs with other settings ({len(kept)}). They are kept, but the tables and the "
+            'page will be of the new runs. To have both, choose another folder.')
+    with pytest.warns(UserWarning, match=f'^{re.escape(told)}$'): compared(out, epochs=2)
+    both = ages(out)
+    with pytest.warns(UserWarning, match=re.escape(f'other settings ({len(both)})')): again = compared(out, epochs=1)
+    assert again.df.equals(first.df) and kept.items()<=both.items() and ages(out)==both
+    with warnings.catch_warnings(action='error', category=UserWarning): compared(out, epochs=1)
 
 def test_other_images_of_the_same_name_are_another_data_set(out):
     compared(out, epochs=1)

@@ -706,8 +706,8 @@ def test_what_moving_the_prior_gains_is_that_of_the_baseline_itself(card):
         return Page(Report(changed(card, scores=scores, differences=differences)).html()).text
     values = {'as trained':.456, 'train prevalence':.5, 'balanced prior':.633}
     text = with_(values, **{'as':.273, 'balanced':.148})
-    assert ('gains 27.3 points of balanced accuracy. Moving the prior changes plain sampling by +17.7. With both moved, '
-            'class-balanced sampling is 14.8 points ahead, not shown to be more than chance.') in text
+    assert ('gains 27.3 points of balanced accuracy. Moving the prior changes plain sampling by +17.7. With both '
+            'moved, class-balanced sampling is 14.8 points ahead, not shown to be more than chance.') in text
     assert 'nothing of the gain is left (−1.0).' in with_(values, **{'as':.273, 'balanced':-.01})
 
 def test_faults_of_the_data_are_those_of_the_last_verification(tmp_path):

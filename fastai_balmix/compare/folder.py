@@ -18,7 +18,7 @@ make_way(folder/'run.json')
 __all__ = ['make_way', 'check_folder', 'write_meta', 'writing_to', 'open_folder', 'Collected']
 
 # %% ../../nbs/compare/folder.ipynb #1e82282e
-import json,os,stat,time
+import json,os,stat,time,warnings
 from contextlib import contextmanager
 from datetime import UTC,datetime
 from pathlib import Path
@@ -61,11 +61,19 @@ def check_folder(
         if all(o=='runs' or o.startswith('meta.json.') for o in there): return
     raise ValueError(f"'{out}' exists and does not hold a comparison. It is left as it is; choose another folder.")
 
+_content = 'content of the data set or of its folds'
+
 def _check_same(out, old, meta):
-    for k,what in ('version','version of fastai_balmix'),('data','data set'),('fingerprint','content of the data set'):
+    for k,what in ('version','version of fastai_balmix'),('data','data set'),('fingerprint',_content):
         if old.get(k)!=meta[k]:
             raise ValueError(f"'{out}' holds results of another {what}: {one_line(old.get(k))[:200]}, now "
                              f'{one_line(meta[k])}. They are kept; choose another folder.')
+
+def _warn_of_others(out):
+    "Say that finished runs of other settings leave the tables"
+    n = len([*(out/'runs').glob('*/run.json')])
+    if n: warnings.warn(f"'{out}' holds finished runs with other settings ({n:,}). They are kept, but the tables and "
+                        'the page will be of the new runs. To have both, choose another folder.', stacklevel=4)
 
 def write_meta(
     out:Path, # Folder of the comparison
@@ -102,6 +110,7 @@ def open_folder(
             meta['opened'] = old.get('opened', []) # where nothing is left to be trained
         if old is None or old.get('settings')!=meta['settings']: (out/'results.csv').unlink(missing_ok=True)
         write_meta(out, meta)
+    if (old or meta).get('settings')!=meta['settings']: _warn_of_others(out)
 
 # %% ../../nbs/compare/folder.ipynb #6c89c943
 def _finished_at(record):

@@ -317,7 +317,8 @@ def _highest_mcc(nets):
 # %% ../../nbs/report/sections.ipynb #5bfd83ec
 # What templates call by name
 filters = dict(
-    num=num, count=printed_count, pct=pct, points=_points, clipped=_clipped, date=_date, duration=_duration, pvalue=printed_p,
+    num=num, count=printed_count, pct=pct, points=_points, clipped=_clipped, date=_date, duration=_duration,
+    pvalue=printed_p,
     metric=metric_label, point=point_label, method=method_title, inside=inside_sentence,
     listed=_listed, setting=_setting, line=_one_line,
     breakable=_breakable, capital=_capital, behind_colon=behind_colon, grouped=_grouped, score_in=_score_in,
