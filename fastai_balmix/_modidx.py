@@ -1228,6 +1228,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'fastai_balmix/compare/plan.py'),
                                             'fastai_balmix.compare.plan._describe': ( 'compare/plan.html#_describe',
                                                                                       'fastai_balmix/compare/plan.py'),
+                                            'fastai_balmix.compare.plan._fetch_weights': ( 'compare/plan.html#_fetch_weights',
+                                                                                           'fastai_balmix/compare/plan.py'),
                                             'fastai_balmix.compare.plan._keep_opened': ( 'compare/plan.html#_keep_opened',
                                                                                          'fastai_balmix/compare/plan.py'),
                                             'fastai_balmix.compare.plan._n_jobs': ( 'compare/plan.html#_n_jobs',

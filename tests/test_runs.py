@@ -48,6 +48,7 @@ from fastai_balmix.compare.methods import Method, find_method, method_table
 from fastai_balmix.compare.plan import compare
 from fastai_balmix.compare.results import Results, read_failures, read_predictions, read_record
 from fastai_balmix.compare.runs import Run
+from fastai_balmix.datasets.published import digits
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.metrics.scores import score_row
 
@@ -610,6 +611,21 @@ def test_weights_from_a_file(tmp_path):
     for k in body:
         assert torch.equal(a[k], b[k]), k
         assert not torch.equal(a[k], c[k]), k
+
+def test_weights_that_cannot_be_downloaded_stop_before_training(tmp_path, monkeypatch):
+    import timm
+    asked,create = [],timm.create_model
+    def offline(arch, pretrained, **kwargs):
+        asked.append(arch)
+        if pretrained: raise FileNotFoundError('cannot find the requested files in the local cache')
+        return create(arch, pretrained=False, **kwargs)
+    monkeypatch.setattr(timm, 'create_model', offline)
+    kwargs = dict(archs='test_byobnet', epochs=1, size=16, bs=32, augment='none', show=False)
+    words = 'The weights of test_byobnet are not on this machine, and cannot be downloaded: cannot find the requested'
+    data = digits(n_folds=2)
+    with pytest.raises(OSError, match=words): compare(data, ['instance','sqrt'], **kwargs, out=tmp_path/'a')
+    assert len(asked)==1 and not [*(tmp_path/'a').glob('runs/*')]
+    assert len(compare(data, ['instance'], **kwargs, pretrained=False, out=tmp_path/'b').df)
 
 # Augmentation
 

@@ -23,6 +23,7 @@ import timm
 from timm.models import load_state_dict
 from fastai.vision.all import *
 from ..checks import check,check_int,check_real,nearest
+from ..words import one_line
 from ..datasets.augment import augmentation
 from ..datasets.longtail import small_net
 from ..metrics.scores import score_registry
@@ -269,7 +270,13 @@ def make_model(
         path = str(pretrained)
         if path.endswith('.npz'): source['file'] = path
         else: source['state_dict'] = load_state_dict(path, weights_only=True)
-    model = timm.create_model(arch, pretrained=bool(pretrained), num_classes=n_classes, pretrained_cfg_overlay=source)
+    kwargs = dict(num_classes=n_classes, pretrained_cfg_overlay=source)
+    try: model = timm.create_model(arch, pretrained=bool(pretrained), **kwargs)
+    except OSError as e:
+        if pretrained is not True: raise
+        raise OSError(f"The weights of {arch} are not on this machine, and cannot be downloaded: {one_line(e)[:200]} "
+                      'Networks that start without weights (pretrained=False), or from a file of weights, need no '
+                      'download.') from e
     # else the weights would be kept twice
     vars(model).get('pretrained_cfg', {}).pop('state_dict', None)
     return model

@@ -37,7 +37,8 @@ from ..datasets.seen import are_hashed
 from ..datasets.verify import looked_at
 from ..metrics.scores import score_registry
 from .settings import check_names,given_in_python
-from .config import arch_name,check_arch,chosen_recipe,learned_images,recipe_sentence,TrainConfig
+from .config import (
+    arch_name, check_arch, chosen_recipe, learned_images, make_model, recipe_sentence, TrainConfig)
 from .methods import find_method,Method
 from .runs import Run,run_config
 from .results import Results
@@ -76,7 +77,7 @@ def _check_unique(param, names):
     "Is there one name or more, and none twice?"
     check(names, param, 'compare', 'one or more', 'none')
     for i,name in enumerate(names):
-        check(name not in names[:i], param, 'compare', 'each of a name of its own', f'{name!r} more than once')
+        check(name not in names[:i], param, 'compare', 'all different', f'{name!r} more than once')
 
 def _check_folds(folds, data):
     allowed = 'left out, since the data have a split of their own'
@@ -246,12 +247,18 @@ def _keep_opened(runs, cache, jobs, show):
     return [dict(data=name, size=size, decode=decode, store=store, cache=o.cache, said=o.said)
             for (name,size,decode,store),o in chosen.items()]
 
+def _fetch_weights(runs):
+    "Download the weights that networks start with once, for all runs"
+    for arch,pretrained in dict.fromkeys((o.arch,o.config.pretrained) for o in runs if isinstance(o.arch, str)):
+        if arch!='small' and pretrained is True: make_model(arch, 2, pretrained)
+
 def _train_all(runs, collected, executor, jobs, cache, show):
     "Train what is missing. Returns the runs that failed."
     failed = []
     records = [collected.records.get(o.key) for o in runs]
     todo = [run for run,record in zip(runs, records) if record is None]
     jobs = _n_jobs(jobs, todo, executor)
+    if executor is None: _fetch_weights(todo)
     if todo: collected.meta['opened'] = _keep_opened(todo, cache, min(jobs, len(todo)), show)
     if show:
         # in a pipe nobody waits
