@@ -32,6 +32,7 @@ from fastai_balmix.compare.answer import headline
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.suggest import advice
 from fastai_balmix.compare.summary import summarise
+from fastai_balmix.datasets.longtail import digits_lt, small_net
 from fastai_balmix.datasets.prepared import prepare
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.trees import from_folder_table
@@ -656,6 +657,16 @@ def test_a_network_begins_with_its_scores():
     page = Page(report(learn, None, name='mine', n=50).html())
     assert page.text.index('mine, 4 classes') < page.text.index('Balanced accuracy, as trained') < 900
     assert 'MCC, as trained' in page.text and 'Rarest class: ' in page.text
+
+def test_wrong_calls_of_report_are_named(folder, tmp_path):
+    learn,_ = points_learner()
+    alone = Learner(digits_lt(size=8, n_max=8, imbalance=4, valid_pct=0), small_net(10)) # as an exported one
+    for args,kwargs,words in [
+            ((learn,), dict(basline='instance'), "There is no argument 'basline'"),
+            ((folder,), dict(basline='instance'), "There is no argument 'basline'. Did you mean 'baseline'?"),
+            ((tmp_path/'none',), {}, f"a folder of `compare`, its results, or a Learner. Got '{tmp_path}/none' instead"),
+            ((alone,), {}, 'must be a Learner with validation images, or come with `preds`. Got one without instead.')]:
+        with pytest.raises(ValueError, match=re.escape(words)): report(*args, None, **kwargs)
 
 # ------------------------------------------------------------------ the head of the page
 

@@ -223,6 +223,8 @@ def learner_card(
     arch = type(learn.model).__name__
     name = name or arch
     dl = fastai_loader(learn.dls.valid, 'report')
+    there = preds is not None or len(dl.dataset)
+    check(there, 'results_or_learn', 'report', 'a Learner with validation images, or come with `preds`', 'one without')
     history = _history_of(learn) # before a forward pass starts the recorder anew
     probs,targs = validation_answers(learn, dl, preds, activation)
     groups = _checked_groups(groups, len(probs))

@@ -24,6 +24,7 @@ import base64
 import hashlib
 import html
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from urllib.parse import quote
 import jinja2
@@ -32,6 +33,7 @@ import fastai_balmix
 from ..words import printable
 from ..checks import check
 from ..files import write_file
+from ..compare.settings import check_names
 from .comparison import results_card
 from .network import learner_card
 from .sections import filters,functions,short_class_names
@@ -121,10 +123,13 @@ def report(
 )->Report:
     "Write a page about a comparison or a network: one file, that fetches nothing from the internet"
     is_learner = isinstance(results_or_learn, Learner)
-    known = is_learner or isinstance(results_or_learn, str | Path) or hasattr(results_or_learn, 'predictions')
+    is_path = isinstance(results_or_learn, str | Path)
+    known = Path(results_or_learn).is_dir() if is_path else is_learner or hasattr(results_or_learn, 'predictions')
     check(known, 'results_or_learn', 'report', 'a folder of `compare`, its results, or a Learner',
-          type(results_or_learn).__name__)
+          repr(str(results_or_learn)) if is_path else type(results_or_learn).__name__)
+    card_of = learner_card if is_learner else results_card
+    check_names(kwargs, [*signature(card_of).parameters][1:], 'argument')
     if out=='': out = Path('report.html') if is_learner else _folder_of(results_or_learn)/'report.html'
     if out is not None: _checked_out(out) # before anything is computed
-    res = Report((learner_card if is_learner else results_card)(results_or_learn, **kwargs))
+    res = Report(card_of(results_or_learn, **kwargs))
     return res if out is None else res.save(out)
