@@ -664,7 +664,7 @@ def test_wrong_calls_of_report_are_named(folder, tmp_path):
     for args,kwargs,words in [
             ((learn,), dict(basline='instance'), "There is no argument 'basline'"),
             ((folder,), dict(basline='instance'), "There is no argument 'basline'. Did you mean 'baseline'?"),
-            ((tmp_path/'none',), {}, f"a folder of `compare`, its results, or a Learner. Got '{tmp_path}/none' instead"),
+            ((tmp_path/'none',), {}, f"a folder of `compare`, its results, or a Learner. Got '{tmp_path}/none'"),
             ((alone,), {}, 'must be a Learner with validation images, or come with `preds`. Got one without instead.')]:
         with pytest.raises(ValueError, match=re.escape(words)): report(*args, None, **kwargs)
 
