@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch import nn
 from toys import equal, must_be
 
-from fastai_balmix.datasets import verify as module
+from fastai_balmix.datasets import seen as reader, verify as module
 from fastai_balmix.datasets.images import ArrayImages, Reading, as_rgb, open_image
 from fastai_balmix.datasets.rows import check_columns
 from fastai_balmix.datasets.table import ImageData
@@ -700,7 +700,7 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     data = of_files(df, tmp_path)
     first = data.verify(num_workers=0, progress=False)
     again = verified(df, tmp_path)
-    assert len(seen)==4 and again.opened==0
+    assert len(seen)==5 and again.opened==1 # the unreadable one
     pd.testing.assert_frame_equal(first.bad, again.bad)
     kept = pd.read_csv(tmp_path/'.balmix_verified.csv')
     assert kept.columns.tolist()[:5]==['path','state','sha256','frame','problem']
@@ -717,7 +717,20 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     del seen[:]
     assert part.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and seen==['x0.png']
     del seen[:]
-    assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and not seen
+    assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and seen==['x0.png']
+
+def test_an_image_that_was_unreadable_for_another_reason_is_tried_again(tmp_path, monkeypatch):
+    df = on_disk(tmp_path, 'aabb')
+    with monkeypatch.context() as m:
+        m.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+        assert verified(df, tmp_path).bad.problem.str.startswith('DecompressionBomb').sum()==4
+    def without_memory(*args, **kwargs): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr(reader, 'facts_of_file', without_memory)
+        found = verified(df, tmp_path)
+        assert found.opened==len(found.bad)==4
+    assert verified(df, tmp_path).ok and verified(df, tmp_path).opened==0
+    assert len(of_files(df, tmp_path).without_broken().df)==4
 
 @pytest.mark.parametrize('text', [
     '', 'x', 'path,state\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff',
