@@ -135,8 +135,11 @@ def _stated_labels(ds, owner):
     if pairs: found.append(('samples', [y for _,y in samples]))
     found = [(name,labels) for name,labels in found if labels is not None]
     # `labels` may also be class names, and a subset may hold the targets of the whole data set
-    for _,labels in found:
-        if _length(labels)==n: return labels
+    for name,labels in found:
+        if _length(labels)!=n: continue
+        if not np.ma.is_masked(labels): return labels
+        raise ValueError(f'{owner} needs a label for each item, but a {type(ds).__name__} has `{name}` of which '
+                         'some are masked. Pass `labels=`, or a `Subset` of the items that have one.')
     if not found: return None
     name,labels = found[0]
     raise ValueError(f"{owner} needs a label for each item, but a {type(ds).__name__} of {n} items has "
