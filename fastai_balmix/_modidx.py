@@ -198,6 +198,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'fastai_balmix/callback/fitcheck.py'),
                                                  'fastai_balmix.callback.fitcheck._alphabetical': ( 'callback/fitcheck.html#_alphabetical',
                                                                                                     'fastai_balmix/callback/fitcheck.py'),
+                                                 'fastai_balmix.callback.fitcheck._as_callbacks': ( 'callback/fitcheck.html#_as_callbacks',
+                                                                                                    'fastai_balmix/callback/fitcheck.py'),
                                                  'fastai_balmix.callback.fitcheck._copied': ( 'callback/fitcheck.html#_copied',
                                                                                               'fastai_balmix/callback/fitcheck.py'),
                                                  'fastai_balmix.callback.fitcheck._defers': ( 'callback/fitcheck.html#_defers',

@@ -207,6 +207,11 @@ learn.fit(1, cbs=[Checkpoint('fit.pth'), BalancedMixUp()])''',
             "The 'alpha' parameter of class_distribution must be a float in the range [0, inf). Got -1 instead.",
             'α is the parameter of Beta(α, 1), and cannot be negative.',
             'The α of your fit; 0 shows the data as they are.'),
+        Message('plot_class_distribution(learn)',
+            "The 'dls' parameter of class_distribution must be loaders for training and validation (`DataLoaders`), "
+            "such as `learn.dls`. Got a Learner instead.",
+            'A learner has more than loaders, and one loader alone is not both.',
+            '`plot_class_distribution(learn.dls)`.'),
         Message('BalancedMixUp(0).show(dls)',
             "The 'alpha' parameter of BalancedMixUp.show must be above 0: without a partner there is nothing to "
             "show. Got 0 instead.",
@@ -468,6 +473,10 @@ nominal_prior(DataLoaders(own, own))''',
             'The indices of a sampler of your own are counted in a copy of it. This one cannot be copied, or its copy '
             'opens items.',
             'State the shares: `drawn=[.5, .3, .2]`.'),
+        Message("nominal_prior(dls, 'sqrt')",
+            "The 'cbs' parameter of nominal_prior must be callbacks of the fit. Got 'sqrt' instead.",
+            'What is no callback does not change the shares.',
+            "`nominal_prior(dls.weighted('sqrt'))`."),
         Message('nominal_prior(dls, Remix())',
             "The 'cbs' parameter of nominal_prior must be callbacks whose label shares are known in advance. Got "
             "Remix instead.",

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.vision.all import DataLoaders, L, Learner
 from toys import Points, make_net, seeded_dl
 
 import fastai_balmix.callback
@@ -23,6 +24,14 @@ import fastai_balmix.losses
 import fastai_balmix.metrics
 import fastai_balmix.report
 from fastai_balmix import classifier
+from fastai_balmix.callback import (
+    EMA,
+    BalancedMixUp,
+    Remix,
+    class_distribution,
+    nominal_prior,
+    plot_class_distribution,
+)
 from fastai_balmix.datasets import ImageData
 from fastai_balmix.datasets.groups import check_groups
 from fastai_balmix.loaders import train_labels
@@ -222,7 +231,8 @@ def test_values_that_are_out_of_order_are_refused(name, row):
         # by labels it would be something else, by its values the same
         if 'Series' in kind or 'DataFrame' in kind or kind in ('set','dict'): pytest.fail(f'{name}({row}={kind}) {res}')
         if row=='prevalence' and kind=='one value': continue # that of each class
-        if kind in ('one value','a text','an object','another rank','masked array'): pytest.fail(f'{name}({row}={kind}): {res}')
+        if kind in ('one value','a text','an object','another rank','masked array'):
+            pytest.fail(f'{name}({row}={kind}): {res}')
         if numeric and kind in ('complex','digits as text','None inside'):
             pytest.fail(f'{name}({row}={kind}): {res}')
 
@@ -306,6 +316,24 @@ def test_a_table_with_a_column_twice_and_a_vocabulary_without_order():
     mistakes = worst_mistakes(PROBS, Y)
     both = pd.concat([mistakes,mistakes[['path']]], axis=1)
     assert_ours(error_of(lambda: top_mistakes(both, [None]*len(both))), 'top_mistakes')
+
+def test_a_learner_or_a_single_loader_stands_for_no_loaders():
+    dls = DataLoaders(seeded_dl(Points((6,5,3))), seeded_dl(Points((6,5,3))))
+    for wrong in Learner(dls, make_net(), loss_func=torch.nn.CrossEntropyLoss()),dls.train,None,[dls]:
+        for f in class_distribution,plot_class_distribution,nominal_prior,BalancedMixUp(.2).show:
+            assert_ours(error_of(lambda f=f, o=wrong: f(o)), f'{f} {wrong}')
+        if wrong is not dls.train: assert_ours(error_of(lambda o=wrong: train_labels(o)), f'train_labels {wrong}')
+
+def test_callbacks_of_a_prior_are_taken_as_a_fit_takes_them():
+    dls = DataLoaders(seeded_dl(Points((6,5,3))), None)
+    def prior(*cbs): return nominal_prior(dls, *cbs).tolist()
+    right = prior(BalancedMixUp())
+    assert right!=prior() and prior(None)==prior()
+    for cbs in [BalancedMixUp],[[BalancedMixUp()]],[L(BalancedMixUp, EMA)],[(EMA(),),BalancedMixUp]:
+        assert prior(*cbs)==right
+    for wrong in 'sqrt',['sqrt'],.2,dict,lambda learn: None:
+        assert_ours(error_of(lambda o=wrong: prior(o)), repr(wrong))
+    assert_ours(error_of(lambda: prior([Remix])), 'Remix')
 
 def test_every_public_function_that_takes_rows_is_tried():
     "A parameter of these names holds a value for each item or class"
