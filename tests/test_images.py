@@ -132,10 +132,27 @@ two = dict(path=['x','y'], label=['a','b'])
     (dict(fold=[0,1]), 'df', "a table with a fold in each row, numbered from 1. Got 0"),
     (dict(fold=['1','one']), 'df', ".* numbered from 1. Got 'one'"),
     (dict(fold=[1,1.5]), 'df', ".* numbered from 1. Got 1.5"),
+    (dict(fold=[1,1e300]), 'df', ".* numbered from 1. Got 1e\\+300"),
+    (dict(fold=[1,2**70]), 'df', ".* numbered from 1. Got 1180591620717411303424"),
+    (dict(fold=[True,True]), 'df', ".* numbered from 1. Got True"),
+    (dict(fold=pd.to_datetime(['2020-01-01','2020-01-02'])), 'df', ".* numbered from 1. Got Timestamp"),
+    (dict(fold=pd.array([1,None], dtype='Int64')), 'df', ".* numbered from 1. Got <NA>"),
 ])
 def test_wrong_columns_are_refused_in_words(cols, name, rest):
     df = pd.DataFrame({**two, **cols})
     with pytest.raises(ValueError, match=must_be('ImageData', name, rest)): ImageData(df, ['a','b'], images=keys)
+
+def test_one_and_true_are_two_labels_in_any_order():
+    for labels in [1,True,0,False],[True,1,False,0]:
+        df = pd.DataFrame(dict(path=[*'abcd'], label=pd.Series(labels, dtype=object)))
+        assert ImageData(df, [*map(str, labels)], images=keys).df.label.tolist()==[*map(str, labels)]
+        with pytest.raises(ValueError, match="labels of the vocabulary. Got 'True', 'False' instead"):
+            ImageData(df, ['0','1'], images=keys)
+
+def test_folds_are_whole_numbers_in_any_form():
+    for fold in [1,2],[1.,2.],['1','2'],['1.0',' 2'],pd.Categorical([1,2]),np.array([1,2], np.uint8):
+        df = pd.DataFrame({**two, 'fold': fold})
+        assert ImageData(df, ['a','b'], images=keys).df.fold.tolist()==[1,2]
 
 @pytest.mark.parametrize('kwargs,rest', [
     (dict(df='file.csv'), r"a table \(DataFrame\). Got str"),
