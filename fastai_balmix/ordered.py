@@ -69,7 +69,8 @@ def as_rows(
 )->np.ndarray: # Numbers of items, int64
     "Item numbers, from numbers or from a mask"
     mask = label_array(rows).dtype==bool
-    rows = label_array(in_order(rows, name, owner) if mask or isinstance(rows, Set) else rows)
+    unread = Set | np.ma.MaskedArray
+    rows = label_array(in_order(rows, name, owner) if mask or isinstance(rows, unread) else rows)
     if not mask: return as_labels(rows, owner, n_classes=n, name=name)
     check(rows.shape==(n,), name, owner, f'a mask of {n} bools, or row numbers', f'a mask of shape {rows.shape}')
     return np.flatnonzero(rows)

@@ -26,7 +26,7 @@ __all__ = ['GradeHead', 'fit_thresholds', 'count_thresholds', 'GradeLoss', 'Corn
 import numpy as np
 import torch
 from fastai.basics import *
-from .checks import as_classes,check,check_int,check_real,label_array
+from .checks import as_classes,check,check_int,check_real,in_order,label_array
 from .losses.base import ClassLoss
 
 # %% ../nbs/ordinal.ipynb #2e528caf
@@ -119,7 +119,7 @@ def fit_thresholds(
     is rounding. Raises a `ValueError` for grades that are not finite, and labels that are no
     classes."""
     _check_classes(n_classes, 'fit_thresholds')
-    z = label_array(grades).astype(np.float64).reshape(-1)
+    z = label_array(in_order(grades, 'grades', 'fit_thresholds')).astype(np.float64).reshape(-1)
     check(np.isfinite(z).all(), 'grades', 'fit_thresholds', 'finite numbers', str(z[~np.isfinite(z)][:3].tolist()))
     y = as_classes(targ, 'fit_thresholds', len(z), n_classes, 'targ')
     order = np.argsort(z, kind='stable')
@@ -150,7 +150,7 @@ def count_thresholds(
     scale:float # Variance of grades around their class
 )->np.ndarray: # (K-1,) float64
     "Thresholds k-½ + s·log(n_{k-1}/n_k): those of the most likely class, where grades are normal around it"
-    n = label_array(counts).astype(np.float64)
+    n = label_array(in_order(counts, 'counts', 'count_thresholds')).astype(np.float64)
     ok = n.ndim==1 and len(n)>1 and np.isfinite(n).all() and (n>0).all()
     check(ok, 'counts', 'count_thresholds', 'a number above 0 for each of at least two classes', str(n.tolist()))
     check_real(scale, 'scale', 'count_thresholds', low=0)

@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch import nn
 from toys import equal, must_be
 
-from fastai_balmix.datasets import verify as module
+from fastai_balmix.datasets import seen as reader, verify as module
 from fastai_balmix.datasets.images import ArrayImages, Reading, as_rgb, open_image
 from fastai_balmix.datasets.rows import check_columns
 from fastai_balmix.datasets.table import ImageData
@@ -132,10 +132,27 @@ two = dict(path=['x','y'], label=['a','b'])
     (dict(fold=[0,1]), 'df', "a table with a fold in each row, numbered from 1. Got 0"),
     (dict(fold=['1','one']), 'df', ".* numbered from 1. Got 'one'"),
     (dict(fold=[1,1.5]), 'df', ".* numbered from 1. Got 1.5"),
+    (dict(fold=[1,1e300]), 'df', ".* numbered from 1. Got 1e\\+300"),
+    (dict(fold=[1,2**70]), 'df', ".* numbered from 1. Got 1180591620717411303424"),
+    (dict(fold=[True,True]), 'df', ".* numbered from 1. Got True"),
+    (dict(fold=pd.to_datetime(['2020-01-01','2020-01-02'])), 'df', ".* numbered from 1. Got Timestamp"),
+    (dict(fold=pd.array([1,None], dtype='Int64')), 'df', ".* numbered from 1. Got <NA>"),
 ])
 def test_wrong_columns_are_refused_in_words(cols, name, rest):
     df = pd.DataFrame({**two, **cols})
     with pytest.raises(ValueError, match=must_be('ImageData', name, rest)): ImageData(df, ['a','b'], images=keys)
+
+def test_one_and_true_are_two_labels_in_any_order():
+    for labels in [1,True,0,False],[True,1,False,0]:
+        df = pd.DataFrame(dict(path=[*'abcd'], label=pd.Series(labels, dtype=object)))
+        assert ImageData(df, [*map(str, labels)], images=keys).df.label.tolist()==[*map(str, labels)]
+        with pytest.raises(ValueError, match="labels of the vocabulary. Got 'True', 'False' instead"):
+            ImageData(df, ['0','1'], images=keys)
+
+def test_folds_are_whole_numbers_in_any_form():
+    for fold in [1,2],[1.,2.],['1','2'],['1.0',' 2'],pd.Categorical([1,2]),np.array([1,2], np.uint8):
+        df = pd.DataFrame({**two, 'fold': fold})
+        assert ImageData(df, ['a','b'], images=keys).df.fold.tolist()==[1,2]
 
 @pytest.mark.parametrize('kwargs,rest', [
     (dict(df='file.csv'), r"a table \(DataFrame\). Got str"),
@@ -700,7 +717,7 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     data = of_files(df, tmp_path)
     first = data.verify(num_workers=0, progress=False)
     again = verified(df, tmp_path)
-    assert len(seen)==4 and again.opened==0
+    assert len(seen)==5 and again.opened==1 # the unreadable one
     pd.testing.assert_frame_equal(first.bad, again.bad)
     kept = pd.read_csv(tmp_path/'.balmix_verified.csv')
     assert kept.columns.tolist()[:5]==['path','state','sha256','frame','problem']
@@ -717,7 +734,20 @@ def test_what_was_found_is_kept(tmp_path, monkeypatch):
     del seen[:]
     assert part.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and seen==['x0.png']
     del seen[:]
-    assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and not seen
+    assert data.verify(num_workers=0, progress=False).bad.path.tolist()==['x0.png'] and seen==['x0.png']
+
+def test_an_image_that_was_unreadable_for_another_reason_is_tried_again(tmp_path, monkeypatch):
+    df = on_disk(tmp_path, 'aabb')
+    with monkeypatch.context() as m:
+        m.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+        assert verified(df, tmp_path).bad.problem.str.startswith('DecompressionBomb').sum()==4
+    def without_memory(*args, **kwargs): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr(reader, 'facts_of_file', without_memory)
+        found = verified(df, tmp_path)
+        assert found.opened==len(found.bad)==4
+    assert verified(df, tmp_path).ok and verified(df, tmp_path).opened==0
+    assert len(of_files(df, tmp_path).without_broken().df)==4
 
 @pytest.mark.parametrize('text', [
     '', 'x', 'path,state\na,b\n', 'path,size,mtime_ns,sha256,problem\nx0.png,many,1,a,\n', '\x00\xff',

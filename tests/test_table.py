@@ -113,6 +113,7 @@ def test_patients_with_names_alike_are_mentioned():
     text = made('ab'*4, group=['p1','p2','P1','p3','p03','p4','p10','x']).summary()
     assert "Groups counted apart although their names are similar: 'p1' and 'P1' (2 such groups)." in text
     assert 'alike' not in made(group=['p1','p2','p10','p20']).summary()
+    assert alike_groups(['a1','\u200ba1']).endswith("similar: 'a1' and '\\u200ba1'.")
     assert alike_groups(['a 1','a1'])=="Groups counted apart although their names are similar: 'a 1' and 'a1'."
 
 @given(st.lists(st.one_of(st.integers(0, 5), st.integers(0, 5).map(float), st.integers(0, 5).map(str)), min_size=1))

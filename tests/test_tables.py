@@ -185,6 +185,18 @@ def test_grades_written_as_floats(tmp_path):
     fn = table(tmp_path, 'path,label', *(f'{k}.png,{v}' for k,v in enumerate(['0.0','10.0','2.0','11.0'])))
     assert from_csv(fn, ordered=True).vocab==from_csv(fn).vocab==['0.0','2.0','10.0','11.0']
 
+@pytest.mark.parametrize('sign', [',','.'])
+def test_thousands_are_no_decimals(tmp_path, sign):
+    def read(*labels):
+        rows = [f'{k}.png;{v}' for k,v in enumerate(o.replace(',', sign) for o in labels)]
+        fn = table(tmp_path, 'path;label', *rows)
+        return from_csv(fn, ordered=True).vocab
+    for labels in ('500','1,000','2,000'),('dose 2','dose 1,000'):
+        with pytest.raises(ValueError, match=rf"as '(dose )?1\{sign}000' can be read in two ways. Copy .* low to high"):
+            read(*labels)
+    for labels in ('0,500','1,000','2'),('1,125','2,5'),('1,000','2,000','10,000'),('0,125','0,250'):
+        assert read(*labels)==[o.replace(',', sign) for o in labels]
+
 # A clinic's export
 
 grades = ['unauffällig','gering','mäßig','schwer']

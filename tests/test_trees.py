@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 
 from fastai_balmix.datasets.folders import find_files, is_image
@@ -81,6 +81,12 @@ readings = dict(
                       ['1 file left out: 1 .npy; classes without an image: ill.']),
     only_in_test=(['train/a/1.png','test/a/2.png','test/ill/3.png'], {}, {},
                   ['Classes without a training image: ill (1 in test).']),
+    networks=(['a/1.png','b/2.png','models/model.pth','models/best.pkl'], {}, {}, []),
+    networks_in_parts=(['train/a/1.png','test/a/2.png','train/models/model.pth'], {}, {}, []),
+    other_models=(['a/1.png','b/2.png','models/model.pth','models/x.csv'], {}, {},
+                  ['2 files left out: 1 .csv, 1 .pth; classes without an image: models.']),
+    models_of_cars=(['models/1.png','models/model.pth','b/2.png'], {}, {'models/1.png': ('models',None)},
+                    ['1 file left out: 1 .pth.']),
     masks=(['a/1.png','a/1_mask.png','a/1_mask_1.png','b/2.png','b/2-seg.png'], {}, {},
            ['3 masks left out: named as an image, such as a/1_mask.png.']),
     mask_folders=(['a/images/1.png','a/masks/1.png','b/images/2.png','b/masks/2_mask.png'], {},
@@ -211,6 +217,9 @@ def test_files_without_a_suffix_are_dicom_by_their_beginning(tmp_path):
         "Classes whose names differ only in case, spaces or hyphens: 'No Finding', 'no_finding'."),
     (['benign','benign '], "Classes whose names differ only in case, spaces or hyphens: 'benign', 'benign '."),
     (['0','0.0','00'], "Classes whose names differ only in how a number is written: '0', '0.0', '00'."),
+    (['a','\u200ba','\ufeffa','\u00ada'],
+        "Classes whose names differ only in characters that are not shown: 'a', '\\u200ba', '\\ufeffa', '\\xada'."),
+    (['A 1','\u200ba1'], "Classes whose names differ only in case, spaces or hyphens: 'A 1', '\\u200ba1'."),
     (['\u00e4','a\u0308'], "Classes whose names differ only in Unicode form: '\u00e4', 'a\u0308'."),
     (['NA','?','ok'], "Classes named like a missing label: 'NA', '?'."),
     (['a|b','c'], "Classes named like several labels: 'a|b'."),
@@ -250,6 +259,7 @@ def counted(notes, word):
 
 @settings(max_examples=300, deadline=None)
 @given(tree=trees, empty=st.lists(st.lists(folder_names, min_size=1, max_size=2), max_size=3))
+@example(tree=[([],'1.png'),(['masks','train'],'1.png')], empty=[])
 def test_no_reading_that_is_not_told(tree, empty):
     root = Path(tempfile.mkdtemp())
     try:

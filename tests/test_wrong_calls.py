@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.vision.all import DataLoaders, L, Learner
 from toys import Points, make_net, seeded_dl
 
 import fastai_balmix.callback
@@ -23,10 +24,20 @@ import fastai_balmix.losses
 import fastai_balmix.metrics
 import fastai_balmix.report
 from fastai_balmix import classifier
+from fastai_balmix.callback import (
+    EMA,
+    BalancedMixUp,
+    Remix,
+    class_distribution,
+    nominal_prior,
+    plot_class_distribution,
+)
 from fastai_balmix.datasets import ImageData
 from fastai_balmix.datasets.groups import check_groups
+from fastai_balmix.loaders import train_labels
 from fastai_balmix.losses import cb_weights
 from fastai_balmix.metrics import mcc
+from fastai_balmix.ordinal import count_thresholds, fit_thresholds
 from fastai_balmix.report import plot_shares, top_mistakes, worst_mistakes
 
 K,N = 3,14
@@ -162,6 +173,7 @@ def by_position(x):
         yield 'column',pd.DataFrame(dict(c=x))['c']
         yield 'tuple',tuple(as_list(x))
     else: yield 'DataFrame',pd.DataFrame(x)
+    yield 'array with a mask of nothing',np.ma.array(x)
     if x.dtype.kind in 'biuf':
         yield 'tensor',torch.from_numpy(x.copy())
         if x.dtype.kind=='f': yield 'tensor with gradient',torch.from_numpy(x.copy()).requires_grad_()
@@ -193,6 +205,9 @@ def out_of_order(x):
         if x.shape[1]>1:
             yield 'DataFrame with shuffled columns',pd.DataFrame(x).iloc[:,::-1]
             yield 'DataFrame with named columns',pd.DataFrame(x).add_prefix('class ')
+    masked = np.ma.array(x, mask=np.zeros(x.shape, bool))
+    masked.mask.flat[-1] = True
+    yield 'masked array',masked
     yield 'one value',x.flat[0].item()
     yield 'one less',x[:-1]
     yield 'one more',np.concatenate([x,x[:1]])
@@ -216,9 +231,35 @@ def test_values_that_are_out_of_order_are_refused(name, row):
         # by labels it would be something else, by its values the same
         if 'Series' in kind or 'DataFrame' in kind or kind in ('set','dict'): pytest.fail(f'{name}({row}={kind}) {res}')
         if row=='prevalence' and kind=='one value': continue # that of each class
-        if kind in ('one value','a text','an object','another rank'): pytest.fail(f'{name}({row}={kind}): {res}')
+        if kind in ('one value','a text','an object','another rank','masked array'):
+            pytest.fail(f'{name}({row}={kind}): {res}')
         if numeric and kind in ('complex','digits as text','None inside'):
             pytest.fail(f'{name}({row}={kind}): {res}')
+
+@pytest.mark.parametrize('name', ['cb_weights','drw_weights','ClassBalancedLoss','LDAMLoss','LabelAwareSmoothing',
+                                  'shot_metrics','least_difference'])
+def test_shares_are_no_counts_where_these_decide(name):
+    for kind,x in by_position(COUNTS/COUNTS.sum()): assert_ours(call(name, counts=x), f'{name}(counts={kind})')
+    right = call(name)
+    for x in COUNTS.astype(float),torch.tensor(COUNTS, dtype=torch.float16): assert call(name, counts=x)==right
+
+def test_classes_are_no_bools():
+    for name,row in ('recall_change','right'),('recall_change','before'),('auroc_interval','y'):
+        for x in Y,Y-1,(Y==0)+.5: assert_ours(call(name, **{row: x}), f'{name}({row}={x})')
+    shares = call('recall_change', right=(Y==0)/2) # of two networks
+    assert isinstance(shares, str) and shares!=call('recall_change')
+    for x in (Y==0).astype(int),(Y==0).astype(float): assert call('auroc_interval', y=x)==call('auroc_interval')
+
+def test_masks_are_not_lost_elsewhere():
+    masked = np.ma.array(Y, mask=Y==1)
+    ds = Points((6,5,3))
+    ds.targets = masked
+    for f in (lambda: train_labels(seeded_dl(ds)), lambda: train_labels(seeded_dl(torch.utils.data.Subset(ds, [0,1]))),
+              lambda: call('ClassSampler', among=np.ma.array(np.arange(9), mask=np.arange(9)<2)),
+              lambda: call('method_differences', pred=np.ma.array(PRED, mask=PRED==1)),
+              lambda: fit_thresholds(np.ma.array(Y/1., mask=Y==1), Y, K),
+              lambda: count_thresholds(np.ma.array(COUNTS, mask=[0,0,1]), 1.)):
+        assert_ours(error_of(f), 'masked')
 
 bad_numbers = dict(
     huge=1e300, negative=-1e300, beyond=10**400, infinite=np.inf, nan=np.nan, text='0.5', complex=.5+0j, true=True,
@@ -275,6 +316,24 @@ def test_a_table_with_a_column_twice_and_a_vocabulary_without_order():
     mistakes = worst_mistakes(PROBS, Y)
     both = pd.concat([mistakes,mistakes[['path']]], axis=1)
     assert_ours(error_of(lambda: top_mistakes(both, [None]*len(both))), 'top_mistakes')
+
+def test_a_learner_or_a_single_loader_stands_for_no_loaders():
+    dls = DataLoaders(seeded_dl(Points((6,5,3))), seeded_dl(Points((6,5,3))))
+    for wrong in Learner(dls, make_net(), loss_func=torch.nn.CrossEntropyLoss()),dls.train,None,[dls]:
+        for f in class_distribution,plot_class_distribution,nominal_prior,BalancedMixUp(.2).show:
+            assert_ours(error_of(lambda f=f, o=wrong: f(o)), f'{f} {wrong}')
+        if wrong is not dls.train: assert_ours(error_of(lambda o=wrong: train_labels(o)), f'train_labels {wrong}')
+
+def test_callbacks_of_a_prior_are_taken_as_a_fit_takes_them():
+    dls = DataLoaders(seeded_dl(Points((6,5,3))), None)
+    def prior(*cbs): return nominal_prior(dls, *cbs).tolist()
+    right = prior(BalancedMixUp())
+    assert right!=prior() and prior(None)==prior()
+    for cbs in [BalancedMixUp],[[BalancedMixUp()]],[L(BalancedMixUp, EMA)],[(EMA(),),BalancedMixUp]:
+        assert prior(*cbs)==right
+    for wrong in 'sqrt',['sqrt'],.2,dict,lambda learn: None:
+        assert_ours(error_of(lambda o=wrong: prior(o)), repr(wrong))
+    assert_ours(error_of(lambda: prior([Remix])), 'Remix')
 
 def test_every_public_function_that_takes_rows_is_tried():
     "A parameter of these names holds a value for each item or class"

@@ -165,9 +165,17 @@ def drawn_shares(
     if y.ndim==2: return items[:len(y)] @ np.column_stack([y, ~y.any(1)])
     return np.bincount(y, items[:len(y)], k)
 
+def _as_callbacks(given):
+    "Callbacks, of what fastai takes as such: objects, classes and lists of them"
+    cbs = [cb for some in given for cb in L(some)]
+    for cb in cbs:
+        ok = issubclass(cb, Callback) if isinstance(cb, type) else isinstance(cb, Callback)
+        check(ok, 'cbs', 'nominal_prior', 'callbacks of the fit', repr(cb))
+    return [cb() if isinstance(cb, type) else cb for cb in cbs]
+
 def nominal_prior(
     dls:DataLoaders, # Loaders, as they are or `weighted`
-    *cbs, # Callbacks of the fit, such as `BalancedMixUp`
+    *cbs, # Callbacks of the fit, such as `BalancedMixUp`, one by one or in lists, as objects or classes
     labels=None, # Class of each training item, if the data set does not provide it: (N,) ints
     drawn=None # Share of each class among the items that the training loader draws, (K,). Default: read or counted.
 )->np.ndarray: # (K,) float64, sum 1
@@ -178,7 +186,8 @@ def nominal_prior(
     over one epoch of a copy. Raises a `ValueError` if labels cannot be read, if an item may have several, for `Remix`,
     whose shares are random, and for a sampler that cannot be copied, unless `drawn` is stated. The prior that a network
     *implies* may differ: `PriorCalibrator` estimates it."""
-    train = item_loader(train_loader(dls))
+    train = item_loader(train_loader(dls, 'nominal_prior'))
+    cbs = _as_callbacks(cbs)
     stage = next((cb for cb in cbs if _defers(cb) and cb.start<1), None)
     cbs = _still_active(cbs, stage)
     known = not any(isinstance(cb, Remix) for cb in cbs)

@@ -44,7 +44,7 @@ def class_distribution(
 
     An image with several labels counts for each; images without a label have an extra row."""
     check_real(alpha, 'alpha', 'class_distribution', low=0)
-    train = train_loader(dls)
+    train = train_loader(dls, 'class_distribution')
     def sampler(q): return loader_sampler(train, q, labels, 'class_distribution')
     balanced = sampler(q)
     counts,n = balanced.counts,balanced.n_drawn
@@ -133,7 +133,7 @@ def show(self:BalancedMixUp,
     owner = 'BalancedMixUp.show'
     check(self.alpha>0, 'alpha', owner, 'above 0: without a partner there is nothing to show', repr(self.alpha))
     check_int(n, 'n', owner, low=1)
-    dl = item_loader(fastai_loader(dls.train, owner))
+    dl = item_loader(fastai_loader(train_loader(dls, owner), owner))
     batch,pairs,names = _drawn_pairs(self, dls, dl, n, owner)
     size = batch[0].shape
     check(len(size)==4 and size[1] in (1,3), 'dls', owner, 'loaders of images with 1 or 3 channels',

@@ -102,6 +102,11 @@ def _opened(folder, at, owner):
                          f'{e.strerror}. Change its permissions, or move it away.') from None
     return (stat.st_dev,stat.st_ino),kept
 
+def _holds_networks(at, entries):
+    "Is this the folder in which fastai's `Learner.save` puts networks, by default beside the data?"
+    saved = [splitext(o.name)[1] in ('.pth','.pkl') and _is_folder(o) is False for o in entries]
+    return at.rpartition('/')[2]=='models' and saved and all(saved)
+
 def _check_names(folder, owner, paths):
     "Raise a `ValueError` for names that are not UTF-8, which no table can hold"
     odd = [o for o in paths if not o.isascii() and re.search('[\udc80-\udcff]', o)]
@@ -129,6 +134,7 @@ def find_files(
             names = sorted([at,first_name[key]])
             found.notes.append(f'{names[0]} and {names[1]} are one folder: each of its images is counted twice.')
         first_name.setdefault(key, at)
+        if _holds_networks(at, entries): continue
         if at: found.folders.append(at)
         for entry in entries:
             path = f'{at}/{entry.name}' if at else entry.name

@@ -20,7 +20,7 @@ from collections import Counter
 from difflib import get_close_matches
 from unicodedata import normalize
 from ..checks import bad_argument,first_few,nearest
-from .groups import is_missing
+from .groups import is_missing,without_unseen
 
 # %% ../../nbs/datasets/names.ipynb #43808c3d
 _known = dict(train='train training trn', valid='valid validation val dev development', test='test testing tst')
@@ -103,11 +103,13 @@ def _name_as_number(name):
 
 def _spelling(name):
     "A name without differences of spelling"
+    name = without_unseen(name)
     if _name_as_number(name)!=name: return _name_as_number(name)
     return re.sub(r'[\s_-]+', '', normalize('NFC', name).casefold()) or name
 
 _forms = {
     'in Unicode form': lambda name: normalize('NFC', name),
+    'in characters that are not shown': lambda name: without_unseen(normalize('NFC', name)),
     'in case': lambda name: normalize('NFC', name).casefold(),
     'in how a number is written': _name_as_number,
     'in case, spaces or hyphens': _spelling,
@@ -166,23 +168,32 @@ def several_labels(
 
 # %% ../../nbs/datasets/names.ipynb #3a131961
 def _prefix_and_number(name):
-    "Prefix and number of a name, ('grade', 10.0); None for other names"
+    "Prefix and number of a name, ('grade', '10'); None for other names"
     found = re.fullmatch(r'(\D*?)([-+]?\d+(?:[.,]\d+)?)', name.strip().replace('\N{MINUS SIGN}','-'))
     if found is None: return None
-    prefix,number = found[1],float(found[2].replace(',','.'))
-    if prefix.strip() and not prefix[-1].isspace(): number = abs(number) # in 'T-1' the sign is a hyphen
+    prefix,number = found.groups()
+    if prefix.strip() and not prefix[-1].isspace(): number = number.lstrip('+-') # in 'T-1' the sign is a hyphen
     return prefix.casefold().strip(' _-.+'),number
+
+_thousands = r'[-+]?[1-9]\d{0,2}[.,]\d{3}'
 
 def by_number(
     names, # Names, each once
     words:bool=False # May they share a word before the number?
-)->list|None: # None unless all are numbers
+)->list|None: # None unless all are numbers, of one order
     "Names in the order of their numbers"
     found = {name: _prefix_and_number(name) for name in names}
     if not all(found.values()): return None
     prefixes = {prefix for prefix,_ in found.values()}
     if len(prefixes)>1 or (prefixes!={''} and not words): return None
-    return sorted(names, key=lambda name: (found[name][1], name))
+    def by_value(divider=''):
+        return sorted(names, key=lambda o: (float(found[o][1].replace(divider, '').replace(',', '.')), o))
+    texts = [number for _,number in found.values()]
+    for sign in ',.':
+        thousands = [re.fullmatch(_thousands, o) for o in texts if sign in o]
+        # '1,000' may be 1 or 1000
+        if thousands and all(thousands) and by_value(sign)!=by_value(): return None
+    return by_value()
 
 def class_names(
     labels, # Label of each image
@@ -203,8 +214,10 @@ def class_names(
     in_order = by_number(names, words=ordered)
     if in_order is not None: return in_order
     if ordered and len(names)>1:
-        raise ValueError(f"The 'vocab' parameter of {owner} must list the grades from low to high, as only numbers, "
-                         f"such as 'grade 10', have an order. Copy this line and put the names of {where} in order: "
+        two_ways = next((o for o in names if re.fullmatch(rf'\D*{_thousands}', o)), None)
+        why = f'{two_ways!r} can be read in two ways' if two_ways else "only numbers, such as 'grade 10', have an order"
+        raise ValueError(f"The 'vocab' parameter of {owner} must list the grades from low to high, as {why}. "
+                         f'Copy this line and put the names of {where} in order: '
                          f'vocab={names!r}  # from low to high')
     return names
 

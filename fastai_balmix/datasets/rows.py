@@ -63,8 +63,8 @@ def _checked_labels(labels, vocab):
     lost = pd.isna(labels).to_numpy()
     check(not lost.any(), 'df', 'ImageData', 'a table with a label in each row', f'none in row {lost.argmax()}')
     known = set(vocab)
-    names = {o: str(o) if str(o) in known else text_of(o) for o in labels.unique()}
-    labels = labels.map(names).astype(object)
+    # Not through a dict of labels, for which 1 and True are the same
+    labels = labels.map(lambda o: str(o) if str(o) in known else text_of(o)).astype(object)
     unknown = [o for o in labels.unique() if o not in known]
     if unknown:
         raise ValueError("The 'df' parameter of ImageData must be a table with labels of the vocabulary. "
@@ -83,8 +83,9 @@ def _checked_split(split):
 
 def _checked_fold(fold):
     "Fold numbers as int64"
-    number = pd.to_numeric(fold, errors='coerce')
-    whole = (number>=1) & (number%1==0)
+    # As text, since dates and truth values would become numbers
+    number = pd.to_numeric(fold.astype(str), errors='coerce').astype(np.float64)
+    whole = (number>=1) & (number<2**53) & (number%1==0)
     check(whole.all(), 'df', 'ImageData', 'a table with a fold in each row, numbered from 1',
           first_few(fold[~whole].unique()))
     return number.astype(np.int64)

@@ -125,6 +125,9 @@ def from_folder_table(
     found = find_files(folder, owner)
     if all('/' not in path for path in found.images): raise _no_images(folder, found)
     layout = read_layout(found, owner, parts, vocab)
+    if not layout.rows:
+        left_out = ' '.join(layout.notes)
+        raise ValueError(f'{owner} needs images in a subfolder for each class, but none remain. {left_out}')
     df = pd.DataFrame(layout.table(), columns=['path','label','split'])
     if df.split.isna().all(): df = df.drop(columns='split')
     notes = layout.notes

@@ -143,7 +143,8 @@ def verify_images(
         return Verification(none, same, len(paths), 0, holds, remarks(holds, data.reading))
     check_dicom(data)
     frame = frame_of(data.reading)
-    def is_enough(row): return row.frame==frame and (row.kind or row.problem)
+    # What is unreadable is tried again, as it may be readable now: with a codec, more memory, another limit of Pillow
+    def is_enough(row): return row.frame==frame and row.kind
     kept,n_new = renewed(data, paths, partial(_look, reading=data.reading), is_enough, num_workers, progress)
     bad = pd.DataFrame([(p,kept[p].problem) for p in paths if kept[p].problem], columns=['path','problem'])
     holds = {p: facts for p in paths if (facts := kept[p].facts) is not None}

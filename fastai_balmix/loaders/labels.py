@@ -135,8 +135,11 @@ def _stated_labels(ds, owner):
     if pairs: found.append(('samples', [y for _,y in samples]))
     found = [(name,labels) for name,labels in found if labels is not None]
     # `labels` may also be class names, and a subset may hold the targets of the whole data set
-    for _,labels in found:
-        if _length(labels)==n: return labels
+    for name,labels in found:
+        if _length(labels)!=n: continue
+        if not np.ma.is_masked(labels): return labels
+        raise ValueError(f'{owner} needs a label for each item, but a {type(ds).__name__} has `{name}` of which '
+                         'some are masked. Pass `labels=`, or a `Subset` of the items that have one.')
     if not found: return None
     name,labels = found[0]
     raise ValueError(f"{owner} needs a label for each item, but a {type(ds).__name__} of {n} items has "
@@ -199,7 +202,7 @@ def item_loader(
     dl # A loader
 ):
     "The loader that makes the items of `dl`: the inner one if fastai has wrapped it for distributed training"
-    return vars(dl).get('dl', dl)
+    return getattr(dl, '__dict__', {}).get('dl', dl)
 
 def stated_inputs(
     dl # A loader
@@ -211,9 +214,13 @@ def stated_inputs(
     return getattr(dl.dataset, 'n_inp', None)
 
 def train_loader(
-    dls # `DataLoaders`
+    dls, # `DataLoaders`
+    owner:str|None=None # Whose parameter `dls` is, to check it
 ): # A loader
     "The training loader; `n_inp`, as stated by `dls`, is set on all loaders"
+    if owner is not None:
+        allowed = 'loaders for training and validation (`DataLoaders`), such as `learn.dls`'
+        check(isinstance(dls, DataLoaders), 'dls', owner, allowed, f'a {type(dls).__name__}')
     if 'n_inp' in vars(dls):
         for o in dls.loaders:
             if o is not None: item_loader(o)._dls_n_inp = dls.n_inp
@@ -225,6 +232,8 @@ def n_items(
     owner:str # Name used in errors
 )->int:
     "Number of items that a loader visits; checks that it is a map-style loader that makes batches"
+    is_loader = hasattr(dl, 'dataset')
+    check(is_loader, 'dl', owner, 'a loader of a data set, such as `dls.train`', f'a {type(dl).__name__}')
     ds = dl.dataset
     iterable = isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__')
     allowed = 'loaders of a data set with a length and an index'
@@ -262,7 +271,8 @@ def train_labels(
     the loader until its data set or its length changes. Raises a `ValueError` if labels cannot be read, are not
     classes, or are outside the vocabulary."""
     dl = item_loader(dl)
-    ds,n = dl.dataset,n_items(dl, owner)
+    n = n_items(dl, owner)
+    ds = dl.dataset
     vocab = vocab_of(ds)
     checked = partial(as_targets, owner=owner, n_classes=len(vocab) if vocab else None)
     if labels is not None: return checked(labels, n=n)

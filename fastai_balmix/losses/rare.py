@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from fastai.basics import *
 from ..checks import as_probs,check_real,label_array
-from .base import check_positive,class_row,ClassLoss,cross_entropy_of_items,no_images,uneven
+from .base import check_positive,class_row,ClassLoss,count_row
+from .base import cross_entropy_of_items,no_images,uneven
 
 # %% ../../nbs/losses/rare.ipynb #21ebf61a
 class WeightedFocalLoss(ClassLoss):
@@ -73,7 +74,7 @@ def cb_weights(
     """Weight of each class ∝ 1/E_n, E_n = (1-βⁿ)/(1-β) being the effective number of n items (Cui et al. 2019).
 
     An empty class counts as one item, with a warning."""
-    n = class_row(counts, 'counts', owner)
+    n = count_row(counts, 'counts', owner)
     check_real(beta, 'beta', owner, low=0, high=1, high_open=True)
     if (n==0).any(): warnings.warn(f'{owner}: {no_images(n)}; weighted as if there were one.', stacklevel=2)
     # expm1 loses no digits where β is next to 1. The factor 1/(1-β) cancels.
@@ -86,9 +87,9 @@ def cb_weights(
 class ClassBalancedLoss(WeightedFocalLoss):
     """Class-balanced loss: cross-entropy, or with `gamma` focal loss, weighted by `cb_weights`.
 
-    Cui et al. 2019, section 4. Its mean is Σ w_y·loss / B. Raises a `ValueError` if `counts` are
-    negative, all 0 or, at the first call, other in number than the classes of the predictions; if
-    `beta` is outside [0,1) or `gamma` negative. Warns of classes without items."""
+    Cui et al. 2019, section 4. Its mean is Σ w_y·loss / B. Raises a `ValueError` if `counts` are no
+    whole numbers, negative, all 0 or, at the first call, other in number than the classes of the
+    predictions; if `beta` is outside [0,1) or `gamma` negative. Warns of classes without items."""
     _weight_name = 'counts'
     def __init__(self,
         counts, # Training items per class, (K,)
@@ -107,7 +108,7 @@ def drw_weights(
 )->np.ndarray: # (K,) float64
     "Class weights for deferred re-weighting (Cao et al. 2019): `cb_weights`, scaled to a mean of 1 over the items"
     weight = cb_weights(counts, beta, 'drw_weights')
-    n = class_row(counts, 'counts', 'drw_weights')
+    n = count_row(counts, 'counts', 'drw_weights')
     return weight*n.sum()/(n@weight)
 
 # %% ../../nbs/losses/rare.ipynb #b0ff8f4e
@@ -140,9 +141,9 @@ class LDAMLoss(ClassLoss):
 
     Cao et al., NeurIPS 2019, equation 13. For a network whose scores are cosines, see
     `cosine_head`. Its mean divides by the number of items, also under `weight`. Raises a
-    `ValueError` if `counts` or `weight` are negative, all 0 or, at the first call, other in number
-    than the classes of the predictions, and unless `max_margin` and `scale` are positive. A class
-    without items counts as one item, with a warning."""
+    `ValueError` if `counts` are no whole numbers, if `counts` or `weight` are negative, all 0 or,
+    at the first call, other in number than the classes of the predictions, and unless `max_margin`
+    and `scale` are positive. A class without items counts as one item, with a warning."""
     def __init__(self,
         counts, # Training items per class, (K,)
         max_margin:float=0.5, # Margin Δ of the rarest class
@@ -153,7 +154,7 @@ class LDAMLoss(ClassLoss):
     ):
         super().__init__(axis, reduction)
         owner = type(self).__name__
-        n = class_row(counts, 'counts', owner)
+        n = count_row(counts, 'counts', owner)
         check_positive(max_margin, 'max_margin', owner)
         check_positive(scale, 'scale', owner)
         if (n==0).any(): warnings.warn(f'{owner}: {no_images(n)}; its margin is that of one.', stacklevel=2)
@@ -180,8 +181,8 @@ class LabelAwareSmoothing(ClassLoss):
 
     Zhong et al., *Improving calibration for long-tailed recognition*, CVPR 2021, equation 4, the
     concave form, with ε_y spread over all classes as in the authors' code. Raises a `ValueError`
-    if `counts` are negative, all 0 or, at the first call, other in number than the classes of the
-    predictions, and for shares outside [0,1)."""
+    if `counts` are no whole numbers, negative, all 0 or, at the first call, other in number than
+    the classes of the predictions, and for `head` or `tail` outside [0,1)."""
     def __init__(self,
         counts, # Training items per class, (K,)
         head:float=0.3, # ε of the most frequent class
@@ -191,7 +192,7 @@ class LabelAwareSmoothing(ClassLoss):
     ):
         super().__init__(axis, reduction)
         owner = type(self).__name__
-        n = class_row(counts, 'counts', owner)
+        n = count_row(counts, 'counts', owner)
         check_real(head, 'head', owner, low=0, high=1, high_open=True)
         check_real(tail, 'tail', owner, low=0, high=1, high_open=True)
         self.head,self.tail = head,tail

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse,stats
 from scipy.special import ndtr,ndtri
-from ..checks import check_int,check_real
+from ..checks import check_counts,check_int,check_real
 from ..ordered import as_numbers
 from .dispersion import (
     Pair,Posterior,checked_answers,score_dispersion,seed_weight,table_dispersion)
@@ -156,6 +156,7 @@ def least_difference(
 )->float: # In units of the score
     "True difference that would be found in four of five comparisons if images were all that varies"
     n = as_numbers(counts, 'counts', 'least_difference')
+    check_counts(n, 'counts', 'least_difference')
     n = n[n>0]
     if len(n)<2: return np.nan
     wrong = np.tile(n, (len(n),1))

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from ..checks import as_labels,check,label_array
+from ..checks import as_labels,check,in_order,label_array
 from ..ordered import as_column
 
 # %% ../../nbs/metrics/dispersion.ipynb #59db2a26
@@ -62,7 +62,7 @@ class Answers:
 
 def checked_answers(pred, targs, fold, groups, owner, least=2):
     "Predictions and true classes, checked against each other, as `Answers`"
-    pred = label_array(pred)
+    pred = label_array(in_order(pred, 'pred', owner))
     ok = pred.ndim==4 and pred.dtype.kind in 'iu' and pred.shape[0]>=least
     check(ok, 'pred', owner, 'ints of shape (methods, seeds, points, images), the baseline first',
           f'{pred.dtype} values of shape {pred.shape}')

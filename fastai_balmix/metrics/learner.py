@@ -20,7 +20,7 @@ import math,warnings
 import numpy as np
 import torch
 from fastai.basics import *
-from ..checks import check,check_classes,check_int,check_real,in_order,label_array
+from ..checks import check,check_classes,check_counts,check_int,check_real,in_order,label_array
 from .activations import activation_of,check_rows,checked_activation,two_classes
 from .cells import CellCounts,most_classes
 from .probabilities import binned_error,brier_sums,calibration_sums,mean_distance
@@ -261,6 +261,7 @@ def shot_metrics(
     check_real(many, 'many', 'shot_metrics', low=few)
     ok = n.ndim==1 and n.dtype.kind in 'iuf' and (n>=0).all()
     check(ok, 'counts', 'shot_metrics', 'a row of numbers, none negative', repr(counts))
+    check_counts(n, 'counts', 'shot_metrics')
     groups = dict(many_acc=n>many, medium_acc=(few<=n)&(n<=many), few_acc=n<few)
     return [_registered('balanced_accuracy', nm, classes=np.flatnonzero(v).tolist())
             for nm,v in groups.items() if v.any()]

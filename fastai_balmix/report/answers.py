@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from scipy.special import expit,logit,ndtri
 from sklearn.metrics import auc,roc_curve
-from ..checks import as_classes,as_labels,as_prob_rows,check,check_int,check_real
+from ..checks import as_classes,as_labels,as_prob_rows,check,check_each,check_int,check_real
 from ..ordered import as_column,as_names,as_numbers
 from ..metrics.probabilities import bin_table,binned_error,confidence_sums
 from ..metrics.scores import group_classes,OperatingPoint,per_class
@@ -46,7 +46,10 @@ def recall_change(
     owner = 'recall_change'
     check_real(level, 'level', owner, low=0, high=1, high_open=True)
     after = as_numbers(right, 'right', owner)
-    d = after-as_numbers(before, 'before', owner, len(after))
+    earlier = as_numbers(before, 'before', owner, len(after))
+    for x,name in (after,'right'),(earlier,'before'):
+        check_each((x>=0) & (x<=1), x, name, owner, 'bools, as of pred==targs, or shares from 0 to 1')
+    d = after-earlier
     known = hasattr(vocab, '__len__')
     y = as_labels(targs, owner, n=len(d), n_classes=len(vocab) if known else None, name='targs')
     k = len(vocab) if known else y.max(initial=-1)+1
@@ -116,7 +119,9 @@ def auroc_interval(
     "Area under the ROC with the interval of DeLong et al. (1988), by groups of Obuchowski (1997), on the logit scale"
     check_real(level, 'level', 'auroc_interval', low=0, high=1, high_open=True)
     score = as_numbers(score, 'score', 'auroc_interval')
-    y = as_numbers(y, 'y', 'auroc_interval', len(score)).astype(bool)
+    y = as_numbers(y, 'y', 'auroc_interval', len(score))
+    check_each((y==0) | (y==1), y, 'y', 'auroc_interval', 'bools, whether each item belongs to the group')
+    y = y.astype(bool)
     if y.all() or not y.any(): return Interval(np.nan, np.nan, np.nan)
     items = np.arange(len(y)) if items is None else as_column(items, 'items', 'auroc_interval', len(y))
     image = pd.factorize(items, use_na_sentinel=False)[0]
