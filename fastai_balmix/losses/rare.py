@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from fastai.basics import *
 from ..checks import as_probs,check_real,label_array
-from .base import check_positive,class_row,ClassLoss,count_row
-from .base import cross_entropy_of_items,no_images,uneven
+from .base import (
+    check_positive, class_row, ClassLoss, count_row, cross_entropy_of_items, no_images, uneven)
 
 # %% ../../nbs/losses/rare.ipynb #21ebf61a
 class WeightedFocalLoss(ClassLoss):
