@@ -270,7 +270,7 @@ def make_model(
         path = str(pretrained)
         if path.endswith('.npz'): source['file'] = path
         else: source['state_dict'] = load_state_dict(path, weights_only=True)
-    kwargs = dict(num_classes=n_classes, pretrained_cfg_overlay=source)
+    kwargs:dict = dict(num_classes=n_classes, pretrained_cfg_overlay=source)
     try: model = timm.create_model(arch, pretrained=bool(pretrained), **kwargs)
     except OSError as e:
         if pretrained is not True: raise

@@ -85,9 +85,9 @@ def gain_by_prior(
     metric:str # A key of `score_registry`
 )->float|None: # None where it was not measured
     "What a score gains where the network is moved to the balanced prior"
-    before,after = (score_of(card, net, metric, o) for o in (OperatingPoint.TRAINED,OperatingPoint.BALANCED))
-    values = [o and o['value'] for o in (before,after)]
-    return None if None in values else values[1]-values[0]
+    found = [score_of(card, net, metric, o) for o in (OperatingPoint.TRAINED,OperatingPoint.BALANCED)]
+    values = [o['value'] for o in found if o is not None and o['value'] is not None]
+    return values[1]-values[0] if len(values)==2 else None
 
 # %% ../../nbs/report/glance.ipynb #76cb159f
 def found_of(
