@@ -293,6 +293,7 @@ def _both_classes(p, name, owner):
         raise ValueError(f'{error} If they come from a learner, {no_probabilities}.')
     return np.concatenate([1-p, p], 1)
 
+# %% ../nbs/checks.ipynb #3495a9d8
 def as_preds(
     preds, # Probabilities or network outputs, a row an item, (N,K); a column stands for the second of two classes
     owner:str, # Whose parameter `preds` this is

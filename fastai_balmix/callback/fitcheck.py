@@ -94,6 +94,7 @@ def _weight_shares(weights, replacement, n_draws):
     if replacement or not _uneven(p): return p/p.sum()
     return np.full(len(p), 1/len(p)) if n_draws==len(p) else None
 
+# %% ../../nbs/callback/fitcheck.ipynb #36003022
 def _item_shares(dl):
     """The source of uneven sampling, in a word, and the share of each item, (N,).
 

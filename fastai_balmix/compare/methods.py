@@ -113,6 +113,7 @@ def _register(name, func, version=None):
     _methods[name] = Method(name, func, about.line, about.source, about.ordered, version)
     return func
 
+# %% ../../nbs/compare/methods.ipynb #33cfe85b
 def _does(name):
     "A decorator: the function is what `described` says of this name"
     return partial(_register, name)

@@ -148,7 +148,6 @@ class Opened:
     said:str='' # The same as a sentence, with their size, or why they are kept nowhere; '' where none shall be kept
     n_bytes:int=0 # Memory of each process
 
-
 def _tell(text, show):
     "Print where images are kept, once in a comparison"
     if show and text not in _told: show_lines(labelled('Store', text))
@@ -179,6 +178,7 @@ def make_store(
         return Opened('', why)
     return Opened(cache, f'{plan}.')
 
+# %% ../../nbs/compare/opened.ipynb #5318d3b4
 def keep_opened(
     data, # `ImageData`
     size, # Height and width in pixels; None leaves images as they are, and keeps those of arrays alone

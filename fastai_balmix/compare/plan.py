@@ -247,6 +247,7 @@ def _keep_opened(runs, cache, jobs, show):
     return [dict(data=name, size=size, decode=decode, store=store, cache=o.cache, said=o.said)
             for (name,size,decode,store),o in chosen.items()]
 
+# %% ../../nbs/compare/plan.ipynb #678dc48a
 def _fetch_weights(runs):
     "Download the weights that networks start with once, for all runs"
     for arch,pretrained in dict.fromkeys((o.arch,o.config.pretrained) for o in runs if isinstance(o.arch, str)):

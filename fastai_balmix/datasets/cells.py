@@ -138,6 +138,7 @@ def _rows_in_cells(rows, fn):
     return [f'{fn.name}: a cell of row {k} holds lines between two quotation marks that look like rows ({n_lines:,}). '
             'If they are rows, remove these marks.']
 
+# %% ../../nbs/datasets/cells.ipynb #ce2d1362
 def read_cells(
     fn:Path, # The file: CSV, .xlsx or .parquet
     owner:str, # Reader, for errors

@@ -52,6 +52,7 @@ def _names_parts(values):
     parts = [part_of(o) for o in there]
     return 'train' in parts or len({*filter(None, parts)})>1
 
+# %% ../../nbs/datasets/columns.ipynb #45e1f189
 def unused_parts(
     df:pd.DataFrame, # A table of text
     used # Columns that are used

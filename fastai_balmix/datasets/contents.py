@@ -116,6 +116,7 @@ def _without_range(found):
     return [Remark(f'{they} {kinds} ({_words(limits)}), for which black and white are undefined, '
                    f'such as {next(iter(lost))}: state {_proposed(limits)}.', True, True)]
 
+# %% ../../nbs/datasets/contents.ipynb #a7e98988
 def _uses_half(fact):
     "Does a file use less than half of its range? Signed values need not begin at the lowest."
     start = min(fact.low, 0) if fact.least<0 else fact.least

@@ -107,6 +107,7 @@ def _holds_networks(at, entries):
     saved = [splitext(o.name)[1] in ('.pth','.pkl') and _is_folder(o) is False for o in entries]
     return at.rpartition('/')[2]=='models' and saved and all(saved)
 
+# %% ../../nbs/datasets/folders.ipynb #cdb730e3
 def _check_names(folder, owner, paths):
     "Raise a `ValueError` for names that are not UTF-8, which no table can hold"
     odd = [o for o in paths if not o.isascii() and re.search('[\udc80-\udcff]', o)]

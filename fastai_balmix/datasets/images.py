@@ -102,6 +102,7 @@ def _flat(im, reading):
     if alpha is None or alpha.getextrema()[0]==255: return rgb
     return Image.composite(rgb, Image.new('RGB', rgb.size, reading.colour), alpha)
 
+# %% ../../nbs/datasets/images.ipynb #8928b20b
 def as_rgb(
     im:Image.Image, # Any mode: grey, palette, with transparency, 16 bits
     reading:Reading=as_files_say # How the data set is read

@@ -115,6 +115,7 @@ def _place_of_store(data, size, resize, decode, folder, store, owner):
     check_cache_folder(cache)
     return opening,_settings(data, opening, folder),cache
 
+# %% ../../nbs/datasets/prepared.ipynb #80f34028
 def plan_store(
     data, # The data
     size, # Height and width in pixels, an int or a pair

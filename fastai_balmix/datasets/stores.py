@@ -69,6 +69,7 @@ def check_cache_folder(
     if Path(path).name==cache_name and Path(path).is_symlink():
         raise NoStore(f"'{one_line(path)}' is a link, and is not followed. Name another folder for the cache.")
 
+# %% ../../nbs/datasets/stores.ipynb #6cd276c5
 _tags = {'CACHEDIR.TAG': b'Signature: 8a477f597d28d172789f06886806bc55\n'
                          b'# Images that fastai_balmix has prepared. It makes them again.\n',
          '.gitignore': b'*\n'}

@@ -250,6 +250,7 @@ def _read_asked(asked, sep, ordered):
     asked.notes += class_name_notes(vocab, ordered)
     return df,vocab
 
+# %% ../../nbs/datasets/tables.ipynb #d94f0c4c
 def from_csv(
     csv, # Path of the table: CSV, .xlsx or .parquet
     path:str='path', # Column with the paths

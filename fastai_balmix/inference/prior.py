@@ -142,6 +142,7 @@ def _newton_step(w, gradient, q, logs, strength):
     step = -np.linalg.solve(h, gradient)
     return step,-float(gradient@step)
 
+# %% ../../nbs/inference/prior.ipynb #8d5d7b7a
 def _polished(w, args):
     "Weights after Newton's steps, each shortened until it lowers the loss, and what another step would still gain"
     logs,_,log_shares,_,strength = args

@@ -151,6 +151,7 @@ def _is_pairs(ds):
     is_list = isinstance(ds, list|tuple|L) and not isinstance(ds, TfmdLists)
     return is_list and all(isinstance(o, list|tuple) and len(o)>1 for o in ds)
 
+# %% ../../nbs/loaders/labels.ipynb #8b0fa7ee
 def kept_apart(
     ds # A data set
 )->bool:

@@ -258,6 +258,7 @@ def check_kept_labels(
                              f"{i} was read as {read}, and the item has {found}. Pass `labels=` in the order of the "
                              "items.")
 
+# %% ../../nbs/loaders/pairing.ipynb #81e123b7
 def check_inputs(
     dl, # The training loader
     owner:str='check_inputs' # Name that errors give

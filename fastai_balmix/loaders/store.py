@@ -157,6 +157,7 @@ def write_at(
         n = os.pwrite(file.fileno(), left, at)
         at,left = at+n,left[n:]
 
+# %% ../../nbs/loaders/store.ipynb #0a73b477
 class SharedFile:
     """Bytes that processes share through memory. A file without a name goes with the last of them, whatever it died of;
     one with a name stays."""

@@ -130,6 +130,7 @@ def _used_globals(f):
         found.update((f'{where}.{k}', inside[k]) for k in names if k in inside)
     return found
 
+# %% ../../nbs/loaders/traits.ipynb #f098a254
 def _in_function(f):
     "What a function uses, by name"
     names = dict(zip(f.__code__.co_freevars, f.__closure__ or ()))

@@ -86,6 +86,7 @@ def _faults_of(data):
     try: return known_faults(data)
     except OSError: return {}
 
+# %% ../../nbs/report/comparison.ipynb #ad18d4d1
 def _kept_pictures(results, data):
     "What the comparison has kept on disk of its images, the largest first"
     res = []

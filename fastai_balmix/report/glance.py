@@ -57,6 +57,7 @@ def in_focus(
     best = next((o for o in nets if lead and o['method']==lead['method']), None)
     return dict(lead=lead, base=base, best=best or next((o for o in nets if o is not base), base), nets=nets)
 
+# %% ../../nbs/report/glance.ipynb #bb117483
 def difference_of(
     card:dict, # Of a comparison
     net:dict, # One of its networks

@@ -99,6 +99,7 @@ class _Places:
     def is_first(self, i): return i%self.across==0
     def is_last(self, i): return i+self.across>=self.n
 
+# %% ../../nbs/report/matrices.ipynb #1c025e69
 def _name_cells(ax, names, cell, rows, columns):
     "Every n-th name, where there is no room for all"
     k = len(names)

@@ -226,6 +226,7 @@ def _draw_changes(card, net): return plot_recall_change(_change(net), card['orde
 
 def _curves(nets): return {k:_frame(o['curve'], 't') for k,o in _titled(nets).items()}
 
+# %% ../../nbs/report/sections.ipynb #4ecaf6c4
 def _draw_operating(nets): return plot_operating_curve(_curves(nets), marks={o['title']:o['mark'] for o in nets})
 
 def _draw_confusion(card, nets):
