@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made import write_results
 from PIL import Image
 
 from fastai_balmix.bounded import Unreadable, json_of, read_arrays, read_bounded, yaml_of
 from fastai_balmix.callback.show import plot_class_distribution
 from fastai_balmix.commands import quiet_import
-from fastai_balmix.compare import Method, Results, attempts, compare, summarise
+from fastai_balmix.compare import Method, Results, attempts, compare, paper_table, summarise
 from fastai_balmix.compare.folder import Collected
 from fastai_balmix.compare.methods import find_method
 from fastai_balmix.compare.results import read_predictions, read_record, sealed, whole_record
@@ -357,6 +358,27 @@ def test_common_facts_that_are_none_are_named(out, change):
     meta = json.loads((out/'meta.json').read_text())
     (out/'meta.json').write_text(json.dumps(meta|change))
     with pytest.raises(ValueError, match="meta.json' cannot be read. Start the same"): results_card(out)
+
+def test_each_folder_has_its_own_titles(tmp_path):
+    "Also where another folder is read, summarised or reported before the first is printed"
+    titles = dict(a=dict(mine='First'), b=dict(mine='Second'), c={})
+    methods = [('instance',1.5),('mine',1.6)]
+    a,b,c = (Results(write_results(tmp_path/o, ['x','y','z'], methods, titles=t)) for o,t in titles.items())
+    said,page = summarise(a, metrics='mcc'),report(a, None)
+    shown = lambda: str(a),lambda: str(said),lambda: str(summarise(a, metrics='mcc')),lambda: str(page),page.html
+    for read in lambda: Results(b.folder),lambda: summarise(b, metrics='mcc'),lambda: str(c):
+        for text_of in shown:
+            read()
+            text = text_of()
+            assert 'First' in text and 'Second' not in text and 'mine against' not in text
+    assert 'mine (mine)' in str(c) and 'First' not in str(summarise(c))
+
+def test_a_folder_may_be_summarised(out):
+    for folder in out,str(out): assert str(summarise(folder))==str(summarise(Results(out)))
+    for function in summarise,lambda o: paper_table(o, 3):
+        with pytest.raises(ValueError, match='a folder of `compare`, or its results. Got DataFrame instead'):
+            function(Results(out).df)
+    with pytest.raises(ValueError, match='must be of hyper_kvasir'): paper_table(out, 3)
 
 def test_one_broken_run_hides_no_other(out):
     want = Results(out)

@@ -284,6 +284,11 @@ def _are_shares(shares, k):
     numbers = isinstance(shares, list) and all(_is_a(o, float) for o in shares)
     return numbers and len(shares)==k and _are_probs(np.array([shares], dtype=np.float64))
 
+def _are_counts(counts, vocab):
+    "Are these numbers of images, one for each class?"
+    numbers = isinstance(counts, list) and all(_is_a(o, int) and o>=0 for o in counts)
+    return numbers and (vocab is None or len(counts)==len(vocab))
+
 def _is_meta(meta):
     "Is this what is common to all runs? An older file may lack some of it."
     known = _common if 'runs' in meta else {k: kind for k,kind in _common.items() if k in meta}
@@ -293,9 +298,7 @@ def _is_meta(meta):
     if not all(isinstance(o, str) for k in ('vocab','notes') for o in meta.get(k, ())): return False
     shares,failed = meta.get('prevalence'),meta.get('failed') or []
     if shares is not None and not _are_shares(shares, len(meta.get('vocab', shares))): return False
-    counts = meta.get('counts')
-    numbers = counts is None or isinstance(counts, list) and all(_is_a(o, int) and o>=0 for o in counts)
-    if not numbers or counts is not None and len(counts)!=len(meta.get('vocab', counts)): return False
+    if meta.get('counts') is not None and not _are_counts(meta['counts'], meta.get('vocab')): return False
     kept,what = meta.get('opened', []),dict(data=str, decode=str, store=str, cache=str, said=str)
     if not isinstance(kept, list) or not all(isinstance(o, dict) and _has(o, what) for o in kept): return False
     if not all(o.get('size') is None or _is_a(o['size'], int) for o in kept): return False
@@ -324,7 +327,7 @@ class Results:
         self.data = None # `ImageData`, where this process has trained on them
         self.meta = _read_meta(self.folder)
         self.n_classes = len(self.meta['vocab']) if self.meta and 'vocab' in self.meta else None
-        if self.meta: remember_titles(self.meta.get('titles', {}))
+        if self.meta: remember_titles(self.meta)
         runs = self.meta.pop('runs', None) if self.meta else None
         runs = [*dict.fromkeys(o for o in runs if isinstance(o, str))] if isinstance(runs, list) else []
         if not runs or not (self.folder/'runs').is_dir():
@@ -372,6 +375,7 @@ class Results:
         return read_record(self.folder/'runs'/run, self.folder)
 
     def __repr__(self):
+        remember_titles(self.meta)
         methods = ', '.join(f'{method_title(o)} ({one_line(o)})' for o in self.df.method.unique())
         archs = ', '.join(map(one_line, self.df.arch.unique()))
         return f"{self.df.run.nunique()} runs on {one_line(self.meta['data'])}. Methods: {methods}. Networks: {archs}."
