@@ -806,6 +806,18 @@ def test_command(folder, tmp_path, capsys, monkeypatch):
         (dict(folder=folder, positive='no'),'must be a class')):
         with pytest.raises(SystemExit, match=f'balmix-report: .*{re.escape(words)}'): balmix_report(**kwargs)
 
+@pytest.mark.parametrize('recipe, lost', [
+    ('reader: from_folder_table, folder: x','an existing folder'), ('reader: from_csv, csv: x','an existing file')])
+def test_the_command_names_what_was_typed(tmp_path, recipe, lost):
+    "The folder of results is typed without a name, and the data after --data, whatever their reader calls it"
+    res = write_results(tmp_path/'r', ['a','b','c'], settings=f'data: {{{recipe}}}\n')
+    with pytest.raises(SystemExit) as e: balmix_report(res, data=tmp_path/'nowhere')
+    assert ' '.join(str(e.value).split()).startswith(f'balmix-report: The --data option must be {lost}. Got')
+    for o in 'results.csv','runs': (res/o).rename(tmp_path/o)
+    with pytest.raises(SystemExit) as e: balmix_report(res)
+    assert ' '.join(str(e.value).split())==('balmix-report: The FOLDER argument must be one that holds results.csv, as '
+                                            f"balmix-compare writes it. Got '{res}' instead.")
+
 def test_a_page_is_written_into_the_folder_of_results(folder, tmp_path, capsys, monkeypatch):
     where = shutil.copytree(folder, tmp_path/'copy')
     monkeypatch.setattr(Report, 'html', lambda self: '<!doctype html><meta name="generator" content="fastai_balmix 1">')

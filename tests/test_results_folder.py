@@ -19,15 +19,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made import write_results
 from PIL import Image
 
 from fastai_balmix.bounded import Unreadable, json_of, read_arrays, read_bounded, yaml_of
 from fastai_balmix.callback.show import plot_class_distribution
 from fastai_balmix.commands import quiet_import
-from fastai_balmix.compare import Method, Results, attempts, compare, summarise
+from fastai_balmix.compare import Method, Results, attempts, compare, paper_table, summarise
 from fastai_balmix.compare.folder import Collected
 from fastai_balmix.compare.methods import find_method
-from fastai_balmix.compare.results import read_predictions, read_record
+from fastai_balmix.compare.results import read_predictions, read_record, sealed, whole_record
 from fastai_balmix.compare.settings import read_settings
 from fastai_balmix.datasets import digits, from_csv, from_folder_table
 from fastai_balmix.datasets.sources import read_data
@@ -229,7 +230,8 @@ def test_pipes_among_images_are_not_waited_for(tmp_path):
 # ------------------------------------------------------------------ damage
 
 @pytest.mark.parametrize('key', ['run','settings','code','rows','history','n_bytes','epochs','best_epoch','seconds',
-                                 'train_shares','train_counts','host','finished','versions','started','data','seal'])
+                                 'train_shares','train_counts','host','finished','versions','started','data','sha256',
+                                 'seal'])
 @pytest.mark.parametrize('value', [None,5,'x',[{}],{},'gone'])
 def test_records_without_a_key_or_of_another_type(whole, tmp_path, key, value):
     "A run counts as finished with its own figures, or not at all"
@@ -246,13 +248,13 @@ def test_records_without_a_key_or_of_another_type(whole, tmp_path, key, value):
     if got is not None: assert {**got, **{k: want[k] for k in circumstances}}==want
 
 def changed(path, **changes):
-    "Change arrays of the part that is reported, in a record without a seal"
+    "Change arrays of the part that is reported, in a record without a seal and a hash"
     file = path/'predictions.npz'
     arrays = dict(np.load(file))
     for k,f in changes.items(): arrays |= {o: f(x) for o,x in arrays.items() if o.startswith(f'report/{k}')}
     np.savez(file, **{k: x for k,x in arrays.items() if x is not None})
     record = json.loads((path/'run.json').read_text())
-    del record['seal']
+    del record['seal'],record['sha256']
     (path/'run.json').write_text(json.dumps(dict(record, n_bytes=file.stat().st_size)))
 
 @pytest.mark.parametrize('change', [
@@ -278,13 +280,105 @@ def test_records_without_a_seal_are_read_with_care(out, change):
     file.write_text(json.dumps(record|change))
     assert read_record(file.parent) is None
 
+def sealed_again(path, **changes):
+    "Change a record and the size of its predictions, as who means to hide it would"
+    record = json.loads((path/'run.json').read_text())
+    row,size = changes.pop('row', {}),(path/'predictions.npz').stat().st_size
+    rows = [o|row for o in record['rows']]
+    del record['seal']
+    (path/'run.json').write_bytes(sealed(record | dict(rows=rows, n_bytes=size) | changes))
+
 @pytest.mark.parametrize('change', [
+    dict(row=dict(mcc='0.5')), dict(row=dict(mcc=None)), dict(row=dict(mcc=5.)), dict(row=dict(mcc=-1.1)),
+    dict(row=dict(accuracy=float('inf'))), dict(row=dict(brier=2.1)), dict(row=dict(mean_auc=True)),
+    dict(row=dict(calibration=5)), dict(row=dict(n_images='x')), dict(history=[{'<b>': 1}]),
+    dict(history=[dict(train_loss='x')]), dict(train_counts=[5]*3), dict(run='another'), dict(sha256=5),
+    dict(train_counts=[5]*3, train_shares=[1/3]*3)])
+def test_records_with_a_new_seal_are_read_with_care(out, whole, change):
+    sealed_again(a_run(out), **change)
+    for read in Results,results_card:
+        with pytest.warns(UserWarning, match='1 of 4 finished runs cannot be read and are left out: instance-small'):
+            read(out)
+    assert_same(compared(out), Results(whole))
+
+def test_undefined_scores_and_the_last_digits_are_no_damage(out):
+    sealed_again(a_run(out), row=dict(mcc=float('nan'), accuracy=1+1e-12))
+    assert read_record(a_run(out))
+
+def test_folders_of_runs_that_were_mixed_up(out, whole):
+    "Exchanged, or one a copy of another: neither is told by a seal"
+    for swap in True,False:
+        a,b = (a_run(out, o) for o in ('instance','class'))
+        a.rename(out/'aside')
+        if swap: b.rename(a)
+        else: shutil.copytree(b, a)
+        if swap: (out/'aside').rename(b)
+        n = 2 if swap else 1
+        with pytest.warns(UserWarning, match=f'{n} of 4 finished runs cannot be read'): res = Results(out)
+        left = figures(Results(whole))
+        pd.testing.assert_frame_equal(figures(res), left[left.run.isin(res.df.run)].reset_index(drop=True))
+        assert_same(compared(out), Results(whole))
+
+@pytest.mark.parametrize('has_seal', [True,False])
+def test_predictions_that_the_scores_are_not_of(out, whole, has_seal):
+    "Rows of probabilities in another order sum to 1 as before"
+    path = a_run(out)
+    file,kept = path/'predictions.npz',json.loads((path/'run.json').read_text())
+    arrays = dict(np.load(file))
+    for k in arrays:
+        if k.startswith('report/probs/'): arrays[k] = arrays[k][::-1]
+    np.savez_compressed(file, **arrays)
+    sealed_again(path)
+    record = json.loads((path/'run.json').read_text())
+    if not has_seal: (path/'run.json').write_text(json.dumps({k: v for k,v in record.items() if k!='seal'}))
+    for read in results_card,lambda o: summarise(Results(o)),lambda o: read_predictions(path):
+        with pytest.raises(ValueError, match='has predictions that cannot be read. Delete this folder') as e: read(out)
+        assert str(path) in str(e.value)
+    assert_same(compared(out), Results(whole))
+    assert report(out, None).card['scores']==report(whole, None).card['scores']
+    # a record of an earlier version has no hash
+    sealed_again(path)
+    record = json.loads((path/'run.json').read_text())
+    assert record['sha256']==kept['sha256']
+    (path/'run.json').write_text(json.dumps({k: v for k,v in record.items() if k not in ('seal','sha256')}))
+    assert whole_record(path) and len(read_predictions(path)['targs'])
+
+@pytest.mark.parametrize('name', ['a\0b','\ud800','x'*5000,'..',''])
+def test_runs_with_names_that_no_folder_has(out, whole, name):
+    meta = json.loads((out/'meta.json').read_text())
+    (out/'meta.json').write_text(json.dumps(meta|dict(runs=[*meta['runs'],meta['runs'][0],name])))
+    with pytest.warns(UserWarning, match='1 of 5 finished runs cannot be read'): res = Results(out)
+    assert_same(res, Results(whole))
+
+@pytest.mark.parametrize('change', [
+    dict(counts='x'), dict(counts=[1,2]), dict(counts=[-1]*10), dict(counts=['x']*10),
     dict(notes=[1]), dict(notes=[None]), dict(vocab=[1]*10), dict(vocab=['a']), dict(prevalence={}),
     dict(prevalence=[]), dict(prevalence=[1.]), dict(prevalence=[.1]*9+[10**400]), dict(prevalence=[float('nan')]*10)])
 def test_common_facts_that_are_none_are_named(out, change):
     meta = json.loads((out/'meta.json').read_text())
     (out/'meta.json').write_text(json.dumps(meta|change))
     with pytest.raises(ValueError, match="meta.json' cannot be read. Start the same"): results_card(out)
+
+def test_each_folder_has_its_own_titles(tmp_path):
+    "Also where another folder is read, summarised or reported before the first is printed"
+    titles = dict(a=dict(mine='First'), b=dict(mine='Second'), c={})
+    methods = [('instance',1.5),('mine',1.6)]
+    a,b,c = (Results(write_results(tmp_path/o, ['x','y','z'], methods, titles=t)) for o,t in titles.items())
+    said,page = summarise(a, metrics='mcc'),report(a, None)
+    shown = lambda: str(a),lambda: str(said),lambda: str(summarise(a, metrics='mcc')),lambda: str(page),page.html
+    for read in lambda: Results(b.folder),lambda: summarise(b, metrics='mcc'),lambda: str(c):
+        for text_of in shown:
+            read()
+            text = text_of()
+            assert 'First' in text and 'Second' not in text and 'mine against' not in text
+    assert 'mine (mine)' in str(c) and 'First' not in str(summarise(c))
+
+def test_a_folder_may_be_summarised(out):
+    for folder in out,str(out): assert str(summarise(folder))==str(summarise(Results(out)))
+    for function in summarise,lambda o: paper_table(o, 3):
+        with pytest.raises(ValueError, match='a folder of `compare`, or its results. Got DataFrame instead'):
+            function(Results(out).df)
+    with pytest.raises(ValueError, match='must be of hyper_kvasir'): paper_table(out, 3)
 
 def test_one_broken_run_hides_no_other(out):
     want = Results(out)

@@ -123,7 +123,8 @@ def _attempt(run, on_epoch):
         return failed_outcome(run, f"'{run.path}' cannot be written to: {e.strerror}. Open it with: {line}")
     try:
         record = whole_record(run.path)
-        if record is not None: return Outcome(run.key, 'finished', record)
+        if record is not None and len(record['train_shares'])==len(run.data.vocab):
+            return Outcome(run.key, 'finished', record)
         if blocked := _in_the_way(run, _files): return failed_outcome(run, blocked)
         return _train_and_write(run, on_epoch)
     finally: lock.release()

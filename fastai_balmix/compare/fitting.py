@@ -23,7 +23,7 @@ record = train(run)
 __all__ = ['learner_of', 'train']
 
 # %% ../../nbs/compare/fitting.ipynb #75bbe30f
-import io,json,platform,subprocess,time
+import hashlib,io,json,platform,subprocess,time
 from importlib.metadata import distribution,PackageNotFoundError,version
 from typing import Any
 from weakref import WeakSet
@@ -214,11 +214,11 @@ def _scored(run, preds, calibrator, shares, way):
     return rows,arrays
 
 def _write_npz(path, arrays):
-    "Write arrays by name to a file; its size in bytes"
+    "Write arrays by name to a file; its size in bytes, and its hash"
     f = io.BytesIO()
     np.savez_compressed(f, **arrays)
     write_file(path, f.getvalue())
-    return len(f.getvalue())
+    return dict(n_bytes=len(f.getvalue()), sha256=hashlib.sha256(f.getvalue()).hexdigest())
 
 def _write_weights(path, model):
     with replacing(path) as f: torch.save(model.state_dict(), f)
@@ -278,7 +278,7 @@ def _train(run, on_epoch):
     calibrator = PriorCalibrator(training.prior()).fit(fitted['probs'], fitted['targs'])
     rows,arrays = _scored(run, preds, calibrator, shares, way)
     arrays.update({f'select/calibration/{k}': fitted[k] for k in ('paths','targs','probs')})
-    n_bytes = _write_npz(run.path/'predictions.npz', arrays)
+    written = _write_npz(run.path/'predictions.npz', arrays)
     if run.keep_weights: _write_weights(run.path/'weights.pth', learn.model)
     history = [row for o in checkpoints for row in o.history]
     last = checkpoints[-1]
@@ -286,7 +286,7 @@ def _train(run, on_epoch):
     return dict(
         run=run.key, settings=run.settings, code=run.code, rows=rows,
         best_epoch=len(history)-len(last.history)+(last.best or 0)+1, epochs=len(history), history=history,
-        seconds=round(seconds, 2), **effort_of(effort, len(history), trained), n_bytes=n_bytes,
+        seconds=round(seconds, 2), **effort_of(effort, len(history), trained), **written,
         calibration=dict(
             prior=calibrator.prior_.tolist(), temperature=float(calibrator.temperature_), way=way,
             images=len(fitted['targs']), chose=len(halves.choose)),

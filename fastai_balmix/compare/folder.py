@@ -166,7 +166,7 @@ class Collected:
             known = self.states.get(key)==state
             record = self.records.get(key) if known else self._slim(read_record(path.parent, self.out))
             self.states[key] = state
-            if record is not None and record['run']==key: there[key] = record
+            if record is not None: there[key] = record
         self.records = there
         found = read_failures(self.out, self.meta['settings'])
         self.failed = {o['run']: {k: o[k] for k in ('run','method','arch','fold','seed','error')}

@@ -175,13 +175,15 @@ described |= {
 
 # %% ../../nbs/compare/names.ipynb #2af1ed94
 # Titles of methods that are not described here: one that a summary makes of several, and those that results name
-_titles = {'balmix_chosen': 'Balanced-MixUp, α chosen'}
+_of_summaries = {'balmix_chosen': 'Balanced-MixUp, α chosen'}
+_titles = dict(_of_summaries)
 
 def remember_titles(
-    titles:dict # By the key of a method
+    meta:dict # What is common to all runs of a comparison, which may hold `titles` by the key of a method
 ):
-    "Take note of titles of methods that nobody has added in this process"
-    _titles.update(titles)
+    "Call methods that nobody has added in this process as one comparison does, until another is read or printed"
+    _titles.clear()
+    _titles.update(_of_summaries | meta.get('titles', {}))
 
 def description(
     name # Of a method, a key

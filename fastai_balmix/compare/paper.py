@@ -22,7 +22,8 @@ import pandas as pd
 from ..checks import check
 from ..metrics.scores import OperatingPoint
 from .tables import PrintedTable
-from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
+from .reading import (
+    as_results, paper_methods, read_runs, repeat_kind, repeat_values, repeat_words, run_keys)
 from .verdicts import caveats,operating_point_caveat
 
 # %% ../../nbs/compare/paper.ipynb #2d7a2dbc
@@ -121,12 +122,13 @@ def _paper_notes(results, number, figures):
     return notes
 
 def paper_table(
-    results, # Results of `compare` on the data of the paper
+    results, # A folder of `compare` on the data of the paper, or what it gives
     number:int # 1, 2 or 3
 )->PrintedTable: # `data` has the numbers, in percent
     "Table 1, 2 or 3 of the paper, with measured beside published figures"
     check(number in _tables, 'number', 'paper_table', '1, 2 or 3', repr(number))
     data,metrics = _tables[number]
+    results = as_results(results, 'paper_table')
     check(results.meta['data']==data, 'results', 'paper_table',
           f"of {data}, the data of the paper's table {number}", f"results of {results.meta['data']}")
     medians,repeats = _measured(results, metrics)

@@ -27,9 +27,9 @@ from collections.abc import Mapping
 import pandas as pd
 from fastai.vision.all import *
 from ..words import cell_value,one_line
-from ..bounded import Unreadable,is_whole,json_of,read_arrays,read_bounded,yaml_of
+from ..bounded import Unreadable,is_whole,json_of,open_regular,read_arrays,read_bounded,yaml_of
 from ..checks import check,row_tolerance
-from ..metrics.scores import OperatingPoint
+from ..metrics.scores import OperatingPoint,score_registry
 from .names import method_title,remember_titles
 
 # %% ../../nbs/compare/results.ipynb #311164dc
@@ -39,7 +39,7 @@ def read_json(
 )->dict|None:
     "The dict in a file; None where there is none, or the file is damaged"
     try: res = json_of(path, folder)
-    except (OSError,Unreadable): return None
+    except (OSError,ValueError): return None # `Unreadable`, or a name that no file can have
     return res if isinstance(res, dict) else None
 
 # Where and when a run was trained: no figure depends on it
@@ -60,6 +60,7 @@ def sealed(
 _figures = dict(run=str, settings=str, rows=list, epochs=int, best_epoch=int, seconds=float, n_bytes=int,
                 train_shares=list)
 _figures_of_row = dict(method=str, arch=str, fold=int, seed=int, part=str, point=str)
+_more_of_row: dict = dict(n_images=int, calibration=str) # where there is any
 _optional: dict = dict(history=list, train_counts=list, code=dict, warnings=list, data=str, fingerprint=str,
                  **dict.fromkeys(_circumstances, str))
 # What training took, as `Effort` counts it; records of earlier versions lack it
@@ -74,10 +75,20 @@ def _is_a(value, kind):
 
 def _has(values, kinds): return all(_is_a(values.get(k), kind) for k,kind in kinds.items())
 
+def _is_score(value, score):
+    "Is this a number that a score can have, or NaN, where it is undefined?"
+    most = 1e-6 # by rounding
+    return _is_a(value, float) and not (value<score.low-most or value>score.high+most)
+
 def _is_row(row):
     "Is this a row of scores: who, and numbers or words?"
     plain = isinstance(row, dict) and not any(isinstance(o, list | dict) or _is_huge(o) for o in row.values())
-    return plain and _has(row, _figures_of_row)
+    if not plain or not _has(row, _figures_of_row): return False
+    return _has(row, {k: kind for k,kind in _more_of_row.items() if k in row}) and \
+        all(_is_score(row[k], o) for k,o in score_registry.items() if k in row)
+
+def _is_epoch(epoch): # fastai's recorder has a training loss of every epoch
+    return isinstance(epoch, dict) and _is_a(epoch.get('train_loss'), float) and not any(map(_is_huge, epoch.values()))
 
 def _is_record(record):
     "Has a record what figures are made of?"
@@ -85,9 +96,10 @@ def _is_record(record):
     if not _has(record, _figures) or not record['rows'] or not all(map(_is_row, record['rows'])): return False
     counts,epochs = (record.get(k) or [] for k in ('train_counts','history'))
     if not isinstance(counts, list) or not isinstance(epochs, list): return False
-    if not _are_shares(record['train_shares'], len(record['train_shares'])): return False
-    if any(_is_huge(o) for epoch in epochs if isinstance(epoch, dict) for o in epoch.values()): return False
-    return all(_is_a(o, float) for o in counts) and all(isinstance(o, dict) for o in epochs)
+    k = len(record['train_shares'])
+    if not _are_shares(record['train_shares'], k) or len(counts) not in (0,k): return False
+    if not _is_a(record.get('sha256', ''), str): return False
+    return all(_is_a(o, float) for o in counts) and all(map(_is_epoch, epochs))
 
 def _completed(record):
     "A record in which what does not matter for figures is of its type, or empty"
@@ -98,21 +110,28 @@ def read_record(
     path, # Folder of a run
     folder=None # Folder of the comparison, which no link leads out of. Default: where `path` is.
 )->dict|None:
-    "The record of a run; None unless it is finished, and its files are as they were written"
+    "The record of a run; None unless it is finished, of this folder, and its files are as they were written"
     path = Path(path)
     record = read_json(path/'run.json', path.parent.parent if folder is None else folder)
-    if not record or not _is_record(record): return None
+    if not record or not _is_record(record) or record['run']!=path.absolute().name: return None
     try: predictions = os.lstat(path/'predictions.npz')
     except OSError: return None
     complete = stat.S_ISREG(predictions.st_mode) and predictions.st_size==record['n_bytes']
     return _completed(record) if complete else None
 
+def _is_hashed(path, record, folder=None):
+    "Has the file of predictions the hash in the record of its run? Older records have none."
+    if 'sha256' not in record: return True
+    with open_regular(path/'predictions.npz', folder) as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()==record['sha256']
+
 def whole_record(
     path # Folder of a run
 )->dict|None:
-    "The record of a run whose predictions have the check sums they were written with; None where it must be trained"
+    "The record of a run whose predictions are those it was written with; None where it must be trained"
+    path = Path(path)
     record = read_record(path)
-    return record if record and is_whole(Path(path)/'predictions.npz') else None
+    return record if record and is_whole(path/'predictions.npz') and _is_hashed(path, record) else None
 
 # %% ../../nbs/compare/results.ipynb #85f161c3
 def read_predictions(
@@ -124,16 +143,19 @@ def read_predictions(
     """What a run predicted: `paths` (N,), `groups` (N,) or None, `targs` (N,), `plain` and `probs`.
 
     `probs` are probabilities by operating point, each (N,K); `plain` those before averaging with mirror images."""
-    mine,_ = _read_part(path, part, folder, n_classes, lambda name: True)
+    mine,_ = _read_part(path, part, folder, n_classes, lambda name: True, is_first=True)
     points = {k.removeprefix('probs/'): x for k,x in mine.items() if k.startswith('probs/')}
     return dict(probs=points, groups=mine.get('groups'), **{k: mine[k] for k in ('paths','targs','plain')})
 
-def _read_part(path, part, folder, n_classes, wanted):
-    "Arrays of a part by name, those that are `wanted`, and the names of all"
+def _read_part(path, part, folder, n_classes, wanted, is_first=False):
+    "Arrays of a part by name, those that are `wanted`, and the names of all; the hash is compared the first time"
     path,head = Path(path),f'{part}/' # behind the slash stands what the array holds
     def is_mine(name): return name.startswith(head) and wanted(name.removeprefix(head))
+    if folder is None: folder = path.parent.parent
     try:
-        arrays,names = read_arrays(path/'predictions.npz', is_mine, path.parent.parent if folder is None else folder)
+        arrays,names = read_arrays(path/'predictions.npz', is_mine, folder)
+        if is_first and not _is_hashed(path, read_json(path/'run.json', folder) or {}, folder):
+            raise Unreadable(f"'{path}' holds other predictions than its scores were computed from.")
         mine = {k.removeprefix(head): x for k,x in arrays.items()}
         here = [o.removeprefix(head) for o in names if o.startswith(head)]
         if here: _check_arrays(path, mine, here, n_classes)
@@ -191,7 +213,8 @@ def open_predictions(
     n_classes:int|None=None # Number of classes K. Default: as many as there are probabilities.
 )->dict: # As of `read_predictions`, without `plain`
     "What a run predicted, of which each array of `probs` is read when it is asked for, and kept nowhere"
-    mine,names = _read_part(path, part, folder, n_classes, lambda name: name in ('paths','targs','groups'))
+    few = 'paths','targs','groups'
+    mine,names = _read_part(path, part, folder, n_classes, lambda name: name in few, is_first=True)
     probs = _SavedProbs(path, part, folder, n_classes, len(mine['targs']), names)
     return dict(probs=probs, groups=mine.get('groups'), paths=mine['paths'], targs=mine['targs'])
 
@@ -261,6 +284,11 @@ def _are_shares(shares, k):
     numbers = isinstance(shares, list) and all(_is_a(o, float) for o in shares)
     return numbers and len(shares)==k and _are_probs(np.array([shares], dtype=np.float64))
 
+def _are_counts(counts, vocab):
+    "Are these numbers of images, one for each class?"
+    numbers = isinstance(counts, list) and all(_is_a(o, int) and o>=0 for o in counts)
+    return numbers and (vocab is None or len(counts)==len(vocab))
+
 def _is_meta(meta):
     "Is this what is common to all runs? An older file may lack some of it."
     known = _common if 'runs' in meta else {k: kind for k,kind in _common.items() if k in meta}
@@ -270,6 +298,7 @@ def _is_meta(meta):
     if not all(isinstance(o, str) for k in ('vocab','notes') for o in meta.get(k, ())): return False
     shares,failed = meta.get('prevalence'),meta.get('failed') or []
     if shares is not None and not _are_shares(shares, len(meta.get('vocab', shares))): return False
+    if meta.get('counts') is not None and not _are_counts(meta['counts'], meta.get('vocab')): return False
     kept,what = meta.get('opened', []),dict(data=str, decode=str, store=str, cache=str, said=str)
     if not isinstance(kept, list) or not all(isinstance(o, dict) and _has(o, what) for o in kept): return False
     if not all(o.get('size') is None or _is_a(o['size'], int) for o in kept): return False
@@ -298,9 +327,9 @@ class Results:
         self.data = None # `ImageData`, where this process has trained on them
         self.meta = _read_meta(self.folder)
         self.n_classes = len(self.meta['vocab']) if self.meta and 'vocab' in self.meta else None
-        if self.meta: remember_titles(self.meta.get('titles', {}))
+        if self.meta: remember_titles(self.meta)
         runs = self.meta.pop('runs', None) if self.meta else None
-        runs = [o for o in runs if isinstance(o, str)] if isinstance(runs, list) else []
+        runs = [*dict.fromkeys(o for o in runs if isinstance(o, str))] if isinstance(runs, list) else []
         if not runs or not (self.folder/'runs').is_dir():
             for o in 'results.csv','meta.json':
                 allowed = f'one that holds {o}, as `compare` writes it'
@@ -310,6 +339,8 @@ class Results:
         records = {o: self.record(o) for o in runs}
         sizes = {len(o['train_shares']) for o in records.values() if o is not None}
         if sizes and self.n_classes not in (None,*sizes): raise _lost_meta(self.folder)
+        for k,o in records.items():
+            if o is not None and self.n_classes not in (None,len(o['train_shares'])): records[k] = None
         self._leave_out([o for o in runs if records[o] is None], len(runs))
         self.df = results_table([records[o] for o in runs if records[o] is not None])
 
@@ -344,6 +375,7 @@ class Results:
         return read_record(self.folder/'runs'/run, self.folder)
 
     def __repr__(self):
+        remember_titles(self.meta)
         methods = ', '.join(f'{method_title(o)} ({one_line(o)})' for o in self.df.method.unique())
         archs = ', '.join(map(one_line, self.df.arch.unique()))
         return f"{self.df.run.nunique()} runs on {one_line(self.meta['data'])}. Methods: {methods}. Networks: {archs}."

@@ -30,8 +30,9 @@ from ..metrics.scores import OperatingPoint,score_registry
 from ..words import html_text,latex_text,markdown_text
 from .tables import (
     csv_of, PrintedTable, html_list, latex_list, markdown_list, printed_p, printed_percent)
-from .names import inside_sentence,method_title
-from .reading import paper_methods,read_runs,repeat_kind,repeat_values,repeat_words,run_keys
+from .names import inside_sentence,method_title,remember_titles
+from .reading import (
+    as_results, paper_methods, read_runs, repeat_kind, repeat_values, repeat_words, run_keys)
 from .claims import RunAnswers,claim_table,mean_intervals
 from .answer import answer_of
 from .effort import effort_caption,effort_sentences,effort_table,printed_efforts,uncounted_sentence
@@ -123,6 +124,7 @@ class Summary:
 
     def tables(self)->list: # `PrintedTable`s
         "For each architecture scores at each operating point, differences from the baseline, and what training took"
+        remember_titles(self.meta) # other results may have been read since
         res,many = [],self.table.arch.nunique()>1
         for arch,scores in self.table.groupby('arch', sort=False):
             about = self.meta['data']
@@ -214,13 +216,14 @@ def rows_in_order(
     return df.sort_values([*order], key=lambda c: c.map({o:i for i,o in enumerate(order[c.name])})),metrics
 
 def summarise(
-    results, # What `compare` gives: `df`, `meta` and `predictions`
+    results, # A folder of `compare`, or what it gives: `df`, `meta` and `predictions`
     baseline:str='instance', # Method that the others are compared with
     metrics=None, # Columns of `results.df`. Default: those of the paper.
     part:str='report', # 'report', 'select', or the name of an external data set
     answers:RunAnswers|None=None # Answers of the runs that have been read before. Default: none have.
 )->Summary:
     "Compare all methods with a baseline, as trained and at equal operating points, on the runs that both have"
+    results = as_results(results, 'summarise')
     df,metrics = rows_in_order(results, baseline, metrics, part)
     meta = results.meta
     if answers is None: answers = RunAnswers(results, part)

@@ -147,7 +147,9 @@ def of_options(
     options # Names of parameters that are options
 )->str:
     "Rewrite a message about parameters as one about options"
-    options = [*options]
+    if 'folder' in options: # balmix-report takes it without a name, and its data by another
+        text = text.replace("'folder' parameter of Results", 'FOLDER argument').replace('`compare`', 'balmix-compare')
+    options = [o for o in options if o!='folder']
     text = re.sub(r"\b([Tt]he) '(\w+)' parameter of ([\w.]+\w)", lambda m: _parameter_words(m, options), text)
     text = re.sub(r'^(\w+(?:\.\w+)?) needs\b', lambda m: _subjects.get(m[1].removeprefix('ImageData.'), m[0]), text)
     text = re.sub(r'^(from_csv|from_folder_table) cannot\b', 'The command cannot', text)

@@ -32,6 +32,7 @@ from fastai.learner import Learner
 import fastai_balmix
 from ..words import printable
 from ..checks import check
+from ..compare.names import remember_titles
 from ..files import write_file
 from ..compare.settings import check_names
 from .comparison import results_card
@@ -52,6 +53,9 @@ _compiled = _Compiled()
 
 def _render(template, card, **kwargs):
     "A template of this folder with a card in it; every text of the card is escaped"
+    # other results may have been read since
+    titles = {o['method']: o['title'].removeprefix(f"{o['arch']}, ") for o in card['networks']}
+    remember_titles(dict(titles=titles))
     env = jinja2.Environment(loader=jinja2.FunctionLoader(_packaged), autoescape=True, undefined=jinja2.StrictUndefined,
                              trim_blocks=True, lstrip_blocks=True, bytecode_cache=_compiled)
     env.filters.update(filters)
