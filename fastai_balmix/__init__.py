@@ -41,6 +41,7 @@
 - `fastai_balmix.compare.pool`: Train several runs at a time, each in a process of its own.
 - `fastai_balmix.compare.progress`: A progress bar for many runs, and an estimate of the time left.
 - `fastai_balmix.compare.reading`: Which runs and scores there are, what was repeated, and at which class shares scores are read.
+- `fastai_balmix.compare.records`: Read what one run has written to disk, and whether it is what it wrote.
 - `fastai_balmix.compare.results`: Read what a comparison has written to disk.
 - `fastai_balmix.compare.runs`: What determines one training of a comparison: data, method, network, fold, seed and recipe.
 - `fastai_balmix.compare.settings`: Presets for `balmix-compare --preset NAME`, and settings from a file.

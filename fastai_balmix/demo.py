@@ -77,7 +77,7 @@ def _is_written(name):
 
 def _leave_record(out):
     "Say in `meta.json` what a demonstration has written; the next comparison in this folder writes that file anew"
-    from fastai_balmix.compare.results import read_json
+    from fastai_balmix.compare.records import read_json
     from fastai_balmix.files import write_file
     meta = read_json(out/'meta.json')
     if meta is None: return
@@ -86,7 +86,7 @@ def _leave_record(out):
 
 def _not_of_demo(out):
     "What keeps a folder from being deleted, in a sentence; '' where a demonstration has made all of it"
-    with quiet_import(): from fastai_balmix.compare.results import read_json
+    with quiet_import(): from fastai_balmix.compare.records import read_json
     if out.is_symlink() or not out.is_dir(): return 'It is no folder.'
     record = (read_json(out/'meta.json') or {}).get('demo')
     if not isinstance(record, dict): return 'It has no record of a demo.'

@@ -24,7 +24,8 @@ from fastai_balmix.classifier import crt, linear_probe
 from fastai_balmix.compare import fitting
 from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.effort import Effort, effort_sentences, effort_table, uncounted_sentence
-from fastai_balmix.compare.results import Results, effort_columns, read_record, sealed
+from fastai_balmix.compare.records import effort_columns, read_record, sealed
+from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.summary import summarise
 
 COUNTED = effort_columns[:3]

@@ -18,7 +18,8 @@ from conftest import root
 from PIL import Image
 
 from fastai_balmix.compare.config import make_model
-from fastai_balmix.compare.results import read_failures, read_predictions
+from fastai_balmix.compare.records import read_predictions
+from fastai_balmix.compare.results import read_failures
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.datasets.tables import from_csv
 from fastai_balmix.datasets.trees import from_folder_table

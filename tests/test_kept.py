@@ -7,7 +7,8 @@ from made import write_results
 
 from fastai_balmix import bounded
 from fastai_balmix.compare.claims import RunAnswers
-from fastai_balmix.compare.results import Results, open_predictions, read_predictions
+from fastai_balmix.compare.records import open_predictions, read_predictions
+from fastai_balmix.compare.results import Results
 from fastai_balmix.inference.prior import adjust_prior, operating_curve
 from fastai_balmix.metrics import brier_error, calibration_bins, confusion, mcc
 from fastai_balmix.metrics.differences import method_differences

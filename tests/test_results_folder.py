@@ -28,7 +28,7 @@ from fastai_balmix.commands import quiet_import
 from fastai_balmix.compare import Method, Results, attempts, compare, paper_table, summarise
 from fastai_balmix.compare.folder import Collected
 from fastai_balmix.compare.methods import find_method
-from fastai_balmix.compare.results import read_predictions, read_record, sealed, whole_record
+from fastai_balmix.compare.records import read_predictions, read_record, sealed, whole_record
 from fastai_balmix.compare.settings import read_settings
 from fastai_balmix.datasets import digits, from_csv, from_folder_table
 from fastai_balmix.datasets.sources import read_data

@@ -46,7 +46,8 @@ from fastai_balmix.compare.config import (
 )
 from fastai_balmix.compare.methods import Method, find_method, method_table
 from fastai_balmix.compare.plan import compare
-from fastai_balmix.compare.results import Results, read_failures, read_predictions, read_record
+from fastai_balmix.compare.records import read_predictions, read_record
+from fastai_balmix.compare.results import Results, read_failures
 from fastai_balmix.compare.runs import Run
 from fastai_balmix.datasets.published import digits
 from fastai_balmix.datasets.table import ImageData

@@ -27,7 +27,7 @@ from ..files import disk_room,DiskFull,write_file
 from ..words import one_line
 from .alone import alone,heard_warnings
 from .fitting import train
-from .results import sealed,whole_record
+from .records import sealed,whole_record
 from .runs import Run
 
 # %% ../../nbs/compare/attempts.ipynb #c38b1ec7

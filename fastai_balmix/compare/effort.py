@@ -29,7 +29,7 @@ from ..words import and_list,printed_time
 from ..loaders.labels import item_loader
 from ..callback.nested import KeepsPlace
 from .names import inside_sentence,method_title
-from .results import effort_columns
+from .records import effort_columns
 
 # %% ../../nbs/compare/effort.ipynb #66c5ab9c
 class Effort(KeepsPlace):

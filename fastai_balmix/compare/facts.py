@@ -16,7 +16,8 @@ from ..words import one_line
 from .config import TrainConfig
 from .plan import plan_runs,with_parts
 from .progress import Estimate
-from .results import read_failures,read_json,Results
+from .records import read_json
+from .results import read_failures,Results
 from .suggest import cheap
 from .summary import summarise
 from .trial import trials

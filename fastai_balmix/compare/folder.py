@@ -24,7 +24,8 @@ from datetime import UTC,datetime
 from pathlib import Path
 from ..files import disk_room,DiskFull,write_file
 from ..words import csv_cells,one_line,utf8
-from .results import effort_columns,read_failures,read_json,read_record,results_table
+from .records import effort_columns,read_json,read_record
+from .results import read_failures,results_table
 
 # %% ../../nbs/compare/folder.ipynb #d68abd58
 def make_way(
