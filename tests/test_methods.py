@@ -463,6 +463,22 @@ def test_a_prior_of_ones_own():
     words = "The 'implied' parameter of Training must be 'balanced'.* Got 'instance' instead"
     with pytest.raises(ValueError, match=words): t.prior()
 
+@pytest.mark.parametrize('name', ['drs','drw','mixup_drw','balmix_drs','ldam_drw'])
+def test_the_prior_is_that_of_the_epoch_that_was_chosen(name):
+    t = applied(name, n_epoch=10)
+    plain = applied('balmix_0.2' if name=='balmix_drs' else 'instance', n_epoch=10).prior()
+    assert t.stage==8 and not np.allclose(t.prior(), plain, atol=.01)
+    for epoch in 0,7: np.testing.assert_allclose(t.prior(epoch), plain)
+    for epoch in 8,9: np.testing.assert_allclose(t.prior(epoch), t.prior())
+    assert applied(name, n_epoch=1).stage==1 # which is beyond the last
+    assert applied('instance').stage is None
+
+def test_the_prior_of_progressive_sampling_is_that_of_the_epoch():
+    t = applied('progressive', n_epoch=5)
+    shares = applied('instance').prior()
+    for epoch in range(5):
+        np.testing.assert_allclose(t.prior(epoch), shares+(1/len(shares)-shares)*epoch/4)
+
 def test_a_prior_that_cannot_be_known():
     assert Training(fv.DataLoaders(seeded_dl(Mute(20)), seeded_dl(Mute(20))), [10,10]).prior() is None
     dls = make_dls(Numbered([0,1]*10), dl_type=partial(fv.WeightedDL, wgts=np.ones(20)))

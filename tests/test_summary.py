@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from fastai_balmix.compare.paper import longtailcxr_table, paper_table, published
 from fastai_balmix.compare.summary import summarise
 from fastai_balmix.compare.tables import PrintedTable
-from fastai_balmix.compare.verdicts import power_sentences, verdict_table
+from fastai_balmix.compare.verdicts import before_stage, power_sentences, verdict_table
 from fastai_balmix.metrics.differences import least_difference, method_differences, score_intervals
 from fastai_balmix.metrics.scores import score_registry
 
@@ -938,6 +938,14 @@ def planned(methods=('instance','class'), folds=(1,2,3), seeds=(0,), monitor='mc
     def parts(fold): return dict(report=np.flatnonzero(np.arange(len(y))%max(len(folds), 1)==fold-folds[0]))
     return [SimpleNamespace(data=SimpleNamespace(y=y), names=dict(method=m), fold=f, seed=s, monitor=monitor,
                 parts=lambda f=f: parts(f)) for m,f,s in product(methods, folds, seeds)]
+
+def test_runs_without_their_stage_are_counted():
+    rows = [('drs','a',5,9.), ('drs','b',9,9.), ('drs','c',10,9.), ('drs','a',5,9.), ('drw','d',8,9.),
+            ('instance','e',5,np.nan), ('balmix_drs','f',9,9.)]
+    df = pd.DataFrame(rows, columns=['method','run','best_epoch','stage'])
+    assert before_stage(df)==[f'{title}: in {n} runs the best epoch was before the deferred stage. These networks had no '
+                              'such stage.' for title,n in (('Deferred sampling','1 of 3'),('Deferred weights','1 of 1'))]
+    assert before_stage(df.drop(columns='stage'))==[]
 
 def test_power_is_said_before_training():
     said = power_sentences(planned())

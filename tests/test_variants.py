@@ -1,6 +1,7 @@
 """A method with settings of its own: its name is read in one way, what stands in it is what is trained, and nothing
 else changes."""
 import inspect
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastai_balmix.compare.attempts import attempt
 from fastai_balmix.compare.config import TrainConfig
 from fastai_balmix.compare.methods import _methods, find_method
 from fastai_balmix.compare.names import described, description, method_title
-from fastai_balmix.compare.plan import _all_settings
+from fastai_balmix.compare.plan import _all_settings, plan_runs
 from fastai_balmix.compare.runs import Run
 from fastai_balmix.compare.variants import method_settings, training_settings, variant_name
 from fastai_balmix.datasets.published import digits
@@ -130,6 +131,15 @@ def test_a_title_holds_the_settings():
     ('linear_probe+freeze_epochs=1', "no setting 'freeze_epochs'"), ('linear_probe+augment=flip', 'no setting')])
 def test_what_a_method_cannot_have_is_refused(name, words):
     with pytest.raises(ValueError, match=words): find_method(name)
+
+@pytest.mark.parametrize('other', ['focal+gamma=2','focal+wd=0.01','focal+gamma=2.0+wd=0.01'])
+def test_a_variant_that_is_the_same_as_another_method_is_refused(data, tmp_path, other):
+    recipe = TrainConfig(**config, recipe='small', wd=.01)
+    def planned(*methods): return plan_runs(data, ['instance',*methods], 'small', [1], [0], recipe, tmp_path)
+    name = find_method(other).name
+    words = f"'methods' parameter of compare must be all different. Got 'focal' and {name!r}, which are the same, instead"
+    with pytest.raises(ValueError, match=re.escape(words)): planned('focal', other)
+    assert len(planned('focal', 'focal+gamma=1', 'focal+wd=0.02', 'balanced_softmax', 'logit_adjusted'))==6
 
 def test_methods_of_users_have_settings_too():
     from fastai_balmix.compare.methods import add_method

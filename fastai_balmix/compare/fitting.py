@@ -275,17 +275,19 @@ def _train(run, on_epoch):
         preds = _predict_all(run, learn, parts)
         fitted,way = _calibration_answers(run, learn, preds, parts, halves, best, checkpoints[-1].best)
     shares = training.counts/training.counts.sum()
-    calibrator = PriorCalibrator(training.prior()).fit(fitted['probs'], fitted['targs'])
+    last = checkpoints[-1]
+    epoch = last.best if len(checkpoints)==1 else None # a second fit has no stages
+    calibrator = PriorCalibrator(training.prior(epoch)).fit(fitted['probs'], fitted['targs'])
     rows,arrays = _scored(run, preds, calibrator, shares, way)
     arrays.update({f'select/calibration/{k}': fitted[k] for k in ('paths','targs','probs')})
     written = _write_npz(run.path/'predictions.npz', arrays)
     if run.keep_weights: _write_weights(run.path/'weights.pth', learn.model)
     history = [row for o in checkpoints for row in o.history]
-    last = checkpoints[-1]
+    stage = {} if training.stage is None else dict(stage=training.stage+1)
     seconds = trained + time.perf_counter()-begun
     return dict(
         run=run.key, settings=run.settings, code=run.code, rows=rows,
-        best_epoch=len(history)-len(last.history)+(last.best or 0)+1, epochs=len(history), history=history,
+        best_epoch=len(history)-len(last.history)+(last.best or 0)+1, epochs=len(history), history=history, **stage,
         seconds=round(seconds, 2), **effort_of(effort, len(history), trained), **written,
         calibration=dict(
             prior=calibrator.prior_.tolist(), temperature=float(calibrator.temperature_), way=way,

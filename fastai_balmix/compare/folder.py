@@ -130,7 +130,8 @@ def _of_today(records, runs):
 
 # %% ../../nbs/compare/folder.ipynb #adf8021a
 _share = 20 # Collecting takes at most a twentieth of the time
-_of_table = ('run','settings','code','rows','best_epoch','epochs','seconds',*effort_columns,'data','fingerprint',
+_of_table = ('run','settings','code','rows','best_epoch','epochs','stage','seconds',*effort_columns,'data',
+             'fingerprint',
              'versions','revision','started','finished','host') # of a record; epochs and warnings stay on disk
 
 class Collected:

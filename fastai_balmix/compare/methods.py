@@ -16,6 +16,7 @@ __all__ = ['taus', 'Training', 'Method', 'add_method', 'find_method', 'method_ta
 
 # %% ../../nbs/compare/methods.ipynb #d7dd1481
 import inspect,math,re
+from copy import copy
 from functools import partial
 import numpy as np
 import pandas as pd
@@ -56,12 +57,23 @@ class Training:
         self.head:Any = None
         self.cbs = []
         self.implied:Any = None
+        self.missed:int|None = None
         self.adapt:Callable|None = None
         self.fit:Callable|None = None
         self.finish:Callable|None = None
 
-    def prior(self)->np.ndarray|None: # (K,), or None where it is not known
+    @property
+    def stage(self)->int|None: # None without one
+        "First epoch of a deferred stage, counted from 0; one beyond the last where the training is too short"
+        deferred = [cb for cb in self.cbs if isinstance(cb, Deferred)]
+        return first_deferred(self.n_epoch, deferred[0].start) if deferred else self.missed
+
+    def prior(self,
+        epoch:int|None=None # Epoch that a single fit has chosen, counted from 0. Default: the last.
+    )->np.ndarray|None: # (K,), or None where it is not known
         "The class prior that the network's answers stand for: `implied`, or else that of the label mass it is shown"
+        if epoch is not None and any(isinstance(cb, Deferred | ProgressiveSampling) for cb in self.cbs):
+            return self._prior_of(epoch)
         if isinstance(self.implied, str):
             allowed = "'balanced', a row of class shares, or None"
             check(self.implied=='balanced', 'implied', 'Training', allowed, repr(self.implied))
@@ -69,6 +81,18 @@ class Training:
         if self.implied is not None: return np.asarray(self.implied)/np.sum(self.implied)
         try: return nominal_prior(self.dls, *self.cbs)
         except ValueError: return None
+
+    def _prior_of(self, epoch):
+        "The same before a stage has begun, or in the course of progressive sampling"
+        before = copy(self)
+        before.cbs = [cb for cb in self.cbs if not isinstance(cb, Deferred | ProgressiveSampling)]
+        if self.stage is not None:
+            if epoch>=self.stage: return self.prior()
+            before.implied = None # which is that of the stage
+            return before.prior()
+        first,last = before.prior(),self.prior()
+        share = epoch/max(self.n_epoch-1, 1)
+        return None if first is None or last is None else (1-share)*first+share*last
 
 # %% ../../nbs/compare/methods.ipynb #41fcec1b
 class Method:
@@ -186,7 +210,9 @@ def _drs(t, start=.8, smoothing=0.):
 
 def _defer(t, start, **kwargs):
     "Add a deferred stage, unless the training is too short for one. Is there one?"
-    if first_deferred(t.n_epoch, start)==t.n_epoch: return False
+    if first_deferred(t.n_epoch, start)==t.n_epoch:
+        t.missed = t.n_epoch
+        return False
     t.cbs.append(Deferred(seed=t.seed, start=start, **kwargs))
     return True
 

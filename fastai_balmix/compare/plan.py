@@ -21,6 +21,8 @@ __all__ = ['plan_runs', 'read_if_recipe', 'with_parts', 'compare']
 # %% ../../nbs/compare/plan.ipynb #7af73fb8
 import warnings
 from contextlib import nullcontext,suppress
+from functools import partial
+from inspect import signature
 import numpy as np
 import yaml
 # Who types a command should see its output, not what fastai's import has to say about PyTorch's future
@@ -28,7 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 import fastai_balmix
-from ..checks import check,check_int
+from ..checks import bad_argument,check,check_int
 from ..terminal import is_screen,labelled,show_lines
 from ..files import write_file
 from ..datasets.table import ImageData
@@ -110,6 +112,21 @@ def _check_classes(data):
         raise ValueError(f'compare needs images of at least two classes, but all of {data.name} are of '
                          f'{there[0]!r}.')
 
+def _trained_as(method, config):
+    "What tells the training of a method from that of others: its function with all arguments, and the recipe"
+    func,given = method.func,{}
+    while isinstance(func, partial): func,given = func.func,{**func.keywords,**given}
+    usual = {k: o.default for k,o in signature(func).parameters.items() if o.default is not o.empty}
+    return func,usual | given,vars(config)
+
+def _check_variants(methods, configs):
+    "Is each method with settings of its own another one than those beside it?"
+    trained = [_trained_as(*o) for o in zip(methods, configs)]
+    for i,o in enumerate(methods):
+        same = [p.name for k,p in enumerate(methods) if k!=i and trained[k]==trained[i]]
+        if '+' in o.name and same:
+            raise bad_argument('methods', 'compare', 'all different', f'{same[0]!r} and {o.name!r}, which are the same,')
+
 def _check_batch_size(data, folds, configs):
     largest = max(o.bs for o in configs)
     for fold in folds:
@@ -150,6 +167,7 @@ def plan_runs(
     _check_images('data', data)
     for o in external.values(): _check_images('external', o)
     configs = [run_config(config, data, o, method) for o in archs for method in methods]
+    _check_variants(methods, configs)
     _check_batch_size(data, folds, configs)
     if before is not None: before(configs)
     return [Run(data, method, arch, fold, seed, config, out, external, num_workers, keep_weights)

@@ -63,7 +63,7 @@ _optional: dict = dict(history=list, train_counts=list, code=dict, warnings=list
                  **dict.fromkeys(_circumstances, str))
 # What training took, as `Effort` counts it; records of earlier versions lack it
 effort_columns = 'steps','images_read','images_passed','train_seconds'
-_optional |= {k: float for k in effort_columns}
+_optional |= {k: float for k in effort_columns} | dict(stage=int) # first epoch of a deferred stage
 
 def _is_huge(value): return isinstance(value, int) and abs(value)>=2**63
 

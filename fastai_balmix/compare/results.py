@@ -53,7 +53,7 @@ def results_table(
     "All scores, tidy"
     columns = 'best_epoch','epochs','seconds'
     def of_run(o):
-        effort = {k: o.get(k, np.nan) for k in effort_columns}
+        effort = {k: o[k] for k in ('stage',) if k in o} | {k: o.get(k, np.nan) for k in effort_columns}
         return {k: o[k] for k in columns} | effort | {k: o[k] for k in _of_record}
     return pd.DataFrame([{**row, **of_run(o)} for o in records for row in o['rows']])
 

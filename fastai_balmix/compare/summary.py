@@ -37,7 +37,7 @@ from .claims import RunAnswers,claim_table,mean_intervals
 from .answer import answer_of
 from .effort import effort_caption,effort_sentences,effort_table,printed_efforts,uncounted_sentence
 from fastai_balmix.compare.verdicts import (
-    caveats, constant_remark, missing_runs, operating_point_caveat, remarks, unfinished,
+    before_stage, caveats, constant_remark, missing_runs, operating_point_caveat, remarks, unfinished,
     verdict_table)
 
 # %% ../../nbs/compare/summary.ipynb #a55038b9
@@ -236,7 +236,7 @@ def summarise(
     first = constant_remark(claims.constant)
     effort = effort_table(df, baseline)
     early = unfinished(df)
-    said = caveats(meta, part)+effort_sentences(effort, baseline)+early
+    said = caveats(meta, part)+before_stage(df)+effort_sentences(effort, baseline)+early
     res = Summary(table, claims.table, verdicts, said, notes, baseline, metrics, part, meta, first,
                   missing)
     res.effort,res.unfinished = effort,early

@@ -8,7 +8,7 @@ the notes below the tables: how folds were made, what the epoch was chosen on, w
 
 # %% auto #0
 __all__ = ['operating_point_caveat', 'verdict_table', 'power_sentences', 'grades_sentence', 'caveats', 'end_too_early',
-           'unfinished', 'missing_runs', 'constant_remark', 'remarks']
+           'unfinished', 'before_stage', 'missing_runs', 'constant_remark', 'remarks']
 
 # %% ../../nbs/compare/verdicts.ipynb #04f8665a
 import numpy as np
@@ -180,6 +180,19 @@ def unfinished(
     few,most = int(runs.epochs.min()),int(runs.epochs.max())
     epochs = f'{most} epoch{"s" if most!=1 else ""}' if few==most else f'{few} to {most} epochs'
     return [f'Of {epochs}, the last was the best in {last} of {n} runs: more epochs may change these scores.']
+
+def before_stage(
+    df:pd.DataFrame # Rows of one part
+)->list:
+    "Methods of which runs chose an epoch before their deferred stage"
+    if not {'best_epoch','stage'} <= {*df}: return []
+    runs = df[df.stage.notna()].drop_duplicates('run')
+    res = []
+    for method,o in runs.groupby('method', sort=False):
+        n = int((o.best_epoch<o.stage).sum())
+        if n: res.append(f'{method_title(method)}: in {n} of {len(o)} runs the best epoch was before the deferred '
+                         'stage. These networks had no such stage.')
+    return res
 
 def missing_runs(
     df:pd.DataFrame, # Rows of one part
