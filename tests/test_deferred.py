@@ -268,6 +268,29 @@ def test_draws_follow_from_the_seed():
     a,b,c = (drawn(Deferred(q='class', seed=s))[0] for s in (1,1,2))
     assert a==b and a[:4]==c[:4] and a[4]!=c[4]
 
+def test_partners_are_drawn_apart_from_the_items_of_the_stage():
+    "By the same random numbers each item would be its own partner"
+    pairs = []
+    class Pairs(fv.Callback):
+        order,run_valid = BalancedMixUp.order-1,False # before the batch is mixed
+        def before_batch(self): pairs.extend(zip(*np.split(np.array(item_numbers(self.xb[0])), 2)))
+    learn = make_learner(Numbered(tail_targets(60, 20, 8), (6,)), bs=8, lr=0.)
+    quiet_fit(learn, 3, cbs=[Deferred(q='class', start=0, seed=0),BalancedMixUp(5., per_item=True, seed=0),Pairs()])
+    # by chance 6 %
+    assert len(pairs)>200 and np.mean([a==b for a,b in pairs])<.15
+
+@pytest.mark.parametrize('cb', [Deferred(q='class', seed=0), ProgressiveSampling(seed=0)])
+def test_lr_find_tries_all_rates_on_the_same_draws(cb):
+    seen,ds = [],Numbered(tail_targets(400, 40, 20, 10), (6,))
+    class Looks(fv.Callback):
+        order,run_valid = 1,False
+        def before_batch(self): seen.extend(self.yb[0].tolist())
+    learn = make_learner(ds, bs=16, lr=0., cbs=[cb,Looks()])
+    with warnings.catch_warnings(action='error', category=UserWarning), learn.no_bar(), learn.no_logging():
+        learn.lr_find(num_it=100, show_plot=False)
+    last = np.bincount(seen[-640:], minlength=4)
+    assert stats.chisquare(last, 640*np.array([400,40,20,10])/470).pvalue>1e-4
+
 def test_the_first_stage_may_be_weighted_too():
     epochs,y = drawn(Deferred(q='instance', seed=1), wrap=lambda dls: dls.weighted('class', seed=0))
     got = [np.bincount(y[o], minlength=4) for o in epochs]

@@ -149,8 +149,11 @@ def test_training_items_come_in_their_order_and_in_validation_form(drop_last, we
     equal(tta(learn, ds_idx=0)[0], probs)
     assert dls.train.shuffle and dls.train.drop_last==drop_last
 
-def test_a_loader_given_is_read_in_the_order_of_its_items(pictures):
-    learn = make_learner(make_dls(pictures, drop_last=True))
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_a_loader_given_is_read_in_the_order_of_its_items(drop_last, weighted, pictures):
+    dls = make_dls(pictures, drop_last=drop_last)
+    learn = make_learner(dls.weighted('class', seed=0) if weighted else dls)
     dls,one = learn.dls,tta(learn, ds_idx=0)
     # shuffled, without its last batch, and in training form as it stands
     for a,b in zip(tta(learn, dl=dls.train), one): equal(torch.as_tensor(a), torch.as_tensor(b))

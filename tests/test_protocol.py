@@ -47,7 +47,7 @@ from fastai_balmix.compare.pool import process_pool
 from fastai_balmix.compare.progress import Board, Estimate
 from fastai_balmix.compare.results import Results
 from fastai_balmix.compare.runs import Run
-from fastai_balmix.datasets.sources import digits
+from fastai_balmix.datasets.sources import digits, from_folder_table
 from fastai_balmix.datasets.table import ImageData
 from fastai_balmix.files import DiskFull
 from fastai_balmix.words import printed_time
@@ -501,6 +501,18 @@ def test_other_images_of_the_same_name_are_another_data_set(out):
     data = grades(change=[(0,'label','g1')])
     with pytest.raises(ValueError, match='another content'): compared(out, data=data, epochs=1)
 
+def test_images_that_were_written_again_are_another_data_set(tmp_path):
+    def write(grey):
+        for i in range(60):
+            path = tmp_path/'data'/'ab'[i%2]/f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('L', (8,8), grey+i).save(path)
+    write(0)
+    data = from_folder_table(tmp_path/'data').with_folds(2)
+    compared(tmp_path/'out', data=data, epochs=1)
+    write(100)
+    with pytest.raises(ValueError, match='another content'): compared(tmp_path/'out', data=data, epochs=1)
+
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize('name', [
     'meta.json','results.csv','settings.yaml','runs/*/error.json','runs/*/checkpoint1.pth'])
@@ -899,7 +911,6 @@ def test_a_class_that_is_in_one_fold_alone(out):
 def test_missing_images_are_missed_before_training(tmp_path, out, scans, monkeypatch):
     monkeypatch.setattr(pool, 'attempt', None)
     shutil.copytree(scans, tmp_path/'a')
-    from fastai_balmix.datasets.sources import from_folder_table
     good,bad = from_folder_table(scans).with_folds(2),from_folder_table(tmp_path/'a').with_folds(2)
     (tmp_path/'a'/bad.df.path[3]).unlink()
     for kwargs in dict(data=bad),dict(data=good, external=dict(e=bad)):

@@ -176,6 +176,18 @@ def test_what_was_frozen_by_hand_stays_so():
     quiet_fit(learn, 2, cbs=[Unfreezing(1),moved])
     assert not {'0.weight','0.bias'} & moved.names({0,1}) and not learn.model[0].weight.requires_grad
 
+def test_a_network_that_was_frozen_before_is_told_of():
+    def fit(cbs, freeze=True, n=2):
+        learn = make_learner(Points, net=bn_net, splitter=lambda m: [[*m[:-1].parameters()],[*m[-1].parameters()]])
+        if freeze: learn.freeze()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            quiet_fit(learn, n, cbs=cbs)
+        return [str(o.message) for o in said if 'frozen before the fit' in str(o.message)]
+    text, = fit([Unfreezing(1)])
+    assert text.endswith('and stay so. Call `learn.unfreeze()` before `fit`.')
+    assert not fit([Unfreezing(1)], freeze=False) and not fit([]) and not fit([Unfreezing(0)])
+
 # --- resuming ---
 
 @pytest.mark.parametrize('cut', [(1,0),(1,3),(2,0),(2,3),(3,1)])

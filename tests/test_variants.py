@@ -137,7 +137,7 @@ def test_a_variant_that_is_the_same_as_another_method_is_refused(data, tmp_path,
     recipe = TrainConfig(**config, recipe='small', wd=.01)
     def planned(*methods): return plan_runs(data, ['instance',*methods], 'small', [1], [0], recipe, tmp_path)
     name = find_method(other).name
-    words = f"'methods' parameter of compare must be all different. Got 'focal' and {name!r}, which are the same, instead"
+    words = f"'methods' parameter of compare must be all different. Got 'focal' and {name!r}, which are the same,"
     with pytest.raises(ValueError, match=re.escape(words)): planned('focal', other)
     assert len(planned('focal', 'focal+gamma=1', 'focal+wd=0.02', 'balanced_softmax', 'logit_adjusted'))==6
 

@@ -24,6 +24,7 @@ import warnings
 import torch
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
+from fastai.callback.schedule import LRFinder
 from fastai.losses import BaseLoss
 from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
@@ -91,14 +92,15 @@ class Deferred(KeepsPlace):
         "Checks before the first batch, and a generator where something will be drawn"
         self._check_others()
         self._counts = None
-        self.begins = first_deferred(self.n_epoch, self.start)
+        finding = any(isinstance(cb, LRFinder) for cb in self.learn.cbs) # all rates are tried in the same stage
+        self.begins = self.n_epoch if finding else first_deferred(self.n_epoch, self.start)
         if self.begins==self.n_epoch:
-            if self.start<1:
+            if self.start<1 and not finding:
                 warnings.warn('Deferred: the fit has one epoch, so the deferred stage never begins.', stacklevel=2)
             return
         if self.q is not None:
             loader_sampler(self.dl, self.q, self.labels, 'Deferred')
-            self.rng = rank_rng(self.seed, train_loader(self.dls))
+            self.rng = rank_rng(self.seed, train_loader(self.dls), stream=1)
         if isinstance(self.loss_func, nn.Module | BaseLoss):
             self.loss_func.to(getattr(self.dls, 'device', None) or default_device())
 

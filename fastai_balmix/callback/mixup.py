@@ -36,11 +36,12 @@ from .nested import KeepsPlace
 # %% ../../nbs/callback/mixup.ipynb #371714b3
 def rank_rng(
     seed:int|None, # Seed of a fit. None: drawn from NumPy's global generator.
-    dl # The training loader
+    dl, # The training loader
+    stream:int=0 # Number of the callback's own stream: with the same draws, items would be mixed with themselves
 )->np.random.Generator:
     "A generator for one fit, different on each rank"
     if seed is None: seed = np.random.randint(2**31)
-    return np.random.default_rng([seed, vars(dl).get('rank', 0)])
+    return np.random.default_rng([seed, vars(dl).get('rank', 0), *([stream] if stream else [])])
 
 def stage_in_force(
     learn # A learner

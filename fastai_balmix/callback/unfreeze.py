@@ -48,7 +48,7 @@ class Unfreezing(KeepsPlace):
     between them. `frozen` says whether training is in such an epoch. This follows from the number
     of the epoch, so that a fit which resumes from a `Checkpoint` is in the right one. `lr_find`
     tries the last layer alone. Raises a `ValueError` for bad arguments. Warns where a fit is over
-    before the network is unfrozen."""
+    before the network is unfrozen, and where `learn.freeze()` keeps it frozen."""
     order,run_valid = 12,False # after mixed precision has scaled the loss
     shapes_training = True # a `Checkpoint` of a fit without it is of another fit
     frozen = False
@@ -67,8 +67,17 @@ class Unfreezing(KeepsPlace):
             warnings.warn(f'Unfreezing: the fit has {self.n_epoch} epoch{"s"*(self.n_epoch!=1)}, and the network is '
                           f'frozen for {self.epochs}, so that only its last layer is trained.', stacklevel=2)
         trained = {*self._trained()}
+        if self.train_iter==0 and not finding: self._warn_of_frozen(trained)
         for m in self.model.modules():
             if isinstance(m, _NormBase) and trained.isdisjoint(m.parameters()): m.eval()
+
+    def _warn_of_frozen(self, last):
+        "Say that weights are frozen for good, as those of a pretrained `vision_learner` are"
+        others = [p for group in self.opt.param_lists for p in group if p not in last and p.ndim>1]
+        if others and not any(p.requires_grad for p in others):
+            warnings.warn('Unfreezing: the layers before the last were frozen before the fit, as `vision_learner` '
+                          'freezes those with pretrained weights, and stay so. Call `learn.unfreeze()` before `fit`.',
+                          stacklevel=2)
 
     def _trained(self):
         "The parameters that are trained now"

@@ -125,7 +125,8 @@ def _check_variants(methods, configs):
     for i,o in enumerate(methods):
         same = [p.name for k,p in enumerate(methods) if k!=i and trained[k]==trained[i]]
         if '+' in o.name and same:
-            raise bad_argument('methods', 'compare', 'all different', f'{same[0]!r} and {o.name!r}, which are the same,')
+            got = f'{same[0]!r} and {o.name!r}, which are the same,'
+            raise bad_argument('methods', 'compare', 'all different', got)
 
 def _check_batch_size(data, folds, configs):
     largest = max(o.bs for o in configs)
@@ -333,6 +334,7 @@ def compare(
     config = TrainConfig(epochs=epochs, **training)
     data = with_parts(read_if_recipe(data, 'data'), n_folds)
     external = {k: read_if_recipe(o, 'external') for k,o in (external or {}).items()}
+    for o in (data,*external.values()): o.look_again()
     out = Path(out).absolute()
     before = partial(_open_first, out, data, external, cache, show)
     runs = plan_runs(data, methods, archs, folds, seeds, config, out, external, num_workers, keep_weights, before)

@@ -175,6 +175,10 @@ class ImageData:
         if self._hash is None: self._hash = _fingerprint(self)
         return self._hash
 
+    def look_again(self)->None:
+        "Forget the fingerprint, as files may have been written again. What is known of unchanged files stays."
+        self._hash = None
+
     def summary(self)->str:
         "Counts by class and part, groups, missing files, and the notes"
         return summary_of(self)

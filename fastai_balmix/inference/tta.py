@@ -88,7 +88,7 @@ def _all_items(dl, given, n_ranks):
     if visited is not None:
         part = torch.utils.data.Subset(dl.dataset, sorted(visited))
         return dl.new(dataset=part, shuffle=False, drop_last=False)
-    if given and not dl.drop_last and n_ranks==1: return dl
+    if given and not dl.drop_last and not dl.shuffle and n_ranks==1: return dl
     return dl.new(shuffle=False, drop_last=False)
 
 # %% ../../nbs/inference/tta.ipynb #5568f4fa
