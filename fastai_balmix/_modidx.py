@@ -2536,6 +2536,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'fastai_balmix/datasets/seen.py'),
                                              'fastai_balmix.datasets.seen.look': ( 'datasets/seen.html#look',
                                                                                    'fastai_balmix/datasets/seen.py'),
+                                             'fastai_balmix.datasets.seen.may_pass': ( 'datasets/seen.html#may_pass',
+                                                                                       'fastai_balmix/datasets/seen.py'),
                                              'fastai_balmix.datasets.seen.renewed': ( 'datasets/seen.html#renewed',
                                                                                       'fastai_balmix/datasets/seen.py'),
                                              'fastai_balmix.datasets.seen.seen_hash': ( 'datasets/seen.html#seen_hash',

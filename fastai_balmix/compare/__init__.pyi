@@ -2,7 +2,8 @@ from .config import augments, recipes, TrainConfig
 from .methods import add_method, find_method, Method, method_table, taus, Training
 from .runs import Run
 from .attempts import attempt, Outcome
-from .results import read_predictions, read_record, Results
+from .results import Results
+from .records import read_predictions, read_record
 from .pool import process_pool
 from .plan import compare, plan_runs
 from .settings import presets, read_settings

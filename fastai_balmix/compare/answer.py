@@ -187,7 +187,7 @@ def _found_words(rows, answer):
     if not primary or None in primary: return ''
     if max(primary)>=score.high-score.low: return ' These runs could hardly have found any difference.'
     points = points_needed(max(primary))
-    found = f'difference of {points} of {score.label} or more at the training prevalence'
+    found = f'difference of {points} of {score.label} or more'
     if max(primary)>coarse: return f' These runs could only have found a {found}.'
     return f' A {found} would probably have been found.'
 

@@ -257,7 +257,7 @@ class ImageData:
         size=None # Also keep the images opened at this size, as `prepare` does, so that a comparison reads none again
     )->Verification:
         """Decode every image, and find those that are unreadable or there more than once. What was found is kept beside
-        the data, so that a second call opens only what is new or was unreadable."""
+        the data, so that a second call opens only what is new."""
         if size is not None:
             try: prepare(self, size, num_workers=num_workers, progress=progress)
             except NoStore as e: warnings.warn(f'ImageData.verify: {e}', stacklevel=2)

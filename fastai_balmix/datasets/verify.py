@@ -29,7 +29,7 @@ from ..words import printable
 from .contents import facts_of,facts_of_file,remarks
 from .dicom import is_dicom,load_pydicom
 from .parts import part_names
-from .seen import frame_of,image_digest,kept_of,look,renewed,state_of
+from .seen import frame_of,image_digest,kept_of,look,may_pass,renewed,state_of
 
 # %% ../../nbs/datasets/verify.ipynb #fc72bd8b
 def _leads_somewhere(entry):
@@ -143,8 +143,8 @@ def verify_images(
         return Verification(none, same, len(paths), 0, holds, remarks(holds, data.reading))
     check_dicom(data)
     frame = frame_of(data.reading)
-    # What is unreadable is tried again, as it may be readable now: with a codec, more memory, another limit of Pillow
-    def is_enough(row): return row.frame==frame and row.kind
+    def is_enough(path, row):
+        return row.frame==frame and (row.kind or (row.problem and not may_pass(path, row.problem)))
     kept,n_new = renewed(data, paths, partial(_look, reading=data.reading), is_enough, num_workers, progress)
     bad = pd.DataFrame([(p,kept[p].problem) for p in paths if kept[p].problem], columns=['path','problem'])
     holds = {p: facts for p in paths if (facts := kept[p].facts) is not None}
