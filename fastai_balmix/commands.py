@@ -151,8 +151,12 @@ def typed_options(
     values:dict # Of its parameters, as it was called
 )->list: # Such as '--out'
     "The options that were typed"
-    known = [o for o in func.parser._actions if o.dest!='help']
-    return [o.option_strings[0] for o in known if values.get(o.dest, o.default)!=o.default]
+    return [o.option_strings[0] for o,_ in _typed(func, values)]
+
+def _typed(func, values):
+    "Options that are not as by default, and their values"
+    found = [(o,values.get(o.dest, o.default)) for o in func.parser._actions if o.dest!='help']
+    return [(o,value) for o,value in found if value!=o.default]
 
 def typed_again(
     func, # A function that is a command
@@ -161,9 +165,7 @@ def typed_again(
 )->str:
     "The line of a terminal that calls a command with these values"
     words = [func.parser.prog]
-    for o in func.parser._actions:
-        value = changed.get(o.dest, values.get(o.dest, o.default))
-        if o.dest=='help' or value==o.default: continue
+    for o,value in _typed(func, {**values,**changed}):
         words += o.option_strings[:1] if o.nargs==0 else [*o.option_strings[:1],str(value)]
     return shlex.join(words)
 

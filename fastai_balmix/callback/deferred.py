@@ -24,7 +24,6 @@ import warnings
 import torch
 from fastai.basics import *
 from fastai.callback.mixup import MixHandler
-from fastai.callback.schedule import LRFinder
 from fastai.losses import BaseLoss
 from ..checks import check,check_int,check_real
 from ..loaders.draws import q_value
@@ -92,7 +91,7 @@ class Deferred(KeepsPlace):
         "Checks before the first batch, and a generator where something will be drawn"
         self._check_others()
         self._counts = None
-        finding = any(isinstance(cb, LRFinder) for cb in self.learn.cbs) # all rates are tried in the same stage
+        finding = self.finds_rate() # all rates are tried in the same stage
         self.begins = self.n_epoch if finding else first_deferred(self.n_epoch, self.start)
         if self.begins==self.n_epoch:
             if self.start<1 and not finding:

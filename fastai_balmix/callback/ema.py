@@ -21,7 +21,6 @@ __all__ = ['EMA']
 from typing import Any
 import torch
 from fastai.basics import *
-from fastai.callback.schedule import LRFinder
 from timm.utils import ModelEmaV3
 from ..checks import check,check_real
 from .nested import KeepsPlace
@@ -121,7 +120,7 @@ class EMA(KeepsPlace):
         self._tell()
 
     def _begin(self):
-        if any(isinstance(cb, LRFinder) for cb in self.learn.cbs): return None
+        if self.finds_rate(): return None
         _check_precision(self.model)
         return _BothKinds(self.model, self.decay, self.warmup)
 

@@ -43,11 +43,9 @@ from ..loaders.labels import train_loader,vocab_of
 from ..loaders.weighted import loader_sampler,Weighted
 from .mixup import BalancedMixUp,MixedLoss
 from .rivals import ProgressiveSampling,Remix
-from ..losses.base import loss_correction
+from ..losses.base import loss_correction,uneven
 
 # %% ../../nbs/callback/fitcheck.ipynb #651cc4d4
-def _uneven(x): return np.ptp(x) > 1e-6*np.max(x)
-
 class _Closed:
     "Placeholder for a data set whose items must not be opened"
     def __init__(self, ds): self.ds = ds
@@ -91,7 +89,7 @@ _plain_orders = type(None),SequentialSampler,RandomSampler,SubsetRandomSampler,D
 def _weight_shares(weights, replacement, n_draws):
     "Share of each item under sampling weights; None if unknown"
     p = label_array(weights).astype(np.float64)
-    if replacement or not _uneven(p): return p/p.sum()
+    if replacement or not uneven(p): return p/p.sum()
     return np.full(len(p), 1/len(p)) if n_draws==len(p) else None
 
 # %% ../../nbs/callback/fitcheck.ipynb #36003022
@@ -114,7 +112,7 @@ def _item_shares(dl):
 
 def _shifts_shares(dl, p, counted):
     "Do item shares `p` give other class shares than those of the data? Counted shares may differ by chance."
-    if p is None or not _uneven(p): return False
+    if p is None or not uneven(p): return False
     try: y = single_labels(dl, owner='FitCheck')
     except ValueError: return True # classes are unknown, but their items are weighted
     n = len(y)

@@ -30,6 +30,7 @@ import sys
 from copy import copy,deepcopy
 from typing import Any
 from fastai.basics import *
+from fastai.callback.schedule import LRFinder
 
 # %% ../../nbs/callback/nested.ipynb #abf0f534
 def event_depth(
@@ -82,6 +83,10 @@ class KeepsPlace(Callback):
     _noted = _aside = _rows = None
     _silent = False
     _stateattrs = '_noted','_aside','_rows' # type: ignore[assignment] # they belong to a fit, and are not pickled
+
+    def finds_rate(self)->bool:
+        "Is this fit a search for the learning rate, by `lr_find`?"
+        return any(isinstance(cb, LRFinder) for cb in self.learn.cbs)
 
     def __call__(self, event_name):
         if not self._is_called_by_its_learner(event_name): return None

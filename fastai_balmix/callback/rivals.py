@@ -19,7 +19,6 @@ __all__ = ['ProgressiveSampling', 'remix_weights', 'Remix']
 # %% ../../nbs/callback/rivals.ipynb #aa35bb02
 import torch
 from fastai.basics import *
-from fastai.callback.schedule import LRFinder
 from ..checks import check,check_int,check_real,label_array,target_form
 from ..loaders.labels import single_labels,task_error,train_loader
 from ..loaders.weighted import loader_sampler,progressive_loader
@@ -49,8 +48,8 @@ class ProgressiveSampling(KeepsPlace):
     def before_train(self):
         "Put a loader in place that draws for this epoch"
         if self.train_iter==0: self.rng = rank_rng(self.seed, train_loader(self.dls), stream=2)
-        finding = any(isinstance(cb, LRFinder) for cb in self.learn.cbs) # all rates are tried on the same draws
-        self.share = 0. if finding else self.epoch/max(self.n_epoch-1, 1)
+        # in a search all rates are tried on the same draws
+        self.share = 0. if self.finds_rate() else self.epoch/max(self.n_epoch-1, 1)
         self.learn.dl = progressive_loader(self.dl, self.share, self.labels, self.rng, 'ProgressiveSampling')
 
 # %% ../../nbs/callback/rivals.ipynb #155ede9e

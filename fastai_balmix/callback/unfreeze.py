@@ -19,7 +19,6 @@ __all__ = ['Unfreezing']
 # %% ../../nbs/callback/unfreeze.ipynb #652f45ca
 import warnings
 from fastai.basics import *
-from fastai.callback.schedule import LRFinder
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from ..checks import check_int
@@ -62,7 +61,7 @@ class Unfreezing(KeepsPlace):
         "Is this an epoch of the last layer alone? If so, what is trained?"
         self.frozen = self.epoch<self.epochs
         if not self.frozen: return
-        finding = any(isinstance(cb, LRFinder) for cb in self.learn.cbs)
+        finding = self.finds_rate()
         if self.train_iter==0 and self.n_epoch<=self.epochs and not finding:
             warnings.warn(f'Unfreezing: the fit has {self.n_epoch} epoch{"s"*(self.n_epoch!=1)}, and the network is '
                           f'frozen for {self.epochs}, so that only its last layer is trained.', stacklevel=2)

@@ -134,8 +134,8 @@ def _with_interval(o):
     return f"{_size(o)} ({points}) {OperatingPoint(o['point']).words}"
 
 def is_primary(
-    row:dict, # One of `comparisons`
-    answer:dict # As of `answer_of`
+    row:dict, # One of `comparisons`, or of the `differences` of a card
+    answer:dict # As of `answer_of`, or a card
 )->bool:
     "Is this the difference that was tested first?"
     return (row['metric'],row['point'])==(answer['monitor'],OperatingPoint.PREVALENCE)

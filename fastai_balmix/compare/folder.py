@@ -109,9 +109,10 @@ def open_folder(
         if old is not None:
             meta['titles'] = old.get('titles', {}) | meta['titles'] # of methods not in this call
             meta['opened'] = old.get('opened', []) # where nothing is left to be trained
-        if old is None or old.get('settings')!=meta['settings']: (out/'results.csv').unlink(missing_ok=True)
+        others = old is not None and old.get('settings')!=meta['settings']
+        if old is None or others: (out/'results.csv').unlink(missing_ok=True)
         write_meta(out, meta)
-    if (old or meta).get('settings')!=meta['settings']: _warn_of_others(out)
+    if others: _warn_of_others(out)
 
 # %% ../../nbs/compare/folder.ipynb #6c89c943
 def _finished_at(record):

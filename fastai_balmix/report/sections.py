@@ -29,11 +29,11 @@ from markupsafe import escape,Markup
 from ..shorten import short_names
 from ..words import printed_count
 from ..metrics.scores import OperatingPoint
-from ..compare.answer import behind_colon
+from ..compare.answer import behind_colon,is_primary
 from ..compare.names import inside_sentence,method_title
 from ..compare.tables import points_needed,printed_p
 from .glance import (
-    difference_of, found_of, gain_by_prior, in_focus, is_tested_first, leading, main_metric, rarest, score_of)
+    difference_of, found_of, gain_by_prior, in_focus, leading, main_metric, rarest, score_of)
 from .captions import (
     changes_caption, confusion_caption, operating_caption, operating_note, recalls_caption, reliability_caption)
 from .classes import plot_per_class,plot_recall_change,plot_shares
@@ -333,4 +333,4 @@ functions = dict(
     said_of_classes=_said_of_classes, said_of_curves=_said_of_curves, note_on_curves=_note_on_curves,
     said_of_confusion=_said_of_confusion, said_of_reliability=_said_of_reliability, many_classes=many_classes,
     in_focus=in_focus, leading=leading, difference_of=difference_of, main_metric=main_metric, rarest=rarest,
-    gain_by_prior=gain_by_prior, is_tested_first=is_tested_first, to_be_found=_to_be_found)
+    gain_by_prior=gain_by_prior, is_primary=is_primary, to_be_found=_to_be_found)
