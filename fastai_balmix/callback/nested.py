@@ -84,7 +84,7 @@ class KeepsPlace(Callback):
     _silent = False
     _stateattrs = '_noted','_aside','_rows' # type: ignore[assignment] # they belong to a fit, and are not pickled
 
-    def finds_rate(self)->bool:
+    def finds_rate(self):
         "Is this fit a search for the learning rate, by `lr_find`?"
         return any(isinstance(cb, LRFinder) for cb in self.learn.cbs)
 
